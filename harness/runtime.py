@@ -81,6 +81,14 @@ def bytes_of_weights(model: nn.Module) -> int:
     return sum(parameter.nbytes for parameter in model.parameters() if not is_lazy(parameter))
 
 
+_LARGE = 1 << 26
+
+
+def is_large(model: nn.Module) -> bool:
+    """Whether a model has 64 MiB of weights or more, so that its memory and its longest calls are looked after."""
+    return bytes_of_weights(model) >= _LARGE
+
+
 def free_memory(device: torch.device | str = "cpu") -> int:
     """Bytes that are free, or can be freed, on a device; on the CPU also within the limit of a container. 0 where nothing says so."""
     if torch.device(device).type == "cuda":

@@ -32,7 +32,8 @@ Cases = SearchStrategy[dict[str, Any]]
 """Keyword arguments of a property function."""
 
 _SEEDS = st.integers(0, 7)
-_MOST_ROWS = 5
+_MOST_ROWS, _ROWS_OF_LARGE = 5, 2
+"""Rows that are judged at full length, and of a large model."""
 
 LONGEST_USUAL = 48
 """Lengths up to this one are drawn, and the declared one; those between are too slow to be drawn often."""
@@ -121,14 +122,33 @@ def call_sequences(task: TaskSpec) -> Cases:
     return st.fixed_dictionaries({"calls": calls, "seed": _SEEDS})
 
 
+def drawn_task(subject: Subject) -> TaskSpec:
+    """The task that inputs are drawn for: of a large model without its long sizes, as corners are judged at the longest."""
+    task = subject.task
+    if not subject.is_large:
+        return task
+    if task.declared is None:
+        longest = task.max_seq_len
+        return task if longest is None else replace(task, max_seq_len=min(longest, max(LONGEST_USUAL, task.min_seq_len)))
+    signature = task.declared
+    usual = {axis.name: _between(axis.choices(), 1, LONGEST_USUAL) for axis in signature.free_axes if axis.name != BATCH}
+    shorter = {name: replace(signature.axes[name], most=sizes[-1]) for name, sizes in usual.items() if sizes[-1] <= LONGEST_USUAL}
+    return task if signature.limits else replace(task, declared=replace(signature, axes={**signature.axes, **shorter}))
+
+
+def _largest(subject: Subject) -> Sizes:
+    """Many rows at full length; of a large model a few."""
+    return largest(subject.task, _ROWS_OF_LARGE if subject.is_large else _MOST_ROWS)
+
+
 def largest_sizes(subject: Subject) -> dict[str, Any]:
-    """Many rows at full length, where faults show that show at some sizes only."""
-    return {"sizes": largest(subject.task, _MOST_ROWS)}
+    """The largest sizes, where faults show that show at some sizes only."""
+    return {"sizes": _largest(subject)}
 
 
 def largest_padding(subject: Subject) -> dict[str, Any]:
     """The largest sizes, each row with more padding than the one before."""
-    sizes, axis = largest(subject.task, _MOST_ROWS), subject.task.signature.padded[0]
+    sizes, axis = _largest(subject), subject.task.signature.padded[0]
     total = subject.task.signature.complete(sizes.by_axis(subject.task))[axis.name]
     lengths = tuple(max(shortest(axis, total), total - 1 - 2 * row) for row in range(sizes.batch))
     return {"sizes": sizes, "lengths": lengths}
@@ -136,7 +156,7 @@ def largest_padding(subject: Subject) -> dict[str, Any]:
 
 def typical_then_largest(subject: Subject) -> dict[str, Any]:
     """A call at typical sizes, one at the largest, and of images that a task type names one at twice their height and width."""
-    calls = [subject.typical, largest(subject.task, _MOST_ROWS)]
+    calls = [subject.typical, _largest(subject)]
     if subject.task.image_size is not None:
         _, height, width = subject.task.image_size
         calls.append(replace(subject.typical, image=(2 * height, 2 * width)))

@@ -107,9 +107,9 @@ class Suite:
     @cached_property
     def is_large(self) -> bool:
         """Whether the model is so large that memory is looked after."""
-        from harness.runtime import bytes_of_weights
+        from harness.runtime import is_large
 
-        return bytes_of_weights(self.pristine) >= _LARGE
+        return is_large(self.pristine)
 
     @cached_property
     def home(self) -> tuple[Change, ...]:
@@ -336,10 +336,6 @@ class Suite:
         """Lets what several tests build on be made again, as a test that was cut short may have left it half done."""
         for name in ("exports", "study", "trial", "monitor", "answers"):
             self.__dict__.pop(name, None)
-
-
-_LARGE = 1 << 26
-"""Bytes of weights from which on memory is freed after each test, which takes a twentieth of a second."""
 
 
 def test_module(suite: Suite, pytest_config: pytest.Config | None = None) -> ModuleType:

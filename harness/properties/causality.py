@@ -23,7 +23,8 @@ from harness.tasks.values import Ids, IndexOf, LengthsOf, MaskOf
 _MASKING = ("triu", "tril", "triu_", "tril_")
 """Calls that make a causal mask."""
 
-_MOST_POSITIONS = 16
+_MOST_POSITIONS, _MOST_OF_LARGE = 16, 4
+"""Positions that are changed along an axis, and of a large model."""
 
 
 def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -44,14 +45,15 @@ def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             and ends_along(signature, signature.main, axis.name, 1, whole)
             and any(True for _ in _read(subject, axis.name))
         ):
-            found.append(_causal_along(subject, sizes, axis.name, _spread(length), seed))
+            most = _MOST_OF_LARGE if subject.is_large else _MOST_POSITIONS
+            found.append(_causal_along(subject, sizes, axis.name, _spread(length, most), seed))
     if not found:
         return Evidence("causal", Status.SKIPPED, f"`{signature.main.name}` has no two positions along a causal axis")
     return left_to_batch_independence(subject, first_failure(found))
 
 
-def _spread(length: int) -> list[int]:
-    places: list[int] = torch.linspace(1, length - 1, min(length - 1, _MOST_POSITIONS)).round().long().unique().tolist()
+def _spread(length: int, most: int) -> list[int]:
+    places: list[int] = torch.linspace(1, length - 1, min(length - 1, most)).round().long().unique().tolist()
     return places
 
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from harness.compat import NormBase
 from harness.evidence import WHOLE, Evidence, Status
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
+from harness.properties.large_tensors import gradient_of
 from harness.properties.places import line_that_calls
 from harness.properties.prerequisites import hidden_by
-from harness.properties.subject import Subject, floating_dtype, gradient_of
+from harness.properties.subject import Subject, floating_dtype
 from harness.properties.tracing import Call, first_divergence, recording, whole
 from harness.properties.train_mode import NAME
 from harness.runtime import seeded

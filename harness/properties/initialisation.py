@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
 from harness.properties.calling import NoGradientError, mode
+from harness.properties.large_tensors import gradient_of
 from harness.properties.model_variants import calibrated, untouched_statistics
-from harness.properties.subject import Subject, gradient_of
+from harness.properties.subject import Subject
 from harness.properties.tracing import recording
 from harness.runtime import seeded
 

@@ -1,9 +1,13 @@
-"""What is asked of large tensors a piece at a time, with no result on the way that is larger, and gradients that are read and not kept."""
+"""What is asked of large tensors a piece at a time, with no result on the way that is larger.
+
+Gradients are read and not kept, and a model computes in float64 of which only one module at a time holds weights in it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,3 +77,72 @@ def reading_gradients(model: nn.Module, read: Callable[[str, Tensor], None]) -> 
     finally:
         for each in hooks:
             each.remove()
+
+
+def gradient_of(parameter: Tensor) -> Tensor | None:
+    """A parameter's gradient, dense also where an embedding keeps a sparse one."""
+    gradient = parameter.grad
+    return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
+
+
+@torch.no_grad()
+def step_by_sign(parameters: Iterable[Tensor], size: float) -> None:
+    """Moves each parameter with a gradient by the same amount against the sign of its gradient, however small that is."""
+    for parameter in parameters:
+        gradient = gradient_of(parameter)
+        if gradient is not None:
+            parameter.sub_(gradient.sgn(), alpha=size)
+
+
+_WIDENED, _OWN = "_modeltiers_widened", "_modeltiers_own_weights"
+"""Marks of a model that was widened, and of a module whose own weights are put aside while it runs."""
+
+
+def widened(model: nn.Module) -> nn.Module:
+    """Makes a model compute in float64 while its weights stay in its own dtype: those of a module are widened while it runs.
+
+    So the whole needs the memory of one module more, and not of a second model. For a gradient, which belongs to a weight in float64, the
+    model is turned into one in float64 when it is called. Copies of a widened model are widened too.
+    """
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_floating_point():
+                module._buffers[name] = buffer.double()
+        if any(parameter is not None and parameter.is_floating_point() for parameter in module._parameters.values()):
+            module.register_forward_pre_hook(_widen, prepend=True)
+            module.register_forward_hook(_narrow, always_call=True)
+    model.register_forward_pre_hook(_widen_all, prepend=True)
+    vars(model)[_WIDENED] = True
+    return model
+
+
+def is_widened(model: nn.Module) -> bool:
+    """Whether a model computes in float64 whatever the dtype of its weights."""
+    return _WIDENED in vars(model)
+
+
+def _widen_all(model: nn.Module, _arguments: Any) -> None:
+    if torch.is_grad_enabled():
+        model.double()
+
+
+def _widen(module: nn.Module, _arguments: Any) -> None:
+    """Puts weights in float64 in the place of a module's own; where it calls itself, those of the outer call stay."""
+    depth, own = vars(module).get(_OWN, (0, {}))
+    if not depth:
+        own = {name: each for name, each in module._parameters.items() if each is not None and _can_be_wider(each)}
+        for name, each in own.items():
+            module._parameters[name] = nn.Parameter(each.double(), requires_grad=False)
+    vars(module)[_OWN] = depth + 1, own
+
+
+def _narrow(module: nn.Module, _arguments: Any, _result: Any) -> None:
+    depth, own = vars(module).pop(_OWN)
+    if depth > 1:
+        vars(module)[_OWN] = depth - 1, own
+    else:
+        module._parameters.update(own)
+
+
+def _can_be_wider(parameter: nn.Parameter) -> bool:
+    return parameter.is_floating_point() and parameter.dtype is not torch.float64

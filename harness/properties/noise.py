@@ -154,9 +154,19 @@ def coarsest_epsilon(call: Callable[[], object], dtype: torch.dtype, *, of_gradi
         dtype: The model's own dtype, which counts in any case.
         of_gradients: Whether only what carries a gradient counts.
     """
+    return max(torch.finfo(seen).eps for seen in (*dtypes_computed(call, of_gradients=of_gradients), dtype))
+
+
+def dtypes_computed(call: Callable[[], object], *, of_gradients: bool = False) -> set[torch.dtype]:
+    """The floating dtypes that a call computes in.
+
+    Args:
+        call: Calls the model.
+        of_gradients: Whether only what carries a gradient counts.
+    """
     with _Dtypes(of_gradients) as dtypes:
         call()
-    return max(torch.finfo(seen).eps for seen in (*dtypes.seen, dtype))
+    return dtypes.seen
 
 
 @torch.no_grad()

@@ -14,11 +14,12 @@ from harness.evidence import WHOLE, Evidence, Status
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError
 from harness.properties.independence import row_of
+from harness.properties.large_tensors import gradient_of
 from harness.properties.noise import difference, judge_equal
 from harness.properties.padding import no_padding, padded, placed, real_part, tells_padding, unknown_elements
 from harness.properties.places import line_that_calls
 from harness.properties.prerequisites import hidden_by
-from harness.properties.subject import Subject, gradient_of
+from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, positions_view, recording
 from harness.properties.train_mode import DRAWS, NAME, still
 from harness.runtime import seeded

@@ -23,7 +23,7 @@ from harness.catalogue.entry import BOTH, FLOAT64, GRADIENTS, SECOND
 from harness.compat import TorchDispatchMode, compiler_left_out, without_compiler
 from harness.models.structure import Structure, structure_of
 from harness.properties.resources import LiveBytes
-from harness.runtime import free_memory
+from harness.runtime import free_memory, is_large
 from harness.tasks import TaskSpec
 from harness.user_code import raised
 from harness.wording import aligned, amount_of_memory, counted, duration
@@ -118,9 +118,8 @@ class Plan:
             # A gradient is let go when it is read, but weights that are moved are other ones than the model's.
             Step(GRADIENTS, held + most + kept + 2 * own, "tests that go backwards"),
             Step(SECOND, held + kept + 5 * own, "tests with further models, such as one that loads what was saved"),
-            Step(
-                FLOAT64, held + wide + 2 * typical, "the confirmation of differences in float64; bounds come from rounding alone"
-            ),
+            # Differences are confirmed in float64 a module at a time, which needs less.
+            Step(FLOAT64, held + wide + 2 * typical, "tests of the whole model in float64"),
             Step(BOTH, held + kept + 4 * own + 2 * wide, "what is loaded in another dtype, or after a step of training"),
         )
 
@@ -226,7 +225,7 @@ def plan_of(model: nn.Module, adapter: Adapter, task: TaskSpec, machine: Machine
     """
     calls, problem = [], ""
     try:
-        for sizes in dict.fromkeys((typical_sizes(task), smallest_sizes(task), largest_sizes(task, 5))):
+        for sizes in dict.fromkeys((typical_sizes(task), smallest_sizes(task), largest_sizes(task, 2 if is_large(model) else 5))):
             calls.append(_cost(model, adapter, task, sizes))
     except Exception as error:  # of whatever code that reads a number out of a tensor raises
         problem = raised(error)

@@ -15,10 +15,11 @@ from harness.evidence import Evidence, Status
 from harness.models.copies import objects_reached
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError, mode
+from harness.properties.large_tensors import step_by_sign
 from harness.properties.loading import judge_loading, load_into, through_a_file, unless_owned
 from harness.properties.model_variants import move
 from harness.properties.noise import difference, is_packed
-from harness.properties.subject import Subject, step_by_sign
+from harness.properties.subject import Subject
 from harness.properties.train_mode import depends_on_earlier_calls
 from harness.runtime import seeded
 

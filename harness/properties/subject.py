@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -21,7 +21,8 @@ from harness.models.axis_order import reading_length_first
 from harness.models.copies import Copies
 from harness.process_state import ProcessState
 from harness.properties.calling import CALLS, BackwardRaisedError, NoGradientError, blaming
-from harness.properties.noise import NoiseFloor, measure_floor
+from harness.properties.large_tensors import is_widened, widened
+from harness.properties.noise import NoiseFloor, dtypes_computed, measure_floor
 from harness.properties.prerequisites import (
     AnchorLogits,
     PrerequisiteFailure,
@@ -29,7 +30,7 @@ from harness.properties.prerequisites import (
     find_backward_error,
     find_prerequisite_failure,
 )
-from harness.runtime import free_memory, seeded
+from harness.runtime import free_memory, is_large, seeded
 from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH
 
@@ -113,6 +114,11 @@ class Subject:
         return floating_dtype(self.model)
 
     @cached_property
+    def is_large(self) -> bool:
+        """Whether the model is so large that few of its calls are long, and its float64 is computed a module at a time."""
+        return is_large(self.model)
+
+    @cached_property
     def typical(self) -> Sizes:
         """Sizes at which every axis can be told by its length."""
         return typical_sizes(self.task)
@@ -151,16 +157,22 @@ class Subject:
 
     @cached_property
     def _uncalled_double(self) -> nn.Module | None:
-        """The model in float64, of which the others are copies: they share its weights; ``None`` also where memory does not hold it."""
+        """The model in float64, of which the others are copies: they share its weights; ``None`` also where memory does not hold it.
+
+        A large model keeps its weights and is widened a module at a time, where nothing then computes in their dtype.
+        """
         free = free_memory(self.device)
-        if free and sum(8 * parameter.numel() for parameter in self.copies.model.parameters() if not is_lazy(parameter)) > free:
-            return None
-        try:
-            model = self.fresh().double()
-            self.logits(self.batch(), self.copies.of(model).eval())
-        except (UserError, RuntimeError, TypeError, NotImplementedError):
-            return None
-        return model
+        needed = sum(8 * parameter.numel() for parameter in self.copies.model.parameters() if not is_lazy(parameter))
+        for widen in (widened, nn.Module.double) if self.is_large and not self.copies.fault else (nn.Module.double,):
+            if widen is not widened and 0 < free < needed:
+                break
+            with suppress(UserError, RuntimeError, TypeError, NotImplementedError):
+                model = widen(self.fresh())
+                called, batch = self.copies.of(model).eval(), self.batch()
+                seen = dtypes_computed(partial(self.raw_logits, batch, called))
+                if widen is not widened or self.dtype not in seen:
+                    return model
+        return None
 
     def logits(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
         """Logits of a batch in the model's current mode, without gradients.
@@ -323,7 +335,7 @@ class Subject:
             (self.typical, 1),
             (smallest_sizes(self.task), 0),
             (largest_sizes(self.task, 2), 0),
-            (largest_sizes(self.task, _MOST_ROWS), 1),
+            (replace(self.typical, batch=_MOST_ROWS) if self.is_large else largest_sizes(self.task, _MOST_ROWS), 1),
             *((sizes, 0) for sizes in self._with_an_empty_group()),
         )
 
@@ -357,23 +369,10 @@ class Subject:
         return self.task.tolerances.get(name, self.rounding)
 
 
-def gradient_of(parameter: Tensor) -> Tensor | None:
-    """A parameter's gradient, dense also where an embedding keeps a sparse one."""
-    gradient = parameter.grad
-    return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
-
-
-@torch.no_grad()
-def step_by_sign(parameters: Iterable[Tensor], size: float) -> None:
-    """Moves each parameter with a gradient by the same amount against the sign of its gradient, however small that is."""
-    for parameter in parameters:
-        gradient = gradient_of(parameter)
-        if gradient is not None:
-            parameter.sub_(gradient.sgn(), alpha=size)
-
-
 def floating_dtype(model: nn.Module) -> torch.dtype:
-    """Dtype of a model's first floating tensor; the default dtype where it has none."""
+    """Dtype that a model computes in, that of its first floating tensor; the default dtype where it has none."""
+    if is_widened(model):
+        return torch.float64
     tensors = chain(model.parameters(), model.buffers())
     return next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
 

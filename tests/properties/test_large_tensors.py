@@ -1,0 +1,102 @@
+"""A large model computes in float64 with the memory of one module more, and its long calls are few."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.adapters import make_adapter
+from harness.properties.large_tensors import is_widened, widened
+from harness.properties.subject import Subject, floating_dtype
+from harness.tasks import TaskSpec, TaskType
+from pytest_modeltiers.strategies import LONGEST_USUAL, drawn_task, largest_padding, largest_sizes
+
+TASK = TaskSpec(TaskType.CAUSAL_LM, vocab_size=16, max_seq_len=200)
+
+
+class Tied(nn.Module):
+    """Has a buffer that counts, a weight used twice, and a part that calls itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(16, 8)
+        self.layer = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 16, bias=False)
+        self.head.weight = self.embedding.weight
+        self.register_buffer("scale", torch.full((8,), 1 / 3))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.layer(self.layer(self.embedding(input_ids))) * self.scale)
+
+
+class ReadsItsDtype(Tied):
+    """Computes in the dtype of its weights, whatever it is given."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.layer(self.embedding(input_ids)).to(self.head.weight.dtype).to(torch.float64) * self.scale)
+
+
+def subject_of(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Subject:
+    monkeypatch.setattr("harness.runtime._LARGE", 0)
+    return Subject(model.eval(), make_adapter(TASK), TASK)
+
+
+def test_a_widened_model_computes_what_one_in_float64_does_and_keeps_its_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = subject_of(Tied(), monkeypatch)
+    double, batch = subject.double, subject.batch()
+    assert double is not None
+    assert is_widened(double)
+    before = [parameter.dtype for parameter in double.parameters()]
+    found = subject.logits(batch, double)
+    assert torch.equal(found, subject.logits(batch, subject.fresh().double()))
+    assert found.dtype is torch.float64 is floating_dtype(double)
+    assert [parameter.dtype for parameter in double.parameters()] == before == [torch.float32] * len(before)
+
+
+def test_gradients_of_a_widened_model_are_in_float64() -> None:
+    model = widened(Tied())
+    model(torch.tensor([[1, 2, 3]])).sum().backward()
+    exact = Tied().double()
+    exact.load_state_dict(model.state_dict())
+    exact(torch.tensor([[1, 2, 3]])).sum().backward()
+    for own, other in zip(model.parameters(), exact.parameters(), strict=True):
+        assert own.grad is not None
+        assert other.grad is not None
+        assert own.grad.dtype is torch.float64
+        assert torch.equal(own.grad, other.grad)
+
+
+def test_weights_are_put_back_where_forward_raises() -> None:
+    model = widened(Tied())
+    own = model.layer.weight
+    with pytest.raises(RuntimeError):
+        model.layer(torch.ones(1, 3, dtype=torch.float64))
+    assert model.layer.weight is own
+
+
+def test_a_model_that_computes_in_its_own_dtype_is_not_widened(monkeypatch: pytest.MonkeyPatch) -> None:
+    double = subject_of(ReadsItsDtype(), monkeypatch).double
+    assert double is not None
+    assert not is_widened(double)
+
+
+def test_a_model_in_float64_is_judged_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    double = subject_of(Tied().double(), monkeypatch).double
+    assert double is not None
+    assert not is_widened(double)
+
+
+def test_a_large_model_is_judged_at_full_length_with_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Subject(Tied().eval(), make_adapter(TASK), TASK)
+    assert drawn_task(small) is TASK
+    large = subject_of(Tied(), monkeypatch)
+    assert drawn_task(large) == replace(TASK, max_seq_len=LONGEST_USUAL)
+    assert (largest_sizes(small)["sizes"].batch, largest_sizes(large)["sizes"].batch) == (5, 2)
+    assert largest_sizes(large)["sizes"].seq == 200
+    assert len(largest_padding(large)["lengths"]) == 2
+    lengths = [sizes.seq for sizes, _ in large.anchors]
+    assert max(lengths) == 200
+    assert sum(sizes.batch * sizes.seq for sizes, _ in large.anchors) < 600
