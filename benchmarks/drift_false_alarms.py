@@ -26,13 +26,12 @@ from harness.evidence import Status
 from harness.monitoring import DriftOptions
 from harness.monitoring.dependence import Groups, order_dependence
 from harness.monitoring.drift import DriftReport, compare_profiles
-from harness.monitoring.drift.verdict import Finding
+from harness.monitoring.drift.verdict import DriftFinding
 from harness.monitoring.features.categorical import LEVELS
 from harness.monitoring.features.counts import CategoricalCounts, Clusters, FeatureCounts, NumericCounts
 from harness.monitoring.features.numeric import choose_edges
 from harness.monitoring.features.values import BUCKETS, bucket_of
-from harness.monitoring.profiles import profile_columns
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile, profile_columns
 
 ALPHA = 0.05
 BINS = 100
@@ -185,7 +184,7 @@ def outcomes(case: Case, seeds: Iterable[int]) -> Counter[str]:
         found["fail"] += report.status is Status.FAIL
         found["warn"] += not report.names(Status.FAIL) and bool(report.names(Status.WARN))
         found["significant"] += any(verdict.is_significant for verdict in verdicts)
-        found["unproven"] += any(verdict.finding is Finding.UNPROVEN for verdict in verdicts)
+        found["unproven"] += any(verdict.finding is DriftFinding.UNPROVEN for verdict in verdicts)
         found["blind"] += bool(report.blind)
         found["named"] += len(report.named)
     return found

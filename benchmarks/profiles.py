@@ -19,8 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.monitoring.profiles import compute_dataset_profile, profile_columns
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile, compute_dataset_profile, profile_columns
 
 PART = 1 << 16
 SECONDS = 0.15

@@ -12,8 +12,8 @@ from planted_bugs.register import all_bugs
 
 from harness.catalogue import CATALOGUE
 from harness.internal_errors import CODE
-from harness.monitoring.drift.verdict import Finding as DriftFinding
-from harness.monitoring.gate.comparison import Finding as GateFinding
+from harness.monitoring.drift.verdict import DriftFinding
+from harness.monitoring.gate.comparison import ComparisonFinding
 from harness.monitoring.thresholds import ThresholdFinding
 from harness.monitoring.verdict import ImpactFinding
 
@@ -73,7 +73,7 @@ def codes_given(tree: ast.AST) -> set[str]:
 
 def of_enumerations() -> set[str]:
     """The codes of tier 5, which follow from the names of what a comparison comes to."""
-    kinds = [*DriftFinding, *GateFinding, *ImpactFinding, *ThresholdFinding]
+    kinds = [*DriftFinding, *ComparisonFinding, *ImpactFinding, *ThresholdFinding]
     return {
         kind.value.replace(" ", "_")
         for kind in kinds

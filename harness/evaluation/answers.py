@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.batches import IGNORED, Batch
 from harness.errors import DataError, OutputError
-from harness.evaluation.labelled_outputs import LabelledOutput, main_output
+from harness.evaluation import LabelledOutput, main_output
 from harness.tasks import TaskSpec
 from harness.tasks.kinds import Probabilities, ctc_loss
 

@@ -18,8 +18,8 @@ from harness.adapters import Adapter, SignatureAdapter
 from harness.batches import Batch, to_device
 from harness.data.loader import Loader
 from harness.errors import DataError, UserError
+from harness.evaluation import LabelledOutput, chosen_metrics, labelled_outputs, shown_name
 from harness.evaluation.answers import Answers, answers_in, check_output, targets_in
-from harness.evaluation.labelled_outputs import LabelledOutput, chosen_metrics, labelled_outputs, shown_name
 from harness.evaluation.scores import Ranks, RowNumbers, make_losses, output_scores, row_facts
 from harness.properties.calling import blaming, mode
 from harness.properties.subject import floating_dtype

@@ -18,8 +18,8 @@ from harness.adapters import ADAPTERS, Adapter, SignatureAdapter
 from harness.batches import Batch
 from harness.data.order import BatchOrder
 from harness.errors import DataError, ForwardError, UserError
+from harness.evaluation import LabelledOutput, has_own_loss, labelled_outputs
 from harness.evaluation.answers import Answers, widened
-from harness.evaluation.labelled_outputs import LabelledOutput, has_own_loss, labelled_outputs
 from harness.tasks import TaskSpec
 from harness.tasks.values import LengthsOf, MaskOf
 from harness.user_code import raised

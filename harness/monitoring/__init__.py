@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
-from harness.evaluation.labelled_outputs import check_metrics, chosen_metrics
+from harness.evaluation import check_metrics, chosen_metrics
+from harness.evidence import Status
 from harness.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 IMPACT = "harm"
 """The key of ``margins`` for the loss of accuracy on drifted data."""
@@ -22,6 +28,24 @@ _LOWER_IS_BETTER = ("perplexity", "mae", "rmse")
 
 NOTED_POWER = 0.5
 """Where no power is asked for, it is said that rows are too few if what matters would more likely be missed than seen."""
+
+
+class Finding(str, Enum):
+    """What a comparison comes to. A member is its name in words, and what that means for the gate."""
+
+    status: Status
+
+    def __new__(cls, words: str, status: Status) -> Self:
+        """A member: ``DRIFTED = "drifted", Status.FAIL``."""
+        found = str.__new__(cls, words)
+        found._value_ = words
+        found.status = status
+        return found
+
+    @property
+    def code(self) -> str:
+        """The finding in snake case; empty where it is no reason to warn."""
+        return "" if self.status is Status.OK else self.value.replace(" ", "_")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.catalogue import CATALOGUE
 from harness.errors import TimeBudgetError, UserError
-from harness.evaluation.labelled_outputs import metric_definitions, score_definitions
+from harness.evaluation import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, guarded
 from harness.experiments.windows import ACCURACY, Series, series_of
 from harness.monitoring.drift import SAME, DriftReport, FeatureDrift
@@ -21,7 +21,7 @@ from harness.monitoring.drift.verdict import Verdict
 from harness.monitoring.features import Plot
 from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.monitor import Monitor
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile
 from harness.monitoring.reference import BaselineRows
 from harness.monitoring.thresholds import ThresholdVerdict
 from harness.monitoring.verdict import WindowVerdict, group_of

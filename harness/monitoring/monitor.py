@@ -26,11 +26,19 @@ from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
 from harness.monitoring.gate import compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
 from harness.monitoring.gate.pairs import slices_by_columns, slices_of
-from harness.monitoring.history import EarlierWindows, measured_of, merged_profile, without_once
-from harness.monitoring.profiles.profile import Profile
-from harness.monitoring.reference import BaselineRows, Reference, find_baseline_rows, load_reference, reference_encoder
+from harness.monitoring.profiles import Profile
+from harness.monitoring.reference import (
+    BaselineRows,
+    EarlierWindows,
+    Reference,
+    find_baseline_rows,
+    load_reference,
+    merged_profile,
+    reference_encoder,
+    without_once,
+)
 from harness.monitoring.slices import SLICES, SliceDrift, SliceVerdict, drifted_slices, slice_profiles
-from harness.monitoring.verdict import WindowVerdict, measured_accuracy
+from harness.monitoring.verdict import WindowVerdict, measured_accuracy, measured_of
 from harness.monitoring.window import Window, input_columns, measure_window, measures_of
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec

@@ -20,9 +20,9 @@ from harness.experiments.run_parts import measure
 from harness.models.loading import model_source
 from harness.monitoring.accuracy_estimate import AnsweredRows
 from harness.monitoring.dependence import Groups, one_row_a_group
-from harness.monitoring.drift.table import summary_rows, summary_table
+from harness.monitoring.drift.listing import summary_rows, summary_table
 from harness.monitoring.familiarity import WIDEST, Familiarity, familiarity_of, has_vectors, vectors_of
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile
 from harness.monitoring.reference import KnownEncoding, Reference, open_window
 from harness.monitoring.simulated_shifts import estimator_of
 from harness.monitoring.slices import SLICES, slice_profiles

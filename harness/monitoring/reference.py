@@ -1,13 +1,14 @@
-"""What a run keeps so that later data can be compared with it; and the rows that are read for that: a window, and those of a baseline."""
+"""What later data is compared with: what a run keeps, or earlier windows; and the rows that are read for that: a window, those of a baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.config import EvalConfig
 from harness.data.columns import Classes
@@ -17,14 +18,17 @@ from harness.data.encoding import Encoder
 from harness.data.opening import open_dataset
 from harness.errors import ExperimentError, UserError
 from harness.experiments.database import ExperimentDB, log_profile_to_db
-from harness.experiments.records import RunRef
+from harness.experiments.records import RunRef, WindowRecord
 from harness.monitoring.accuracy_estimate import AccuracyEstimator
 from harness.monitoring.familiarity import Familiarity
-from harness.monitoring.profiles.profile import Profile, load_profile
+from harness.monitoring.features.counts import CategoricalCounts
+from harness.monitoring.profiles import Profile, load_profile
 from harness.tasks import TaskSpec
 
 ENCODING = "encoding"
 """The name under which the way the reference was read is stored beside its profile."""
+
+Season = Literal["weekday", "hour", "weekday_and_hour"]
 
 
 def open_window(
@@ -242,3 +246,61 @@ def _stored(db: ExperimentDB, run: RunRef, name: str) -> Any:
         return db.get_profile(run, name)
     except ExperimentError:
         return None
+
+
+@dataclass(frozen=True)
+class EarlierWindows:
+    """Which earlier windows are a reference in place of the stored one.
+
+    Attributes:
+        last: The most windows, the latest first.
+        same: What they must have in common with the time of the window: the day of the week, the hour, or both.
+    """
+
+    last: int
+    same: Season | None = None
+
+    def chosen(self, windows: Sequence[WindowRecord], time: datetime) -> list[WindowRecord]:
+        """The windows before a time that have what they must have in common, and did not fail."""
+        before = [one for one in windows if one.time < time and one.status != "fail" and one.profile]
+        return [one for one in before if self._season(one.time) == self._season(time)][-self.last :]
+
+    def _season(self, time: datetime) -> tuple[int, ...]:
+        local = time.astimezone()
+        return {"weekday": (local.weekday(),), "hour": (local.hour,), "weekday_and_hour": (local.weekday(), local.hour)}.get(
+            self.same or "", ()
+        )
+
+    @property
+    def said(self) -> str:
+        """``the same weekday``, or nothing."""
+        return f" of the same {self.same.replace('_', ' ')}" if self.same else ""
+
+
+def merged_profile(windows: Sequence[WindowRecord], reference: Profile) -> Profile | None:
+    """The rows of windows together, on the scales of their reference; ``None`` where no window can be used.
+
+    Counts on the same scales add up exactly. The levels that a reference saw once say nothing about windows.
+    """
+    found: Profile | None = None
+    for profile in _profiles(windows, reference):
+        shared = [name for name in profile.features if found is None or name in found.features]
+        one = profile.only(shared)
+        found = one if found is None else found.only(shared).merge(one)
+    return found
+
+
+def _profiles(windows: Sequence[WindowRecord], reference: Profile) -> Iterator[Profile]:
+    for window in windows:
+        profile = Profile.from_bytes(window.profile or b"")
+        if profile.edges_id == reference.only(profile.features).edges_id:
+            yield profile
+
+
+def without_once(profile: Profile) -> Profile:
+    """A profile that no longer says how many levels its reference saw once, which is not known of windows."""
+    features = {
+        name: replace(feature, once=None) if isinstance(feature, CategoricalCounts) else feature
+        for name, feature in profile.features.items()
+    }
+    return Profile.of(profile.n, features, profile.meta)

@@ -21,15 +21,14 @@ from harness.experiments.records import RunRef
 from harness.models.loading import model_source
 from harness.monitoring import DEFAULT_LIMITS, DriftOptions, FeatureFloor, Floors, Limits
 from harness.monitoring.checks import judge_monitoring
-from harness.monitoring.drift.table import drift_table as drift_table
-from harness.monitoring.history import EarlierWindows
+from harness.monitoring.drift.listing import drift_table as drift_table
 from harness.monitoring.monitor import Memory, Monitor
-from harness.monitoring.reference import open_window
+from harness.monitoring.reference import EarlierWindows, open_window
 from harness.tasks import TaskSpec
 from harness.wording import Answer
 
 if TYPE_CHECKING:
-    from harness.monitoring.drift.page import DriftPage
+    from harness.monitoring.drift.listing import DriftPage
 
 
 TIER = 5
@@ -187,7 +186,7 @@ def monitor_config(
 
 def _page(monitor: Monitor, found: Mapping[str, Any]) -> DriftPage:
     """Every feature of the window; without a reference there is none."""
-    from harness.monitoring.drift.page import DriftPage, Said, drawings_of
+    from harness.monitoring.drift.listing import DriftPage, Said, drawings_of
 
     verdict, reference, window = monitor.verdict, monitor.reference, monitor.window
     if verdict is None or reference is None or window is None:

@@ -13,7 +13,7 @@ from harness.monitoring import DriftOptions
 from harness.monitoring.drift import DriftReport, FeatureDrift, compare_profiles
 from harness.monitoring.drift.verdict import Verdict
 from harness.monitoring.gate.pairs import FEWEST_IN_SLICE, slices_by_columns
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile
 from harness.monitoring.window import measure_window
 from harness.statistics import holm
 from harness.tasks import TaskSpec

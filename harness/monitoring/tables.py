@@ -14,11 +14,10 @@ from harness.experiments.database import ExperimentDB, existing_database
 from harness.experiments.records import RunRef
 from harness.monitoring import DEFAULT_DRIFT_OPTIONS, DriftOptions
 from harness.monitoring.drift import DriftReport, compare_profiles
-from harness.monitoring.drift.table import drift_table, summary_rows, summary_table
+from harness.monitoring.drift.listing import drift_table, summary_rows, summary_table
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.features.ranges import goes_on
-from harness.monitoring.profiles import BINS, profile_of_source
-from harness.monitoring.profiles.profile import Profile, load_profile
+from harness.monitoring.profiles import BINS, Profile, load_profile, profile_of_source
 from harness.monitoring.profiles.sources import Options, source_of
 from harness.monitoring.profiles.tables import TEXT_PARTS, column_groups
 from harness.monitoring.row_sample import RowSample, lost_correlations
@@ -285,7 +284,7 @@ def monitor_file(path: Path, reference: RunRef, db_path: str | Path | None = Non
     report = compare_table(path, _reference(reference, db_path))
     found = {**report.to_json(), "data": {"name": path.name, "path": str(path)}, "reference": str(reference)}
     if html is not None:
-        from harness.monitoring.drift.page import DriftPage, Said, drawings_of
+        from harness.monitoring.drift.listing import DriftPage, Said, drawings_of
 
         said = [
             *(Said(each.status.value, each.message) for each in report.findings),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.evidence import Status
-from harness.monitoring import is_better_low
+from harness.monitoring import Finding, is_better_low
 
 if TYPE_CHECKING:
     from harness.evaluation.evaluation import Evaluation
@@ -22,25 +21,15 @@ Interval = tuple[float, float]
 _LEVEL = 0.95
 
 
-class ThresholdFinding(str, Enum):
+class ThresholdFinding(Finding):
     """What a metric comes to."""
 
-    MISSED = "misses threshold"
+    MISSED = "misses threshold", Status.FAIL
     """The whole interval is on the wrong side; or the value, where no interval is known."""
-    IN_DOUBT = "near threshold"
+    IN_DOUBT = "near threshold", Status.WARN
     """The value is on the wrong side, its interval not all of it."""
-    MET = "meets threshold"
+    MET = "meets threshold", Status.OK
     """The value is on the right side."""
-
-    @property
-    def code(self) -> str:
-        """The finding in snake case; empty where the threshold is met."""
-        return "" if self is ThresholdFinding.MET else self.value.replace(" ", "_")
-
-    @property
-    def status(self) -> Status:
-        """What the finding means for the gate."""
-        return {ThresholdFinding.MISSED: Status.FAIL, ThresholdFinding.IN_DOUBT: Status.WARN}.get(self, Status.OK)
 
 
 @dataclass(frozen=True)

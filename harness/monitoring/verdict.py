@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.evidence import Evidence, Status
-from harness.monitoring import is_better_low
+from harness.experiments.windows import ACCURACY
+from harness.monitoring import Finding, is_better_low
 from harness.monitoring.accuracy_estimate import AccuracyEstimate
 from harness.monitoring.drift import DriftReport, FeatureDrift
+from harness.monitoring.drift.verdict import DriftFinding
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile
 from harness.monitoring.reference import Reference
 from harness.monitoring.thresholds import wilson_interval
 from harness.monitoring.window import Window
@@ -24,16 +25,16 @@ from harness.wording import counted
 _CORRECT = "score.correct"
 
 
-class ImpactFinding(str, Enum):
+class ImpactFinding(Finding):
     """What an estimated loss of accuracy comes to."""
 
-    WORSE = "harmful"
+    WORSE = "harmful", Status.FAIL
     """The whole interval of the loss is beyond the margin."""
-    UNPROVEN = "unproven"
+    UNPROVEN = "unproven", Status.WARN
     """The loss is beyond the margin, its interval not all of it."""
-    CANNOT_TELL = "cannot tell"
+    CANNOT_TELL = "cannot tell", Status.WARN
     """It is not, but the interval is so wide that it says little; of an estimate, that it reaches beyond the margin."""
-    NOT_WORSE = "harmless"
+    NOT_WORSE = "harmless", Status.OK
     """It is not, and is known well enough."""
 
 
@@ -81,12 +82,8 @@ class PerformanceImpact:
         """The verdict. That rows are too few to tell warns where that was asked for, and where it is drift whose harm nobody can tell."""
         if not self.estimate.n:
             return Status.WARN
-        return {
-            ImpactFinding.WORSE: Status.FAIL,
-            ImpactFinding.UNPROVEN: Status.WARN,
-            ImpactFinding.CANNOT_TELL: Status.WARN if self.warns_in_doubt else Status.OK,
-            ImpactFinding.NOT_WORSE: Status.OK,
-        }[self.finding]
+        is_no_reason = self.finding is ImpactFinding.CANNOT_TELL and not self.warns_in_doubt
+        return Status.OK if is_no_reason else self.finding.status
 
     @property
     def message(self) -> str:
@@ -141,7 +138,7 @@ class PerformanceImpact:
             bound=100 * self.margin,
             unit="points",
             details=self.to_json(),
-            code="" if self.status is Status.OK else self.finding.value.replace(" ", "_"),
+            code="" if self.status is Status.OK else self.finding.code,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -280,3 +277,29 @@ def _has_improved(name: str, reference: FeatureCounts, window: FeatureCounts) ->
     before, now = before / before.sum(), now / now.sum()
     greater = float(now @ (np.cumsum(before) - before / 2))  # P(window's > reference's) + half of P(equal)
     return greater < 0.5 if is_better_low(name.removeprefix("score.")) or name.endswith("_error") else greater > 0.5
+
+
+def measured_of(verdict: WindowVerdict) -> dict[str, Any]:
+    """What is kept of a window, by the name of the series: its value, its limit, and whether it is beyond it."""
+    found = {one.feature: _of_feature(one) for one in verdict.drift.features}
+    return {
+        **({ACCURACY: _of_accuracy(verdict.impact)} if verdict.impact is not None and verdict.impact.estimate.n else {}),
+        **found,
+    }
+
+
+def _of_feature(drift: FeatureDrift) -> dict[str, Any]:
+    shown = next((verdict for verdict in drift.verdicts if verdict.difference.aspect == "values"), drift.verdicts[0])
+    is_outside = any(verdict.finding is DriftFinding.DRIFTED for verdict in drift.verdicts)
+    effect = shown.difference.effect
+    return {"value": round(effect.value, 6), "limit": effect.floor, "is_outside": is_outside, "measure": effect.name}
+
+
+def _of_accuracy(impact: PerformanceImpact) -> dict[str, Any]:
+    estimate = impact.estimate
+    return {
+        "value": estimate.accuracy,
+        "limit": estimate.reference_accuracy - impact.margin,
+        "is_outside": impact.status.value == "fail",
+        "measure": "accuracy" if estimate.is_measured else "estimated accuracy",
+    }

@@ -13,8 +13,7 @@ from harness.data.dataset import Dataset
 from harness.monitoring.accuracy_estimate import confidence_measures
 from harness.monitoring.familiarity import Familiarity, in_batches, vectors_of
 from harness.monitoring.features.values import Block, Ids, Numbers, name_of_id
-from harness.monitoring.profiles import BINS, profile_of_source
-from harness.monitoring.profiles.profile import Profile, is_optional
+from harness.monitoring.profiles import BINS, Profile, is_optional, profile_of_source
 from harness.monitoring.profiles.sources import Options, Reading, Source, source_of
 from harness.tasks import TaskSpec
 

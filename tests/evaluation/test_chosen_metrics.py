@@ -6,7 +6,7 @@ import pytest
 from judging import classes_task, echo_rows, judge, numbers_task, random_logits, text_task
 
 from harness.errors import ConfigError
-from harness.evaluation.labelled_outputs import chosen_metrics, default_metrics, valid_metrics
+from harness.evaluation import chosen_metrics, default_metrics, valid_metrics
 from harness.tasks import TaskSpec, TaskType
 
 LANGUAGE = ("loss", "perplexity", "accuracy")

@@ -19,9 +19,9 @@ from harness.adapters import make_adapter
 from harness.batches import IGNORED
 from harness.config import load_config
 from harness.errors import ConfigError, DataError, OutputError, UserError
+from harness.evaluation import chosen_metrics, valid_metrics
 from harness.evaluation.answers import edit_distance, targets_of
 from harness.evaluation.evaluation import Evaluation
-from harness.evaluation.labelled_outputs import chosen_metrics, valid_metrics
 from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
 

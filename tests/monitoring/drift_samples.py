@@ -12,8 +12,7 @@ from harness.monitoring.features.categorical import CategoricalSurvey
 from harness.monitoring.features.counts import CategoricalCounts
 from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.features.values import Ids
-from harness.monitoring.profiles import profile_columns
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile, profile_columns
 
 Sample = Callable[[np.random.Generator, int, float], NDArray[Any]]
 """So many values that have drifted so far, from 0, not at all, to 1."""

@@ -18,8 +18,7 @@ from harness.evidence import Status
 from harness.monitoring.drift import compare_profiles
 from harness.monitoring.features.counts import VectorCounts
 from harness.monitoring.features.values import add_ids, buckets_of
-from harness.monitoring.profiles import compute_dataset_profile
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile, compute_dataset_profile
 from harness.monitoring.profiles.sources import Reading
 from harness.runtime import seeded
 from harness.tasks import TaskSpec

@@ -10,8 +10,7 @@ from harness.errors import ProfileMismatchError, ProfileVersionError, UserError
 from harness.evidence import Status
 from harness.monitoring import DriftOptions, Floors
 from harness.monitoring.drift import compare_profiles
-from harness.monitoring.profiles import profile_columns
-from harness.monitoring.profiles.profile import VERSION, Profile
+from harness.monitoring.profiles import VERSION, Profile, profile_columns
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from harness.monitoring import DriftOptions
 from harness.monitoring.drift import DriftReport, compare_profiles
 from harness.monitoring.features.counts import CategoricalCounts, FeatureCounts, NumericCounts
 from harness.monitoring.features.values import BUCKETS, bucket_of
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile
 
 ALPHA = 0.05
 REPEATS = 300

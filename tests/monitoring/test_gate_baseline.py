@@ -18,7 +18,7 @@ from harness.errors import ComparisonError
 from harness.evidence import Status
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
 from harness.monitoring.gate import compare_with_baseline
-from harness.monitoring.gate.comparison import Finding
+from harness.monitoring.gate.comparison import ComparisonFinding
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_all_scores_in_common_are_compared_in_their_direction(db: ExperimentDB) 
     run_with(db, "candidate", loss=after, correct=after < 1)
     found = compare_with_baseline(db, "candidate", "baseline", margins={"loss": 0.02})
     assert [comparison.metric for comparison in found.metrics] == ["correct", "loss"]
-    assert found["loss"].finding is Finding.WORSE
+    assert found["loss"].finding is ComparisonFinding.WORSE
     assert (found["loss"].higher_is_better, found["correct"].higher_is_better) == (False, True)
     assert found["loss"].margin == 0.02
     only = compare_with_baseline(db, "candidate", "baseline", ["loss"])

@@ -16,7 +16,7 @@ from harness.errors import ComparisonError, DataError
 from harness.evidence import Evidence, Status
 from harness.monitoring.dependence import Groups
 from harness.monitoring.gate import AlphaSpending, compare_all_scores
-from harness.monitoring.gate.comparison import Comparison, Finding
+from harness.monitoring.gate.comparison import Comparison, ComparisonFinding
 from harness.statistics import holm
 
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -34,31 +34,31 @@ def by_losses(pair: Pair, **options: Any) -> Comparison:
 @pytest.mark.parametrize(
     ("counts", "finding", "status"),
     [
-        ((5000, 130, 70), Finding.WORSE, Status.FAIL),
-        ((50_000, 1050, 950), Finding.WORSE_WITHIN_MARGIN, Status.WARN),
-        ((200, 5, 3), Finding.UNPROVEN, Status.WARN),
-        ((200, 4, 4), Finding.CANNOT_TELL, Status.OK),
-        ((5000, 100, 100), Finding.NOT_WORSE, Status.OK),
-        ((5000, 70, 130), Finding.NOT_WORSE, Status.OK),
-        ((200, 0, 0), Finding.CANNOT_TELL, Status.OK),
-        ((2000, 0, 0), Finding.NOT_WORSE, Status.OK),
-        ((2, 2, 0), Finding.UNPROVEN, Status.WARN),
+        ((5000, 130, 70), ComparisonFinding.WORSE, Status.FAIL),
+        ((50_000, 1050, 950), ComparisonFinding.WORSE_WITHIN_MARGIN, Status.WARN),
+        ((200, 5, 3), ComparisonFinding.UNPROVEN, Status.WARN),
+        ((200, 4, 4), ComparisonFinding.CANNOT_TELL, Status.OK),
+        ((5000, 100, 100), ComparisonFinding.NOT_WORSE, Status.OK),
+        ((5000, 70, 130), ComparisonFinding.NOT_WORSE, Status.OK),
+        ((200, 0, 0), ComparisonFinding.CANNOT_TELL, Status.OK),
+        ((2000, 0, 0), ComparisonFinding.NOT_WORSE, Status.OK),
+        ((2, 2, 0), ComparisonFinding.UNPROVEN, Status.WARN),
     ],
 )
-def test_two_keys_fail_and_one_warns(counts: tuple[int, int, int], finding: Finding, status: Status) -> None:
+def test_two_keys_fail_and_one_warns(counts: tuple[int, int, int], finding: ComparisonFinding, status: Status) -> None:
     found = by_right_answers(*counts)
     assert (found.finding, found.status) == (finding, status)
 
 
 def test_too_few_samples_warn_where_a_power_is_asked_for() -> None:
     found = replace(by_right_answers(200, 4, 4), min_power=0.5)
-    assert (found.finding, found.status, found.evidence().code) == (Finding.TOO_FEW_ROWS, Status.WARN, "too_few_rows")
-    assert replace(by_right_answers(5000, 100, 100), min_power=0.5).finding is Finding.NOT_WORSE
+    assert (found.finding, found.status, found.evidence().code) == (ComparisonFinding.TOO_FEW_ROWS, Status.WARN, "too_few_rows")
+    assert replace(by_right_answers(5000, 100, 100), min_power=0.5).finding is ComparisonFinding.NOT_WORSE
 
 
 def test_the_margin_is_the_users() -> None:
     assert by_right_answers(5000, 130, 70).margin == 0.005
-    assert by_right_answers(5000, 130, 70, margin=0.02).finding is Finding.WORSE_WITHIN_MARGIN
+    assert by_right_answers(5000, 130, 70, margin=0.02).finding is ComparisonFinding.WORSE_WITHIN_MARGIN
     before, after = losses(2000)
     assert by_losses((before, after)).margin == pytest.approx(0.02 * before.std())
     assert by_losses((before, after), margin=0.3).margin == 0.3
@@ -66,9 +66,9 @@ def test_the_margin_is_the_users() -> None:
 
 def test_losses_that_rise_fail_and_errors_that_fall_do_not() -> None:
     before, after = losses(5000, worsening=0.3)
-    assert by_losses((before, after)).finding is Finding.WORSE
-    assert by_losses((after, before)).finding is Finding.NOT_WORSE
-    assert by_losses((before, after), margin=1.0).finding is Finding.WORSE_WITHIN_MARGIN
+    assert by_losses((before, after)).finding is ComparisonFinding.WORSE
+    assert by_losses((after, before)).finding is ComparisonFinding.NOT_WORSE
+    assert by_losses((before, after), margin=1.0).finding is ComparisonFinding.WORSE_WITHIN_MARGIN
 
 
 def test_a_verdict_says_what_it_rests_on() -> None:
@@ -116,12 +116,12 @@ def test_the_same_losses_are_the_same_model() -> None:
     pair = {"loss": scores("loss", before), "correct": right}
     assert compare_all_scores(pair, pair).status is Status.OK
     other = {"loss": scores("loss", before + 1e-3), "correct": right}
-    assert compare_all_scores(pair, other)["correct"].finding is Finding.CANNOT_TELL
+    assert compare_all_scores(pair, other)["correct"].finding is ComparisonFinding.CANNOT_TELL
 
 
 def test_rounding_is_no_worsening() -> None:
     before, _ = losses(3000)
-    assert by_losses((before, before * (1 + 1e-7))).finding is Finding.NOT_WORSE
+    assert by_losses((before, before * (1 + 1e-7))).finding is ComparisonFinding.NOT_WORSE
 
 
 def test_the_same_scores_give_the_same_verdict() -> None:
@@ -170,7 +170,7 @@ def test_slices_too_small_to_tell_do_not_warn_for_the_whole() -> None:
         "length=short": 2490,
     }
     assert found.slices_left_out == 5000
-    assert {part.finding for part in found.slices} & {Finding.CANNOT_TELL, Finding.UNPROVEN}
+    assert {part.finding for part in found.slices} & {ComparisonFinding.CANNOT_TELL, ComparisonFinding.UNPROVEN}
     assert whole.status is found.status is Status.OK
 
 
@@ -237,7 +237,7 @@ def test_the_worst_of_several_slices() -> None:
 def test_several_scores_share_alpha() -> None:
     before, after = right_or_wrong(5000, 120, 85)
     alone = by_right_answers(5000, 120, 85)
-    assert alone.finding is Finding.WORSE
+    assert alone.finding is ComparisonFinding.WORSE
     baseline = {name: scores(name, before) for name in ("accuracy", "correct")}
     candidate = {name: scores(name, after) for name in ("accuracy", "correct")}
     both = compare_all_scores(baseline, candidate)
@@ -263,7 +263,7 @@ def test_looks_in_a_row_spend_alpha_once_and_the_last_as_much_as_the_first(expec
 
 def test_more_looks_in_a_row_need_more_and_later_ones_as_much() -> None:
     alone, tenth = (by_right_answers(5000, 120, 85, spending=spending) for spending in (None, AlphaSpending(9, 10)))
-    assert (alone.finding, tenth.finding) == (Finding.WORSE, Finding.UNPROVEN)
+    assert (alone.finding, tenth.finding) == (ComparisonFinding.WORSE, ComparisonFinding.UNPROVEN)
     assert tenth.p_adjusted == pytest.approx(10 * alone.p)
     assert "for 10 comparisons in a row" in tenth.message
     assert "comparison 10 with this baseline" in tenth.message
@@ -361,7 +361,7 @@ def test_no_margin_follows_from_scores_all_alike() -> None:
     flat = np.full(50, 2.0)
     with pytest.raises(ComparisonError, match="the baseline's 'loss' is the same everywhere, so no margin follows from it"):
         by_losses((flat, flat + 0.1))
-    assert by_losses((flat, flat + 0.1), margin=0.05).finding is Finding.WORSE
+    assert by_losses((flat, flat + 0.1), margin=0.05).finding is ComparisonFinding.WORSE
 
 
 def test_names_of_scores() -> None:

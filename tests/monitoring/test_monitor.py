@@ -122,7 +122,7 @@ def test_a_shift_nobody_can_tell_the_harm_of_fails(shop: Shop, tmp_path: Path) -
         profile = db.get_profile(PRODUCTION)
         with db.start_run("inputs alone") as run:
             from harness.experiments import log_profile_to_db
-            from harness.monitoring.profiles.profile import Profile
+            from harness.monitoring.profiles import Profile
 
             log_profile_to_db(db, run.id, Profile.from_bytes(profile).only(["age", "income", "visits"]))
     found = shop.monitored("shifted.csv", reference_profile_id=run.id)

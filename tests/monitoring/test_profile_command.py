@@ -16,8 +16,7 @@ from harness.errors import ProfileError, ProfileVersionError, UserError
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError, log_profile_to_db
 from harness.models.stubs import build_stub
 from harness.monitoring.profile_command import profile_config
-from harness.monitoring.profiles import profile_columns
-from harness.monitoring.profiles.profile import Profile, load_profile
+from harness.monitoring.profiles import Profile, load_profile, profile_columns
 
 PROFILE = profile_columns({"x": np.arange(500.0) % 37, "k": np.array(list("abcde") * 100)})
 

@@ -10,8 +10,7 @@ import pytest
 
 from harness.errors import ProfileError, ProfileVersionError
 from harness.monitoring.features.counts import CategoricalCounts, FeatureCounts, NumericCounts, VectorCounts
-from harness.monitoring.profiles import profile_columns
-from harness.monitoring.profiles.profile import VERSION, Profile
+from harness.monitoring.profiles import VERSION, Profile, profile_columns
 
 RNG = np.random.default_rng(0)
 COLUMNS = {

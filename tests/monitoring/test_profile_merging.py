@@ -15,8 +15,7 @@ from hypothesis.extra.numpy import arrays
 from harness.errors import ProfileMismatchError
 from harness.monitoring.features.kinds import FEATURE_KINDS
 from harness.monitoring.features.values import Ids, Vectors
-from harness.monitoring.profiles import profile_columns
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile, profile_columns
 
 ROWS = 300
 NUMBERS = arrays(np.float64, ROWS, elements=st.floats(width=32) | st.sampled_from([0.0, 1.0, 1e300, float("nan")]))

@@ -10,8 +10,7 @@ import pytest
 from harness.errors import ProfileError
 from harness.monitoring.features.counts import CategoricalCounts
 from harness.monitoring.features.values import BUCKETS, HELD, LONGEST_NAME, Frequencies, QuantileSketch, bucket_of, level_name
-from harness.monitoring.profiles import compute_dataset_profile, profile_columns
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile, compute_dataset_profile, profile_columns
 
 
 def categorical(profile: Profile, name: str = "x") -> CategoricalCounts:

@@ -17,8 +17,7 @@ import torch
 
 from harness.errors import DataError, ProfileError, ProfileMismatchError
 from harness.monitoring.features.counts import CategoricalCounts
-from harness.monitoring.profiles import compute_dataset_profile, profile_columns
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile, compute_dataset_profile, profile_columns
 
 RNG = np.random.default_rng(0)
 ROWS = 3000

@@ -20,10 +20,9 @@ from harness.data.opening import open_dataset
 from harness.errors import DataError, ForwardError, ProfileError, ProfileMismatchError
 from harness.models.stubs import build_stub
 from harness.monitoring.features.counts import CategoricalCounts, VectorCounts
-from harness.monitoring.profiles import compute_dataset_profile
+from harness.monitoring.profiles import Profile, compute_dataset_profile
 from harness.monitoring.profiles.fields import measure_image
 from harness.monitoring.profiles.outputs import find_embedding, one_a_row
-from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.profiles.sources import Reading
 from harness.properties.tracing import recording
 from harness.runtime import seeded

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from harness.errors import ProfileMismatchError
 from harness.monitoring.drift import DriftReport, compare_profiles
 from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
-from harness.monitoring.profiles import profile_columns
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile, profile_columns
 
 Columns = dict[str, NDArray[Any]]
 PLANTED = range(100, 160)

@@ -15,7 +15,7 @@ import pytest
 
 from harness.cli import main
 from harness.errors import ProfileError, ProfileMismatchError
-from harness.monitoring.drift.page import MOST_DRAWN
+from harness.monitoring.drift.listing import MOST_DRAWN
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.tables import TableReport, compare_table, profile_of_table
 

@@ -20,8 +20,7 @@ from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.features.kinds import FEATURE_KINDS
 from harness.monitoring.features.numeric import Numeric
 from harness.monitoring.profile_command import summary_table
-from harness.monitoring.profiles import profile_columns
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles import Profile, profile_columns
 from harness.monitoring.run import drift_table
 from harness.monitoring.statistics import contingency_p_value, cramers_v
 

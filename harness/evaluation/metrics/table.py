@@ -16,8 +16,8 @@ from torchmetrics import Metric
 
 from harness.batches import IGNORED, Batch
 from harness.errors import ConfigError, ForwardError, UserError, did_you_mean
+from harness.evaluation import LabelledOutput, is_own_metric, labelled_outputs, shown_name
 from harness.evaluation.answers import targets_in, widened
-from harness.evaluation.labelled_outputs import LabelledOutput, is_own_metric, labelled_outputs, shown_name
 from harness.evaluation.metrics import Bleu, ErrorRate, ExplainedVariance, MeanAbsoluteError, RootMeanSquaredError, RougeL
 from harness.evaluation.metrics.classification import (
     Accuracy,

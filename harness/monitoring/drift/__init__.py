@@ -14,7 +14,7 @@ from harness.monitoring.drift.verdict import Verdict, rows_needed
 from harness.monitoring.features import Difference
 from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.features.ranges import RANGE
-from harness.monitoring.profiles.profile import Profile, check_same_scale, is_optional
+from harness.monitoring.profiles import Profile, check_same_scale, is_optional
 from harness.monitoring.statistics import PLENTY
 from harness.statistics import false_discovery, holm
 from harness.wording import counted, listed
@@ -54,7 +54,7 @@ class FeatureDrift:
 
     @property
     def code(self) -> str:
-        """The gravest finding in snake case: ``drifted``, ``changed``, ``unproven``; empty where nothing was found."""
+        """The gravest finding in snake case: ``drifted``, ``changed``, ``unproven``; empty where it is no reason to warn."""
         return self.verdicts[0].finding.code
 
     def to_json(self) -> dict[str, Any]:

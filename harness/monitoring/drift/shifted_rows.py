@@ -17,7 +17,7 @@ from harness.errors import ProfileMismatchError, did_you_mean
 from harness.monitoring.drift import DriftReport
 from harness.monitoring.features.counts import FeatureCounts
 from harness.monitoring.features.kinds import Column, kind_of
-from harness.monitoring.profiles.profile import Profile, is_optional
+from harness.monitoring.profiles import Profile, is_optional
 
 _REASONS = 3
 

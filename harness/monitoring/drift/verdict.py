@@ -4,39 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from harness.evidence import Status
+from harness.monitoring import Finding
 from harness.monitoring.features import GOOD_POWER, Difference
 from harness.wording import counted, figure, p_value
 
 
-class Finding(str, Enum):
+class DriftFinding(Finding):
     """What a difference comes to."""
 
-    DRIFTED = "drifted"
+    DRIFTED = "drifted", Status.FAIL
     """Both keys: significant, and large enough to matter."""
-    CHANGED = "changed"
+    CHANGED = "changed", Status.WARN
     """Significant alone."""
-    UNPROVEN = "unproven"
+    UNPROVEN = "unproven", Status.WARN
     """Large alone, among enough rows."""
-    CANNOT_TELL = "cannot tell"
+    CANNOT_TELL = "cannot tell", Status.OK
     """Not significant among so few rows that a drift at the floor would more likely be missed than seen."""
-    UNCHANGED = "unchanged"
+    UNCHANGED = "unchanged", Status.OK
     """Neither."""
-
-    @property
-    def code(self) -> str:
-        """The finding in snake case; empty where nothing was found."""
-        return "" if self is Finding.UNCHANGED else self.value.replace(" ", "_")
-
-    @property
-    def status(self) -> Status:
-        """What the finding means for the gate. That rows are too few is a fact about the whole window, and warned of once for all of it."""
-        if self is Finding.DRIFTED:
-            return Status.FAIL
-        return Status.WARN if self in (Finding.CHANGED, Finding.UNPROVEN) else Status.OK
 
 
 @dataclass(frozen=True)
@@ -100,16 +88,16 @@ class Verdict:
         return self.difference.resolution.needed(self.difference.effect.floor, self.level, GOOD_POWER)
 
     @property
-    def finding(self) -> Finding:
+    def finding(self) -> DriftFinding:
         """What the difference comes to."""
         is_large = self.difference.effect.is_large
         if self.is_significant:
-            return Finding.DRIFTED if is_large else Finding.CHANGED
+            return DriftFinding.DRIFTED if is_large else DriftFinding.CHANGED
         if is_large and self.is_significant_by_itself:
-            return Finding.UNPROVEN
+            return DriftFinding.UNPROVEN
         if not self.can_tell:
-            return Finding.CANNOT_TELL
-        return Finding.UNPROVEN if is_large and self.difference.is_tested else Finding.UNCHANGED
+            return DriftFinding.CANNOT_TELL
+        return DriftFinding.UNPROVEN if is_large and self.difference.is_tested else DriftFinding.UNCHANGED
 
     @property
     def status(self) -> Status:
@@ -119,7 +107,7 @@ class Verdict:
     @property
     def is_notable(self) -> bool:
         """Whether either key turned, so that it is worth saying where."""
-        return self.finding in (Finding.DRIFTED, Finding.CHANGED, Finding.UNPROVEN)
+        return self.finding in (DriftFinding.DRIFTED, DriftFinding.CHANGED, DriftFinding.UNPROVEN)
 
     @property
     def message(self) -> str:
@@ -185,11 +173,11 @@ def _opening(verdict: Verdict) -> str:
     about = _subject(verdict)
     have = "has" if verdict.difference.aspect in ("values", "range") else "have"
     return {
-        Finding.DRIFTED: f"{about} {have} drifted",
-        Finding.CHANGED: f"{about} {have} changed, but by less than is allowed",
-        Finding.UNPROVEN: f"{about} may have drifted, but it may be chance",
-        Finding.CANNOT_TELL: f"{about}: cannot tell, {rows_needed([verdict])}",
-        Finding.UNCHANGED: f"no drift found in {about}",
+        DriftFinding.DRIFTED: f"{about} {have} drifted",
+        DriftFinding.CHANGED: f"{about} {have} changed, but by less than is allowed",
+        DriftFinding.UNPROVEN: f"{about} may have drifted, but it may be chance",
+        DriftFinding.CANNOT_TELL: f"{about}: cannot tell, {rows_needed([verdict])}",
+        DriftFinding.UNCHANGED: f"no drift found in {about}",
     }[verdict.finding]
 
 

@@ -4,45 +4,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from enum import Enum
 from typing import Any
 
 from harness.evidence import Evidence, Status
-from harness.monitoring import NOTED_POWER
+from harness.monitoring import NOTED_POWER, Finding
 from harness.monitoring.dependence import OrderDependence
 from harness.wording import figure, p_value
 
 _ROUNDING = 1e-3  # of the margin: the same model on another machine may be off by as much, and always to one side
 
 
-class Finding(str, Enum):
+class ComparisonFinding(Finding):
     """What a comparison comes to."""
 
-    WORSE = "worse"
+    WORSE = "worse", Status.FAIL
     """Both keys: significant, and by more than the margin."""
-    WORSE_WITHIN_MARGIN = "worse within the margin"
+    WORSE_WITHIN_MARGIN = "worse within the margin", Status.WARN
     """Significant alone."""
-    UNPROVEN = "unproven"
+    UNPROVEN = "unproven", Status.WARN
     """Beyond the margin alone."""
-    DEPENDENT = "dependent rows"
+    DEPENDENT = "dependent rows", Status.WARN
     """Samples that follow each other get worse together, so that the rates do not hold."""
-    TOO_FEW_ROWS = "too few rows"
+    TOO_FEW_ROWS = "too few rows", Status.WARN
     """Neither, but a worsening by the margin would be seen with less power than was asked for."""
-    CANNOT_TELL = "cannot tell"
+    CANNOT_TELL = "cannot tell", Status.OK
     """Neither, but a worsening by the margin would more likely be missed than seen; where no power was asked for, this is said and no more."""
-    NOT_WORSE = "not worse"
+    NOT_WORSE = "not worse", Status.OK
     """Neither."""
-
-    @property
-    def code(self) -> str:
-        """The finding in snake case; empty where it is no reason to warn."""
-        return "" if self.status is Status.OK else self.value.replace(" ", "_")
-
-    @property
-    def status(self) -> Status:
-        """What the finding means for the gate."""
-        statuses = {Finding.WORSE: Status.FAIL, Finding.NOT_WORSE: Status.OK, Finding.CANNOT_TELL: Status.OK}
-        return statuses.get(self, Status.WARN)
 
 
 @dataclass(frozen=True)
@@ -140,15 +128,15 @@ class Comparison:
         return self.is_same or self.power >= enough or self.margin_p <= self.alpha
 
     @property
-    def finding(self) -> Finding:
+    def finding(self) -> ComparisonFinding:
         """What the samples say, slices apart."""
         if self.is_significant:
-            return Finding.WORSE if self.is_beyond_margin else Finding.WORSE_WITHIN_MARGIN
+            return ComparisonFinding.WORSE if self.is_beyond_margin else ComparisonFinding.WORSE_WITHIN_MARGIN
         if self.is_beyond_margin:
-            return Finding.UNPROVEN
+            return ComparisonFinding.UNPROVEN
         if self.can_tell:
-            return Finding.NOT_WORSE
-        return Finding.CANNOT_TELL if self.min_power is None else Finding.TOO_FEW_ROWS
+            return ComparisonFinding.NOT_WORSE
+        return ComparisonFinding.CANNOT_TELL if self.min_power is None else ComparisonFinding.TOO_FEW_ROWS
 
     @property
     def worst_slice(self) -> Comparison | None:
@@ -162,9 +150,9 @@ class Comparison:
         return self._deciding.status
 
     @property
-    def _deciding(self) -> Finding:
+    def _deciding(self) -> ComparisonFinding:
         worst = self.worst_slice
-        found = [self.finding, *([worst.finding] if worst else []), *([Finding.DEPENDENT] if self.neighbours else [])]
+        found = [self.finding, *([worst.finding] if worst else []), *([ComparisonFinding.DEPENDENT] if self.neighbours else [])]
         return max(found, key=lambda finding: finding.status.severity)
 
     @property

@@ -18,8 +18,8 @@ from harness.compat import tree_leaves
 from harness.data import Example
 from harness.data.columns import Classes
 from harness.data.loader import collate
+from harness.evaluation import labelled_outputs
 from harness.evaluation.answers import Answers, answers_in, check_output, targets_in
-from harness.evaluation.labelled_outputs import labelled_outputs
 from harness.evaluation.scores import make_losses, output_scores
 from harness.monitoring.features.values import Ids, Numbers, Values, Vectors
 from harness.monitoring.profiles.answered import Answered, said_by

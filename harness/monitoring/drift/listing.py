@@ -1,4 +1,4 @@
-"""All features of a window as one HTML page, the worst first, with a search; it needs no network and opens at once, however many there are."""
+"""All features of a window, the worst first: as lines of text, and as one HTML page with a search, which needs no network and opens at once."""
 
 from __future__ import annotations
 
@@ -7,21 +7,77 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.charts.page import Templates
 from harness.evidence import Status
 from harness.files import write_whole
 from harness.monitoring.drift import DriftReport
 from harness.monitoring.features import Plot
 from harness.monitoring.features.kinds import kind_of
-from harness.monitoring.profiles.profile import Profile
-from harness.wording import figure, p_value
+from harness.monitoring.profiles import Profile
+from harness.wording import aligned, figure, p_value
 
 MOST_DRAWN = 100
 """Features that are drawn; a page with a thousand drawings would take seconds to open."""
 
-_TEMPLATES = Templates("harness.monitoring.drift")
 _TONES = {"fail": "failed", "warn": "warning", "ok": "passed", "skipped": "empty"}
 _WIDTH, _HEIGHT = 120, 28
+_MOST = 40
+_HEAD = ["FEATURE", "STATUS", "EFFECT", "FLOOR", "P", "FOUND"]
+
+
+def drift_table(features: Sequence[Mapping[str, Any]], most: int = _MOST) -> str:
+    """A line a feature, by its gravest difference: the gravest first, then those with the larger part of the drift.
+
+    Args:
+        features: Features as JSON values, as ``FeatureDrift.to_json`` gives them.
+        most: The most lines; how many are left out is said.
+    """
+    ordered = _worst_first(features)
+    rows = [_row(one) for one in ordered[:most]]
+    left = len(ordered) - len(rows)
+    more = f"\n… and {left} other features, which --json lists" if left else ""
+    return aligned([_HEAD, *rows]) + more
+
+
+def _worst_first(features: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(features, key=lambda one: (-Status(one["status"]).severity, -one["contribution"]))
+
+
+def _row(feature: Mapping[str, Any]) -> list[str]:
+    difference = feature["differences"][0]
+    effect = difference["effect"]
+    if difference["untested"]:
+        return [feature["feature"], feature["status"], "", "", "", difference["untested"]]
+    aspect = "" if difference["aspect"] == "values" else f"{difference['aspect']}: "
+    is_significant = difference["finding"] in ("drifted", "changed")
+    for_the_better = " for the better" if feature.get("is_improved") and is_significant else ""
+    return [
+        feature["feature"],
+        feature["status"],
+        f"{effect['name']} {figure(effect['value'])}",
+        f"{effect['floor']:g}",
+        p_value(difference["p_adjusted"]),
+        f"{aspect}{difference['finding']}{for_the_better}",
+    ]
+
+
+def summary_rows(profile: Profile) -> list[dict[str, Any]]:
+    """Name, kind, values, missing ones and a summary of each feature, ready for JSON."""
+    return [
+        {
+            "feature": name,
+            "kind": feature.kind,
+            "n": feature.n,
+            "missing": feature.missing,
+            "summary": kind_of(feature).summary(feature),
+        }
+        for name, feature in profile.features.items()
+    ]
+
+
+def summary_table(profile: Profile) -> str:
+    """The same as text in aligned columns."""
+    rows = [[str(value) for value in row.values()] for row in summary_rows(profile)]
+    return aligned([["FEATURE", "KIND", "N", "MISSING", "SUMMARY"], *rows])
 
 
 @dataclass(frozen=True)
@@ -65,16 +121,21 @@ class DriftPage:
 
     def to_html(self) -> str:
         """The page."""
-        ordered = sorted(self.features, key=lambda one: (-Status(one["status"]).severity, -one["contribution"]))
+        ordered = _worst_first(self.features)
         counts = {status: sum(one["status"] == status for one in ordered) for status in ("fail", "warn", "ok")}
-        return _TEMPLATES.render("features.html.j2", page=self, rows=[_row(one) for one in ordered], counts=counts, tones=_TONES)
+        from harness.charts.page import Templates
+
+        templates = Templates("harness.monitoring.drift")
+        return templates.render(
+            "features.html.j2", page=self, rows=[_page_row(one) for one in ordered], counts=counts, tones=_TONES
+        )
 
     def write(self, path: Path) -> None:
         """Writes the page to a file."""
         write_whole(path, self.to_html())
 
 
-def _row(feature: Mapping[str, Any]) -> dict[str, str]:
+def _page_row(feature: Mapping[str, Any]) -> dict[str, str]:
     worst = feature["differences"][0]
     effect = worst["effect"]
     tested = not worst["untested"]
