@@ -25,9 +25,8 @@ from harness.errors import ExampleError, FactoryError, did_you_mean
 from harness.evidence import Evidence, Status
 from harness.health import ExportHealthReport
 from harness.health.checks import SkippedCheck
-from harness.models.annotated import axis_names
 from harness.models.copies import Copies
-from harness.models.examples import arguments_of, find_example
+from harness.models.examples import arguments_of, axis_names, find_example
 from harness.models.inspection import guess_task
 from harness.models.wrapped import refuse_compiled, taken, unwrapped, with_signature
 from harness.owners import Selection

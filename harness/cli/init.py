@@ -64,7 +64,7 @@ def _argument(text: str) -> tuple[str, Any]:
 
 def _input(text: str) -> Any:
     """``x=batch,3,64,64:range=0,1``."""
-    from harness.models.first_call.given import GivenInput
+    from harness.models.first_call.argument import GivenInput
 
     try:
         return GivenInput.parse(text)
@@ -164,7 +164,7 @@ def add_explain(commands: Any) -> None:
 def _explain(arguments: argparse.Namespace) -> int:
     from harness.catalogue import CATALOGUE
     from harness.config import load_config
-    from harness.tasks.written import declared_keys, to_yaml
+    from harness.tasks.keys import declared_keys, to_yaml
 
     config = load_config(arguments.config)
     task = config.task_spec()

@@ -17,7 +17,7 @@ from harness.data.dataset import Dataset, Stream
 from harness.data.opening import open_dataset
 from harness.errors import DataError
 from harness.tasks import TaskSpec
-from harness.tasks.written import declared_keys
+from harness.tasks.keys import declared_keys
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,4 @@
-"""Copies of a model that share nothing with it: deep copies where those are sound, and otherwise models built anew with its state.
-
-A deep copy is not always a copy. ``copy.deepcopy`` takes functions as they are, so that a lambda kept on the copy still uses the modules
-of the original; it refuses tensors that are the result of a computation, such as the weight that ``weight_norm`` leaves on a layer.
-
-A copy costs no memory at first: its large weights lie where the model's do until one of the two is written to, and only the weight that is
-written then has memory of its own. So a model is changed for a while by taking a copy, changing that, and letting it go.
-"""
+"""Copies of a model that share nothing with it: deep copies where those are sound, and otherwise models built anew with its state."""
 
 from __future__ import annotations
 
@@ -333,3 +326,32 @@ def _memory(tensor: Tensor) -> int:
         return 0 if is_lazy(tensor) else memory_key(tensor)
     except (NotImplementedError, RuntimeError):
         return 0
+
+
+class Reuse:
+    """Hands out the same model for as long as no call has changed it, and then builds it again.
+
+    Args:
+        build: Builds it.
+        model: One that was built already.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module], model: nn.Module | None = None) -> None:
+        self._build = build
+        self._keep(model if model is not None else build())
+
+    def __call__(self) -> nn.Module:
+        """The model as it was built."""
+        if _state(self._model) != self._state:
+            self._keep(self._build())
+        return self._model
+
+    def _keep(self, model: nn.Module) -> None:
+        self._model = model
+        self._state = _state(model)
+
+
+def _state(model: nn.Module) -> object:
+    """What a call may change of a model: attributes by identity, tensors by how often they were written to."""
+    tensors = [(id(t), t._version) for t in (*model.parameters(), *model.buffers()) if not nn.parameter.is_lazy(t)]
+    return tensors, [(type(m), {name: id(value) for name, value in vars(m).items()}) for m in model.modules()]

@@ -28,8 +28,8 @@ from harness.models.attempts import (
     text_attempts,
     unfit_arguments,
 )
+from harness.models.copies import Reuse
 from harness.models.first_call.watching import refusing_unbatched
-from harness.models.reuse import Reuse
 from harness.runtime import threads_for
 from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.user_code import raised

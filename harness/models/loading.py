@@ -20,9 +20,8 @@ from harness.gists import trust as trust_gist
 from harness.gists.cache import describe, model_path, open_gist
 from harness.model_file import usual_factory
 from harness.models.arguments import factory_arguments
-from harness.models.pretrained import CHECKPOINT, checkpoint_arguments, pretrained_factory
 from harness.models.stubs import build_stub
-from harness.models.weights import load_weights
+from harness.models.weights import CHECKPOINT, checkpoint_arguments, load_weights, pretrained_factory
 from harness.models.wrapped import call_by, refuse_compiled, unwrapped, with_signature
 from harness.runtime import seeded
 from harness.scan import ScanWarning, dangerous_calls, scan_source

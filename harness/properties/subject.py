@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from harness.adapters import Adapter, SignatureAdapter
 from harness.batches import Batch, Sizes, largest_sizes, make_batch, smallest_sizes, to_device, typical_sizes
 from harness.errors import UserError
-from harness.models.axis_order import reading_length_first
+from harness.models.answers import reading_length_first
 from harness.models.copies import Copies
 from harness.process_state import ProcessState
 from harness.properties.calling import CALLS, BackwardRaisedError, NoGradientError, blaming

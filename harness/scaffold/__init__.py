@@ -19,19 +19,18 @@ from harness.compat import compiler_left_out
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError
 from harness.files import write_whole
 from harness.models.attempts import Patience, methods_to_call
+from harness.models.copies import Reuse
 from harness.models.factories import Factory, called_through, factories, has_forward, inner_model
-from harness.models.first_call.given import GivenInput
+from harness.models.first_call.argument import GivenInput
 from harness.models.inspection import Guess, guess_task, signature_of
 from harness.models.loading import refuse_dangerous
-from harness.models.reuse import Reuse
 from harness.models.settings import compared_words
 from harness.models.structure import StoppedError, stopping_at
 from harness.models.wrapped import call_by
 from harness.models.written_calls import WrittenCalls
-from harness.scaffold.bridge import bridge_path, bridge_text, needs_bridge
+from harness.scaffold.bridge import Source, bridge_path, bridge_text, import_model, needs_bridge, refuse_elsewhere
 from harness.scaffold.config_text import config_text
 from harness.scaffold.declared import Declared, declare, said_axes, with_near_classes
-from harness.scaffold.source import Source, import_model, refuse_elsewhere
 from harness.scan import training_calls
 from harness.tasks import TaskType
 from harness.user_code import raised

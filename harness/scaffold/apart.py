@@ -16,7 +16,7 @@ from harness.export.store import default_folder
 from harness.files import text_hash, write_whole
 from harness.model_file import architecture_of, settings_of
 from harness.models.attempts import Patience
-from harness.models.pretrained import CHECKPOINT
+from harness.models.weights import CHECKPOINT
 from harness.scaffold import scaffold
 from harness.scaffold.config_text import SUGGESTIONS_FOLLOW, config_suggestions
 

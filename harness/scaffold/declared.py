@@ -16,9 +16,8 @@ from harness.errors import ExampleError, FactoryError
 from harness.models.attempts import Patience
 from harness.models.examples import FUNCTION, find_example
 from harness.models.factories import Factory
-from harness.models.first_call.argument import Argument
+from harness.models.first_call.argument import Argument, GivenInput
 from harness.models.first_call.examples import written_examples
-from harness.models.first_call.given import GivenInput
 from harness.models.first_call.hints import read_hints
 from harness.models.first_call.search import find_call
 from harness.models.first_call.tried import FoundCall

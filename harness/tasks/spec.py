@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from harness.tasks.types import FACTS, TaskFacts, TaskType
+from harness.tasks.presets import FACTS, TaskFacts, TaskType, signature_of
 
 if TYPE_CHECKING:
     from harness.tasks.signature import Signature
@@ -57,8 +57,6 @@ class TaskSpec:
         """What goes in, what comes out, and what is promised: as declared, or as the task type stands for."""
         if self.declared is not None:
             return self.declared
-        from harness.tasks.presets import signature_of
-
         return signature_of(self)
 
     @classmethod

@@ -22,7 +22,7 @@ from conftest import Project, load_tiers
 from harness.catalogue import CATALOGUE
 from harness.evidence import Status
 from harness.owners import REFERS
-from harness.tasks.written import declared_keys
+from harness.tasks.keys import declared_keys
 
 load_tiers(2)
 

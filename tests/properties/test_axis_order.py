@@ -12,7 +12,7 @@ from harness.adapters import LENGTH_FIRST, make_adapter
 from harness.batches import make_batch, typical_sizes
 from harness.errors import ConfigError
 from harness.evidence import Evidence, Status
-from harness.models.axis_order import reading_length_first
+from harness.models.answers import reading_length_first
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers.live import judge_model
 

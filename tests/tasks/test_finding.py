@@ -16,7 +16,7 @@ from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
 from harness.tasks.finding import signature_from_call
 from harness.tasks.finding.outputs import fitted, product
-from harness.tasks.written import declared_keys
+from harness.tasks.keys import declared_keys
 from pytest_modeltiers.live import judge_model
 
 

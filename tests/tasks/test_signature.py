@@ -15,9 +15,9 @@ from harness.errors import ForwardError
 from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.tasks.axes import Axis, Formula, fits_shape, shape_text
 from harness.tasks.declared import SignatureError, read_signature
+from harness.tasks.keys import declared_keys, to_yaml
 from harness.tasks.presets import PRESETS, signature_of
 from harness.tasks.values import EXTREMES, Normal
-from harness.tasks.written import declared_keys, to_yaml
 
 UNET = {
     "inputs": {

@@ -25,9 +25,9 @@ from harness.export.formats.weights_files import TensorFacts, facts_of
 from harness.export.program import Outputs, promised_outputs
 from harness.export.shape_grid import Point
 from harness.formats import formats as known_formats
+from harness.tasks.keys import declared_keys
 from harness.tasks.signature import Input
 from harness.tasks.values import Ids, MaskOf, Uniform
-from harness.tasks.written import declared_keys
 
 _TASK_KEYS = (
     "task_type",

@@ -1,14 +1,16 @@
-"""From a failure to the changes of the arguments that may mend it, cheapest first."""
+"""From a failure to the changes of the arguments that may mend it, cheapest first: by the values, the sizes, the condition it names."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
-from harness.models.first_call.contents import repaired_dicts, repaired_values
+import torch
+
 from harness.models.first_call.guards import repaired_guard
 from harness.models.first_call.guesses import Guesses, Repairs
-from harness.models.first_call.messages import repaired_axes, repaired_by_any_number, repaired_numbers
+from harness.models.first_call.hints import part_guess
 from harness.models.first_call.operations import repaired_sizes
 from harness.models.first_call.watching import Failure, Unbatched
 
@@ -59,3 +61,244 @@ def last_resorts(guesses: Guesses) -> Repairs:
                 yield cost, guesses.put(path, argument.with_axes(count))
         other = replace(argument, holds="ids", count=2) if argument.holds == "numbers" else replace(argument, holds="numbers")
         yield 5, guesses.put(path, replace(other, made=None))
+
+
+_PAIRS = (
+    re.compile(r"shapes cannot be multiplied \(\d+x(?P<got>\d+) and (?P<wanted>\d+)x\d+\)"),
+    re.compile(r"\((?P<got>\d+)[*x]\d+\) (?:doesn't|does not) match model \((?P<wanted>\d+)"),
+    re.compile(r"\((?P<got>\d+)\) (?:doesn't|does not) match model \((?P<wanted>\d+)\)"),
+    re.compile(r"size of tensor a \((?P<got>\d+)\) must match the size of tensor b \((?P<wanted>\d+)\)"),
+    re.compile(r"[Ee]xpected[^.]*?(?P<wanted>\d+)[^\d.]*(?:but )?(?:got|found|received|gets|was)[^\d]*(?P<got>\d+)"),
+    re.compile(r"(?:got|found|received)[^\d]*(?P<got>\d+)[^\d]*expected[^\d]*(?P<wanted>\d+)"),
+    re.compile(r"has size (?P<got>\d+) .*previously seen size (?P<wanted>\d+)"),
+    re.compile(r"Shape mismatch, (?P<got>\d+) != (?P<wanted>\d+)"),
+    re.compile(r"[Rr]equired[^\d]*(?P<wanted>\d+)[^\d]*(?:given|got)[^\d]*(?P<got>\d+)"),
+)
+"""The size that came, and the one that was wanted."""
+
+_MOST_ITEMS = 8
+"""Tensors of a list that are tried at most."""
+
+_FEW_NUMBERS = 6
+"""Numbers in a message from which on it is not clear which of them is a size."""
+
+_ITERATES = ("__iter__", "unbind")
+"""Operations that a tensor is taken apart by."""
+
+_UNPACKED = re.compile(r"values to unpack \(expected (\d+)(?:, got (\d+))?")
+_OUT_OF_RANGE = re.compile(r"\[-(\d+), \d+\], but got (-?\d+)")
+_OTHER_AXES = (
+    re.compile(r"input\.dim\(\) = (?P<got>\d+) is not equal to len\(dims\) = (?P<wanted>\d+)"),
+    re.compile(r"expected (?P<wanted>\d+) dims\. Received (?P<got>\d+)-dim"),
+)
+_EXPECTED_AXES = re.compile(
+    r"(?:[Ee]xpect|must|should|[Rr]equire|[Oo]nly)[^\d]{0,40}\b(\d)-?[dD](?: \(unbatched\))?(?: or (\d)-?[dD])?\b"
+)
+_BEYOND = re.compile(r"index (\d+) is out of bounds for dimension \d+ with size (\d+)")
+_CHUNKS = re.compile(r"can't divide axis of length (\d+) in chunks of (\d+)")
+
+
+def repaired_axes(guesses: Guesses, failure: Failure) -> Repairs:
+    """Another number of axes."""
+    message, read = failure.message, failure.last_read
+    made_of = failure.sources or frozenset(guesses.paths())
+    read_from = read.sources if read is not None and read.sources else made_of
+    if (unpacked := _UNPACKED.search(message)) and not failure.operation:
+        expected = int(unpacked[1])
+        if read is not None and read.sources and failure.last_operation not in _ITERATES:
+            yield from guesses.with_axes(read.sources, expected - int(unpacked[2] or len(read.shape)))
+        if failure.last_operation in _ITERATES and expected <= _MOST_ITEMS:
+            for path in guesses.paths():
+                yield from guesses.as_list(path, expected)
+        for path in guesses.paths():
+            argument = guesses.at(path)
+            if argument is not None and argument.sizes and not argument.fixed:
+                yield 2, guesses.put(path, argument.with_size(0, expected))
+        yield from _other_lists(guesses, expected)
+        return
+    if "list index out of range" in message or "tuple index out of range" in message:
+        yield from _other_lists(guesses)
+    if "tuple index out of range" in message:
+        yield from guesses.with_axes(read_from, 1)
+    if beyond := _OUT_OF_RANGE.search(message):
+        has, got = int(beyond[1]), int(beyond[2])
+        yield from guesses.with_axes(made_of, max(1, (got + 1 if got >= 0 else -got) - has))
+    if "too many indices for tensor" in message and failure.tensors:
+        yield from guesses.with_axes(failure.tensors[0].sources or made_of, 1)
+    for pattern in _OTHER_AXES:
+        if found := pattern.search(message):
+            yield from guesses.with_axes(failure.sources or read_from, int(found["wanted"]) - int(found["got"]))
+    if found := _EXPECTED_AXES.search(message):
+        wanted = int(found[2] or found[1])
+        given = read if read is not None and read.sources else failure.first
+        if given is not None and len(given.shape) != wanted:
+            yield from guesses.with_axes(given.sources, wanted - len(given.shape))
+
+
+def _other_lists(guesses: Guesses, count: int = 0) -> Repairs:
+    """Lists of as many tensors, or of one more."""
+    for name, argument in guesses.arguments.items():
+        if argument.is_list and len(argument.parts) < _MOST_ITEMS:
+            yield from guesses.as_list(name, count or len(argument.parts) + 1)
+
+
+def repaired_numbers(guesses: Guesses, failure: Failure) -> Repairs:
+    """Sizes that the message names."""
+    read = failure.last_read
+    everything = frozenset(guesses.paths())
+    sources = failure.sources or (read.sources if read is not None else everything) or everything
+    if found := _CHUNKS.search(failure.message):
+        size, step = int(found[1]), int(found[2])
+        yield from guesses.resized(sources, size, -(-size // step) * step)
+    if found := _BEYOND.search(failure.message):
+        yield from guesses.resized(everything, int(found[1]) + 1, int(found[2]))
+    for pattern in _PAIRS:
+        if found := pattern.search(failure.message):
+            yield from guesses.resized(sources, int(found["got"]), int(found["wanted"]))
+            return
+
+
+def repaired_by_any_number(guesses: Guesses, failure: Failure) -> Repairs:
+    """A size that the message speaks of, as large as another number in it, where nothing else is known."""
+    numbers = list(dict.fromkeys(int(number) for number in re.findall(r"(?<![\w.])\d{1,6}(?![\w.]*\w)", failure.message)))
+    if not 2 <= len(numbers) <= _FEW_NUMBERS:
+        return
+    for path in sorted(failure.sources) or guesses.paths():
+        argument = guesses.at(path)
+        for axis, size in enumerate(argument.sizes if argument is not None and not argument.fixed else ()):
+            for wanted in numbers if axis and size in numbers else ():
+                if argument is not None and wanted not in (0, size):
+                    yield 3, guesses.put(path, argument.with_size(axis, wanted))
+
+
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+_ANOTHER_DTYPE = re.compile(
+    r"same dtype|scalar type|Input type|to have the same|expected .* dtype|not implemented for '(?:Long|Int)'|[Ii]nteger|Long|"
+    r"can only .* floating|can't be cast"
+)
+_BEYOND_A_TABLE = re.compile(r"out of bounds|out of range in self|index out of range")
+_INDICES = re.compile(r"index.*(?:long, int, byte or bool|int64|dtype)|indices.*(?:long, int, byte or bool|int64|dtype)")
+_SCALAR = re.compile(r"single element|interpreted as an integer|converted to (?:Scalar|Python scalar)")
+_LENGTHS = re.compile(r"len\(lengths\)|'lengths'|lengths")
+_DICT = re.compile(r"'Tensor' object has no attribute '(?:keys|items|values|get)'")
+
+
+def repaired_dicts(guesses: Guesses, failure: Failure) -> Repairs:
+    """Arguments of which forward reads keys."""
+    key = next((value for value in failure.plain.values() if isinstance(value, str)), None)
+    if failure.operation in ("__getitem__", "contains", "__contains__") and key is not None and failure.tensors:
+        for path in failure.tensors[0].sources:
+            yield from guesses.as_dict(path, (part_guess(key),))
+    if _DICT.search(failure.message):
+        for path in guesses.paths():
+            yield from guesses.as_dict(path, ())
+    missing = failure.error.args[0] if isinstance(failure.error, KeyError) and failure.error.args else None
+    if isinstance(missing, str):
+        for name, argument in guesses.arguments.items():
+            if argument.holds == "parts" and not argument.fixed and all(part.name != missing for part in argument.parts):
+                yield 0, guesses.put(f"{name}.{missing}", part_guess(missing))
+
+
+def repaired_values(guesses: Guesses, failure: Failure) -> Repairs:
+    """Other dtypes, ids of another range, lengths, scalars."""
+    special = {"embedding": _ids_of_a_table, "embedding_bag": _ids_of_a_table, "one_hot": _ids_of_classes}.get(failure.operation)
+    if special is not None:
+        yield from special(guesses, failure)
+        return
+    rules: list[tuple[re.Pattern[str], Callable[[Guesses, Failure], Repairs]]] = [
+        (_INDICES, _indices),
+        (_BEYOND_A_TABLE, _fewer_ids),
+        (re.compile("[Bb]ool"), _truth_values),
+        (_SCALAR, _scalar),
+        (_LENGTHS, _lengths),
+        (_ANOTHER_DTYPE, _dtypes),
+    ]
+    for pattern, rule in rules:
+        if pattern.search(failure.message):
+            yield from rule(guesses, failure)
+
+
+def _ids_of_a_table(guesses: Guesses, failure: Failure) -> Repairs:
+    if len(failure.tensors) < 2:
+        return
+    rows, places = failure.tensors[1].shape[0], failure.tensors[0].shape
+    if not failure.tensors[0].sources and places and places[-1] > rows:  # positions that forward counts itself
+        yield from guesses.resized(guesses.paths(), places[-1], rows)
+    for path in sorted(failure.tensors[0].sources):
+        argument = guesses.at(path)
+        if argument is None:
+            continue
+        if argument.holds == "ids":
+            count = rows if argument.count > rows else argument.count // 2
+            if count >= 1:
+                yield 0, guesses.put(path, replace(argument, count=count, made=None))
+            continue
+        if argument.fixed:
+            continue
+        sizes = argument.sizes
+        if not argument.names and len(sizes) > 1:
+            sizes = replace(argument, holds="ids").with_axes(2).sizes
+        as_numbers = failure.tensors[0].dtype in _WHOLE  # forward made them whole itself
+        yield 0, guesses.put(path, replace(argument, holds="ids", count=rows, sizes=sizes, made=None, as_numbers=as_numbers))
+
+
+def _ids_of_classes(guesses: Guesses, failure: Failure) -> Repairs:
+    classes = next((value for value in failure.plain.values() if isinstance(value, int) and value > 0), 4)
+    yield from guesses.holding(failure.sources, holds="ids", count=classes)
+
+
+def _indices(guesses: Guesses, failure: Failure) -> Repairs:
+    """Numbers that are used as positions."""
+    if failure.tensors:
+        size = failure.tensors[0].shape[0] if failure.tensors[0].shape else 4
+        yield from guesses.holding(failure.tensors[-1].sources or failure.sources, holds="ids", count=max(1, size))
+
+
+def _fewer_ids(guesses: Guesses, failure: Failure) -> Repairs:
+    for path in sorted(failure.sources):
+        argument = guesses.at(path)
+        if argument is not None and argument.holds == "ids" and argument.count > 1:
+            yield 1, guesses.put(path, replace(argument, count=argument.count // 2, made=None))
+
+
+def _truth_values(guesses: Guesses, failure: Failure) -> Repairs:
+    if "ambiguous" in failure.message:
+        yield from guesses.holding(failure.sources, holds="bools", sizes=())
+        return
+    second = failure.tensors[1].sources if len(failure.tensors) > 1 else frozenset()
+    yield from guesses.holding(second or failure.sources, holds="bools")
+
+
+def _scalar(guesses: Guesses, failure: Failure) -> Repairs:
+    yield from guesses.holding(failure.sources or guesses.paths(), holds="ids", count=2, sizes=())
+
+
+def _lengths(guesses: Guesses, failure: Failure) -> Repairs:
+    if len(failure.tensors) > 1 and len(failure.tensors[0].shape) > 1:
+        rows, longest = failure.tensors[0].shape[:2]
+        yield from guesses.holding(failure.tensors[1].sources, holds="lengths", count=longest, sizes=(rows,))
+
+
+def _dtypes(guesses: Guesses, failure: Failure) -> Repairs:
+    weights = {seen.dtype for seen in failure.tensors if seen.dtype.is_floating_point and not seen.sources}
+    floats = {str(dtype).removeprefix("torch.") for dtype in weights}
+    whole = frozenset().union(*(seen.sources for seen in failure.tensors if seen.dtype in _WHOLE))
+    fractional = frozenset().union(*(seen.sources for seen in failure.tensors if seen.dtype.is_floating_point))
+    if floats and whole:
+        for _, changed in guesses.holding(whole, holds="numbers", dtype=next(iter(floats))):
+            yield 0, changed
+    if whole:  # ids in a table of numbers, which forward makes whole where it looks them up
+        for path in sorted(whole):
+            argument = guesses.at(path)
+            if argument is not None and argument.holds == "ids" and not argument.fixed and not argument.as_numbers:
+                yield 1 + bool(floats), guesses.put(path, replace(argument, as_numbers=True, made=None))
+    other = floats - {"float32"}
+    if other and fractional:
+        changed = guesses
+        for path in guesses.paths():
+            argument = changed.at(path)
+            if argument is not None and argument.holds in ("numbers", "ones"):
+                changed = changed.put(path, replace(argument, dtype=next(iter(other)), made=None))
+        yield 1, changed
+    if re.search("Long|int64|nteger", failure.message) and fractional:
+        yield from guesses.holding(fractional, holds="ids", count=2)

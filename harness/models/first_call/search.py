@@ -18,9 +18,8 @@ from harness.models.attempts import Patience, signature_of
 from harness.models.first_call.argument import BATCH, FEW, Argument
 from harness.models.first_call.guesses import Guesses
 from harness.models.first_call.hints import STATES, Hints, hidden_state
-from harness.models.first_call.refusal import shown, why_not
 from harness.models.first_call.repairs import last_resorts, repairs
-from harness.models.first_call.tried import FoundCall, TriedModel
+from harness.models.first_call.tried import FoundCall, TriedModel, shown, why_not
 from harness.models.first_call.watching import Failure, Watch, tensors_in
 from harness.runtime import threads_for
 
