@@ -74,7 +74,7 @@ CRITICAL = (
         1,
         "A row's logits and gradients do not depend on the other rows of its batch",
         tolerance=DIFFERENCE,
-        needs=facts.rows,
+        needs=facts.apart,
         cases={
             "forward": Case(
                 "A row's logits do not depend on the other rows of its batch",
@@ -84,6 +84,7 @@ CRITICAL = (
             "gradient": Case(
                 "A row's gradient does not reach the other rows of its batch",
                 "harness.properties.independence:gradient_independence",
+                needs=facts.rows,
                 search=Search(
                     "several_rows", examples=3, corner="largest_sizes", outputs=FurtherOutputs("by_row", declared=True)
                 ),

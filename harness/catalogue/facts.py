@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from harness.catalogue.entry import Sign
 from harness.tasks import TaskSpec
+from harness.tasks.axes import BATCH
 from harness.tasks.kinds import SCORES, TokenScores
 from harness.tasks.values import Ids, LengthsOf, MaskOf, Normal, Uniform
 from harness.wording import listed
@@ -34,6 +35,17 @@ AVERAGES = Sign(
 def rows(task: TaskSpec) -> str:
     """Rows are independent."""
     return "axis `batch` holds independent rows" if task.has_rows else ""
+
+
+def apart(task: TaskSpec) -> str:
+    """Rows are independent, also where the first axis of the main output is that of rows times others, as of a tagger's tokens."""
+    signature = task.signature
+    first, batch = (signature.main.axes or (1,))[0], signature.axes.get(BATCH)
+    axis = signature.axes.get(str(first))
+    if rows(task) or axis is None or batch is None or not (axis.follows(BATCH) and signature.deals_rows and batch.independent):
+        return rows(task)
+    once, twice = (signature.complete({**signature.typical_sizes(), BATCH: count})[axis.name] for count in (2, 4))
+    return f"axis `{axis.name}` holds what belongs to each of several independent rows" if twice == 2 * once > 0 else ""
 
 
 def causal(task: TaskSpec) -> str:

@@ -44,6 +44,8 @@ def batch_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
         return first_failure(
             _group_independence(subject, sizes, row, base, others, reference, seed) for row in range(sizes.batch)
         )
+    if BATCH not in subject.task.signature.main.axes:
+        return _independence_of_parts(subject, sizes, base, others, reference, seed)
     pairs, asked = [], []
     for kept in _halves(sizes.batch, seed):
         logits = subject.logits(_with_rows_of(subject, base, others, kept))
@@ -207,6 +209,36 @@ def _group_independence(
         "a mean, a norm or an attention over the elements of all groups, or an index of groups that is shifted",
         code="reads_other_groups",
     )
+
+
+def _independence_of_parts(subject: Subject, sizes: Sizes, base: Batch, others: Batch, reference: Run, seed: int) -> Evidence:
+    """Each element of an axis that is rows times others changes with one row only, whatever the order of its elements is."""
+    own = reference(subject.model)
+    changes = []
+    for row in range(sizes.batch):
+        changed = _with_rows_of(subject, base, others, [each for each in range(sizes.batch) if each != row])
+        other = subject.logits(changed)
+        if not own.ndim or other.shape != own.shape:
+            return Evidence("batch_independence", Status.SKIPPED, "the number of its elements follows from what the rows hold")
+        changes.append((own - other).abs().double().flatten(1).amax(1) if own.ndim > 1 else (own - other).abs().double())
+    belongs = torch.stack(changes).argmax(0)
+
+    def judge(row: int) -> Evidence:
+        mine, changed = belongs == row, _with_rows_of(subject, base, others, [row])
+        return judge_equal(
+            subject,
+            "batch_independence",
+            lambda model: (reference(model)[mine], subject.logits(changed, model)[mine]),
+            f"the logits of what belongs to row {row} change when the other rows of its batch change",
+            f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
+            "an operation over elements of several rows, after they were put into one axis: a convolution, an attention or a mean",
+            lambda model: first_divergence(
+                record(subject, model, base, lines=True), record(subject, model, changed, lines=True), row_view(sizes, row)
+            ),
+            code="reads_other_rows",
+        )
+
+    return first_failure(judge(row) for row in range(sizes.batch) if bool((belongs == row).any()))
 
 
 def _row_gradient(

@@ -121,6 +121,17 @@ class Speech(nn.Module):
         return self.head(hidden * keep[..., None]).log_softmax(-1).transpose(0, 1), real
 
 
+class Tagger(nn.Module):
+    """Scores of the tokens of all rows along one axis, the first token of each row before the second; the bug has rows read each other."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.read, self.mix, self.head = nn.Embedding(19, 8), nn.GRU(8, 8, batch_first=not wrong), nn.Linear(8, 4)
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.head(self.mix(self.read(words))[0].transpose(0, 1).reshape(-1, 8))
+
+
 CASES: dict[str, tuple[Callable[..., nn.Module], Keys, str]] = {
     "points": (
         Points,
@@ -218,3 +229,14 @@ ALSO: dict[str, tuple[str, ...]] = {"speech": ("batch_independence[gradient]",)}
 
 for _name, (_model, _keys, _test) in CASES.items():
     plant_declared(_name, _model, _keys, _test, also=ALSO.get(_name, ()))
+
+plant_declared(
+    "tagger",
+    Tagger,
+    {
+        "inputs": {"words": {"axes": ["batch", "time"], "values": {"ids": 19}}},
+        "outputs": {"tags": {"axes": ["tokens", 4], "kind": "class_scores"}},
+        "axes": {"time": {"min": 1, "max": 9}, "tokens": {"from": "batch * time"}},
+    },
+    "batch_independence[forward]",
+)
