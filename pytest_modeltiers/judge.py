@@ -126,7 +126,7 @@ class Judge:
         Where one fails, the smallest sizes are found at which it fails in the same way.
         """
         out_of_time = self._out_of_time()
-        for sizes, number in self.subject.anchors:
+        for sizes, number in self.subject.reach.anchors:
             case = {"sizes": sizes, "seed": number, **values}
             evidence = self._run(check, case)
             if self._is_own_failure(evidence):

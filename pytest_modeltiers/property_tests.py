@@ -78,7 +78,8 @@ def _search(entry: Property, judge: Judge, case: str) -> None:
     if search.anchors_first:
         judge.holds_at_anchors(check)
     if search.draws:
-        judge.for_all(check, getattr(strategies, search.draws)(strategies.drawn_task(judge.subject)), examples=search.examples)
+        drawn = getattr(strategies, search.draws)(judge.subject.task).filter(judge.subject.reach.allows)
+        judge.for_all(check, drawn, examples=search.examples)
         if search.corner:
             judge.holds_at_corner(check, **getattr(strategies, search.corner)(judge.subject))
     else:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from harness.batches import Sizes
-from harness.batches import largest_sizes as largest
 from harness.evidence import Evidence, Status
 from harness.internal_errors import CODE
+from harness.properties.reach import MOST_ROWS
 from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH, Axis
 from harness.tasks.signature import Signature
@@ -32,8 +32,6 @@ Cases = SearchStrategy[dict[str, Any]]
 """Keyword arguments of a property function."""
 
 _SEEDS = st.integers(0, 7)
-_MOST_ROWS, _ROWS_OF_LARGE = 5, 2
-"""Rows that are judged at full length, and of a large model."""
 
 LONGEST_USUAL = 48
 """Lengths up to this one are drawn, and the declared one; those between are too slow to be drawn often."""
@@ -52,7 +50,7 @@ def sizes(task: TaskSpec, min_batch: int = 1, min_seq: int = 1, longer_than_leas
         return _declared_sizes(task.declared, min_batch, min_seq, longer_than_least)
     return st.builds(
         Sizes,
-        batch=st.integers(min_batch, max(min_batch, _MOST_ROWS)),
+        batch=st.integers(min_batch, max(min_batch, MOST_ROWS)),
         seq=_lengths(task, max(min_seq, task.min_seq_len)),
         target_seq=_lengths(task, min_seq) if task.is_seq2seq else st.just(1),
     )
@@ -122,33 +120,14 @@ def call_sequences(task: TaskSpec) -> Cases:
     return st.fixed_dictionaries({"calls": calls, "seed": _SEEDS})
 
 
-def drawn_task(subject: Subject) -> TaskSpec:
-    """The task that inputs are drawn for: of a large model without its long sizes, as corners are judged at the longest."""
-    task = subject.task
-    if not subject.is_large:
-        return task
-    if task.declared is None:
-        longest = task.max_seq_len
-        return task if longest is None else replace(task, max_seq_len=min(longest, max(LONGEST_USUAL, task.min_seq_len)))
-    signature = task.declared
-    usual = {axis.name: _between(axis.choices(), 1, LONGEST_USUAL) for axis in signature.free_axes if axis.name != BATCH}
-    shorter = {name: replace(signature.axes[name], most=sizes[-1]) for name, sizes in usual.items() if sizes[-1] <= LONGEST_USUAL}
-    return task if signature.limits else replace(task, declared=replace(signature, axes={**signature.axes, **shorter}))
-
-
-def _largest(subject: Subject) -> Sizes:
-    """Many rows at full length; of a large model a few."""
-    return largest(subject.task, _ROWS_OF_LARGE if subject.is_large else _MOST_ROWS)
-
-
 def largest_sizes(subject: Subject) -> dict[str, Any]:
-    """The largest sizes, where faults show that show at some sizes only."""
-    return {"sizes": _largest(subject)}
+    """Many rows at full length, where faults show that show at some sizes only."""
+    return {"sizes": subject.reach.largest(MOST_ROWS)}
 
 
 def largest_padding(subject: Subject) -> dict[str, Any]:
     """The largest sizes, each row with more padding than the one before."""
-    sizes, axis = _largest(subject), subject.task.signature.padded[0]
+    sizes, axis = subject.reach.largest(MOST_ROWS), subject.task.signature.padded[0]
     total = subject.task.signature.complete(sizes.by_axis(subject.task))[axis.name]
     lengths = tuple(max(shortest(axis, total), total - 1 - 2 * row) for row in range(sizes.batch))
     return {"sizes": sizes, "lengths": lengths}
@@ -156,7 +135,7 @@ def largest_padding(subject: Subject) -> dict[str, Any]:
 
 def typical_then_largest(subject: Subject) -> dict[str, Any]:
     """A call at typical sizes, one at the largest, and of images that a task type names one at twice their height and width."""
-    calls = [subject.typical, _largest(subject)]
+    calls = [subject.typical, subject.reach.largest(MOST_ROWS)]
     if subject.task.image_size is not None:
         _, height, width = subject.task.image_size
         calls.append(replace(subject.typical, image=(2 * height, 2 * width)))
@@ -172,7 +151,7 @@ def _declared_sizes(signature: Signature, min_batch: int, min_seq: int, longer: 
     if longer in choices:
         choices[longer] = choices[longer][1:] or choices[longer]
     if BATCH in choices:
-        choices[BATCH] = _between(choices[BATCH], min_batch, max(min_batch, _MOST_ROWS))
+        choices[BATCH] = _between(choices[BATCH], min_batch, max(min_batch, MOST_ROWS))
     drawn = st.fixed_dictionaries({name: st.sampled_from(sizes) for name, sizes in choices.items()})
     return (drawn.filter(signature.allows) if signature.limits else drawn).map(Sizes.of)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from harness.analysis import Study, padded_batch, tells_padding
 from harness.analysis.attention_maps import AttentionMap, attention_maps
-from harness.batches import Sizes, largest_sizes
+from harness.batches import Sizes
 from harness.evidence import Evidence, Status
 from harness.properties.noise import difference
 from harness.tasks.axes import BATCH
@@ -77,7 +77,7 @@ def causal(study: Study) -> Evidence:
     subject = study.subject
     signature = subject.task.signature
     judged = list[_Stray]()
-    both = [subject.typical, largest_sizes(subject.task, 2)]
+    both = [subject.typical, subject.reach.largest(2)]
     maps = [attention_maps(subject, subject.batch(sizes)) for sizes in both]
     wholes = [signature.complete(sizes.by_axis(subject.task)) for sizes in both]
     for axis in signature.with_order("causal"):

@@ -23,8 +23,8 @@ from harness.tasks.values import Ids, IndexOf, LengthsOf, MaskOf
 _MASKING = ("triu", "tril", "triu_", "tril_")
 """Calls that make a causal mask."""
 
-_MOST_POSITIONS, _MOST_OF_LARGE = 16, 4
-"""Positions that are changed along an axis, and of a large model."""
+_MOST_POSITIONS, _FEW_POSITIONS = 16, 4
+"""Positions that are changed along an axis, and of a large model at its largest sizes."""
 
 
 def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -37,6 +37,7 @@ def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """
     signature = subject.task.signature
     whole = signature.complete(sizes.by_axis(subject.task))
+    most = _FEW_POSITIONS if subject.reach.is_dear(sizes) else _MOST_POSITIONS
     found: list[Evidence] = []
     for axis in signature.with_order("causal"):
         length = whole[axis.name]
@@ -45,7 +46,6 @@ def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             and ends_along(signature, signature.main, axis.name, 1, whole)
             and any(True for _ in _read(subject, axis.name))
         ):
-            most = _MOST_OF_LARGE if subject.is_large else _MOST_POSITIONS
             found.append(_causal_along(subject, sizes, axis.name, _spread(length, most), seed))
     if not found:
         return Evidence("causal", Status.SKIPPED, f"`{signature.main.name}` has no two positions along a causal axis")

@@ -32,7 +32,7 @@ def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
     """In eval mode the same input gives the same logits, whatever the global random state."""
     batch = subject.batch(sizes, seed)
     # What is random only now and then is so at typical sizes too.
-    often = REPEATS if (sizes, seed) == subject.anchors[0] else 1
+    often = REPEATS if (sizes, seed) == subject.reach.anchors[0] else 1
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
         first = _under_seed(1, subject, batch, model)

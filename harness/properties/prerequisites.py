@@ -143,7 +143,7 @@ class Unusable:
 def find_prerequisite_failure(subject: Subject) -> PrerequisiteFailure:
     """Calls fresh copies of a model at its anchors, and notes what they gave."""
     raises, not_finite, random = "", "", False
-    for number, (sizes, seed) in enumerate(subject.anchors):
+    for number, (sizes, seed) in enumerate(subject.reach.anchors):
         batch, at = subject.batch(sizes, seed), f"{sizes.describe(subject.task)}, seed={seed}"
         try:
             # Where a model is random at all, it is at typical sizes; the seeds are those of ``eval_deterministic``.

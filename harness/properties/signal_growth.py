@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Batch, largest_sizes
+from harness.batches import Batch
 from harness.evidence import Evidence, Status
 from harness.properties.model_variants import calibrated
 from harness.properties.prerequisites import hidden_by
@@ -87,7 +87,7 @@ def over_time(subject: Subject, seed: int = 0) -> Evidence:
     axis = next((each.name for each in signature.with_order("causal") if each.name in laid_out), "")
     if not axis or laid_out[:2] != ["batch", axis]:
         return Evidence(_NAME, Status.SKIPPED, "the main output has no step for each of a causal axis")
-    sizes = largest_sizes(subject.task, 2)
+    sizes = subject.reach.largest(2)
     batch = subject.batch(sizes, seed)
     steps = signature.complete(sizes.by_axis(subject.task))[axis]
     by_step = _gradient_by_step(subject, batch, calibrated(subject), steps)

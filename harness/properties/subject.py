@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from harness.adapters import Adapter, SignatureAdapter
-from harness.batches import Batch, Sizes, largest_sizes, make_batch, smallest_sizes, to_device, typical_sizes
+from harness.batches import Batch, Sizes, make_batch, to_device, typical_sizes
 from harness.errors import UserError
 from harness.models.answers import reading_length_first
 from harness.models.copies import Copies
@@ -30,12 +30,9 @@ from harness.properties.prerequisites import (
     find_backward_error,
     find_prerequisite_failure,
 )
+from harness.properties.reach import Reach
 from harness.runtime import free_memory, is_large, seeded
 from harness.tasks import TaskSpec
-from harness.tasks.axes import BATCH
-
-_MOST_ROWS = 5
-"""Rows of the largest batch that is judged at an anchor, as of those that are drawn."""
 
 
 @dataclass
@@ -54,6 +51,7 @@ class Shared:
         decoder: How it reads a text piece by piece, or why it does not.
         backward: What a backward pass raises in train mode and in eval mode; empty where it does not.
         left_by_build: What importing and building it changed of the process, as words; empty where nothing.
+        reach: Which sizes it is judged at.
         process: The process before any of the calls that may have changed it.
     """
 
@@ -68,6 +66,7 @@ class Shared:
     by_output: dict[str, Shared] = field(default_factory=dict)
     decoder: Any = None
     left_by_build: str = ""
+    reach: Reach | None = None
     process: ProcessState = field(default_factory=ProcessState)
 
 
@@ -113,9 +112,16 @@ class Subject:
         """Floating dtype of the model's first floating tensor."""
         return floating_dtype(self.model)
 
+    @property
+    def reach(self) -> Reach:
+        """Which sizes are judged."""
+        if self.shared.reach is None:
+            self.shared.reach = Reach.of(self)
+        return self.shared.reach
+
     @cached_property
     def is_large(self) -> bool:
-        """Whether the model is so large that few of its calls are long, and its float64 is computed a module at a time."""
+        """Whether the model is so large that the work of its calls is counted, and its float64 is computed a module at a time."""
         return is_large(self.model)
 
     @cached_property
@@ -326,28 +332,6 @@ class Subject:
         if self.shared.length_first is None:
             self.shared.length_first = reading_length_first(self.adapter, self.fresh())
         return self.shared.length_first
-
-    @property
-    def anchors(self) -> tuple[tuple[Sizes, int], ...]:
-        """Sizes and seeds that the properties of shape, finiteness and determinism always judge, before any are drawn."""
-        return (
-            (self.typical, 0),
-            (self.typical, 1),
-            (smallest_sizes(self.task), 0),
-            (largest_sizes(self.task, 2), 0),
-            (replace(self.typical, batch=_MOST_ROWS) if self.is_large else largest_sizes(self.task, _MOST_ROWS), 1),
-            *((sizes, 0) for sizes in self._with_an_empty_group()),
-        )
-
-    def _with_an_empty_group(self) -> Iterator[Sizes]:
-        """Sizes with more groups, such as graphs, than elements, where a batch of few may have them."""
-        if self.task.declared is None or BATCH not in self.task.signature.grouping:
-            return
-        least = self.task.declared.smallest_sizes()
-        axes = [axis for axis, each in self.task.signature.grouped_axes.items() if each.values.axis == BATCH]
-        rows = min((least[axis] for axis in axes if axis in least), default=_MOST_ROWS) + 1
-        if rows <= _MOST_ROWS and self.task.declared.allows({**least, BATCH: rows}):
-            yield smallest_sizes(self.task, rows)
 
     @property
     def floor(self) -> NoiseFloor:

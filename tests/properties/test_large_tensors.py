@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +10,6 @@ from harness.adapters import make_adapter
 from harness.properties.large_tensors import is_widened, widened
 from harness.properties.subject import Subject, floating_dtype
 from harness.tasks import TaskSpec, TaskType
-from pytest_modeltiers.strategies import LONGEST_USUAL, drawn_task, largest_padding, largest_sizes
 
 TASK = TaskSpec(TaskType.CAUSAL_LM, vocab_size=16, max_seq_len=200)
 
@@ -87,16 +84,3 @@ def test_a_model_in_float64_is_judged_as_any_other(monkeypatch: pytest.MonkeyPat
     double = subject_of(Tied().double(), monkeypatch).double
     assert double is not None
     assert not is_widened(double)
-
-
-def test_a_large_model_is_judged_at_full_length_with_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = Subject(Tied().eval(), make_adapter(TASK), TASK)
-    assert drawn_task(small) is TASK
-    large = subject_of(Tied(), monkeypatch)
-    assert drawn_task(large) == replace(TASK, max_seq_len=LONGEST_USUAL)
-    assert (largest_sizes(small)["sizes"].batch, largest_sizes(large)["sizes"].batch) == (5, 2)
-    assert largest_sizes(large)["sizes"].seq == 200
-    assert len(largest_padding(large)["lengths"]) == 2
-    lengths = [sizes.seq for sizes, _ in large.anchors]
-    assert max(lengths) == 200
-    assert sum(sizes.batch * sizes.seq for sizes, _ in large.anchors) < 600
