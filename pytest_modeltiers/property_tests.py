@@ -34,7 +34,7 @@ class Tier:
 TIERS: Mapping[int, Tier] = {
     1: Tier("subject"),
     2: Tier("study", "harness.analysis:find_analysis"),
-    3: Tier("trial", "harness.training.checks.table:find_training"),
+    3: Tier("trial", "harness.training.checks:find_training"),
     4: Tier("exports", "harness.export.checks:find_export"),
     5: Tier("monitor", "harness.monitoring.checks:find_monitoring"),
 }

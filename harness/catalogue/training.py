@@ -128,12 +128,12 @@ TRAINING = (
             ),
             "one_class": Case(
                 "Loss and gradients are finite where every label of a batch is of one class",
-                "harness.training.checks.one_class:one_class",
+                "harness.training.checks.training_loss:one_class",
                 needs=lambda task: _trains(task) and bool(own_labels(task.signature)),
             ),
             "end_of_text": Case(
                 "The token that ends a text is taught, also where it has the id of padding",
-                "harness.training.checks.end_of_text:end_of_text",
+                "harness.training.checks.ignored_labels:end_of_text",
                 needs=lambda task: any(task.signature.next_of(output) for output in task.signature.taught),
                 owned_by=("training_loss[targets]",),
                 sign=facts.END_OF_TEXT,
@@ -145,7 +145,7 @@ TRAINING = (
             ),
             "scores": Case(
                 "The loss takes scores as they are, through no softmax, sigmoid, tanh or ReLU",
-                "harness.training.checks.score_activations:scores",
+                "harness.training.checks.loss_targets:scores",
                 needs=_has_scores,
                 owned_by=("initial_loss",),
             ),
@@ -157,7 +157,7 @@ TRAINING = (
             ),
             "weights": Case(
                 "Each output has the share in the loss that its weight declares",
-                "harness.training.checks.loss_weights:weights",
+                "harness.training.checks.training_loss:weights",
                 needs=lambda task: has_shares(task.signature),
                 owned_by=("training_loss[targets]",),
             ),

@@ -15,7 +15,7 @@ from harness.catalogue import CATALOGUE, names_of
 from harness.evidence import Evidence
 from harness.owners import Selection, settled
 from harness.tasks import TaskSpec
-from harness.training.checks.table import find_training
+from harness.training.checks import find_training
 from harness.training.trial import Trial
 from pytest_modeltiers.live import judge_model
 

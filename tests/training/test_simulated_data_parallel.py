@@ -18,7 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from harness.evidence import Status
 from harness.training.checks.distributed import distributed
-from harness.training.checks.module_modes import disable_dropout, disable_stochastic_layers
+from harness.training.checks.gradient_noise import disable_dropout, disable_stochastic_layers
 from harness.training.checks.simulated_data_parallel import judge_simulated_data_parallel
 
 

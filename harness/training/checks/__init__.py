@@ -1,1 +1,203 @@
-"""What must hold of a model's training, one file a family: from a trial to evidence."""
+"""What must hold of a model's training, one file a family: from a trial to evidence.
+
+Here is how a check is run, what is said of a model that cannot be trained, and which line of the user's training code to look at: where a
+loss is made or ceases to be finite, an optimizer is made, a schedule is stepped.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+from unittest.mock import patch
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.overrides import TorchFunctionMode
+
+from harness.catalogue import CATALOGUE
+from harness.compat import tree_leaves
+from harness.errors import DivergedError, UserError
+from harness.evidence import Blame, Evidence, Status, guarded
+from harness.internal_errors import is_from_backward
+from harness.owners import left_to, owned_by
+from harness.properties.calling import BackwardRaisedError
+from harness.properties.places import shown_place
+from harness.properties.prerequisites import GRADIENT_OWNER, broken_weight
+from harness.training.trial import Trial, TrialOptions, too_long
+from harness.user_code import is_ours, raised
+
+_OWNERS = ("overfits_one_batch", "step_updates")
+"""The checks that say that a model cannot be trained: the first that makes sense for the task."""
+
+_WITHOUT_STEPS = ("optimizer_coverage",)
+"""Checks that take no step, and so are the same whatever the weights hold."""
+
+_STEPS = {
+    "initial_loss": 2,
+    "step_updates": 6,
+    "optimizer_coverage": 1,
+    "training_loss": 6,
+    "accumulation": 12,
+    "parameter_groups": 4,
+    "learning_rate_schedule": 4,
+    "gradient_clipping": 4,
+    "validation_pass": 12,
+}
+"""Training steps that a check takes, where it does not see to its time itself."""
+
+
+def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
+    """What one check finds, whatever else is judged.
+
+    A training that cannot be taken is a finding of ``overfits_one_batch``, or of ``step_updates`` where nothing can be overfitted; a backward
+    pass that raises, and weights that are NaN, are findings of tier 1 and 4.
+
+    Args:
+        name: The check.
+        trial: The model.
+        case: The case, of a check that has them.
+    """
+    entry, subject = CATALOGUE[name], trial.subject
+    check = entry.load(case)
+    if not (entry.needs(subject.task) and (not case or entry.cases[case].needs(subject.task))):
+        message = "the loss reads no labels that follow from the outputs; where it reads others, name them in `labels`"
+        return Evidence(name, Status.SKIPPED, message)
+
+    def measured() -> Evidence:
+        if name not in _WITHOUT_STEPS and (broken := broken_weight(subject.model)):
+            return broken.evidence(name)
+        reason = too_long(trial, _STEPS[name]) if name in _STEPS else ""
+        return Evidence(name, Status.SKIPPED, reason) if reason else check(trial)
+
+    def raises(error: Exception) -> Evidence:
+        """Whatever the user's own training step raises is a finding about it."""
+        if (isinstance(error, BackwardRaisedError) or is_from_backward(error)) and subject.backward_raises():
+            return left_to(name, GRADIENT_OWNER, subject.backward_raises(), code="backward_raises")
+        message = str(error) if isinstance(error, UserError) else f"training raises {raised(error)}"
+        owner = next(each for each in _OWNERS if CATALOGUE[each].needs(subject.task))
+        found = Evidence(name, Status.FAIL, message, details=owned_by(owner), code="training_raises")
+        return with_line(found, trial, diverged=True) if isinstance(error, DivergedError) else found
+
+    return with_line(guarded(name, measured, raises, libraries=False), trial)
+
+
+_OF_LOSS = ("initial_loss", "training_loss", "accumulation", "overfits_one_batch")
+_OF_OPTIMIZERS = ("parameter_groups", "optimizer_coverage")
+_OF_SCHEDULES = ("learning_rate_schedule",)
+_NAMED = re.compile(r"`(\w+)`")
+_ENGINES = ("lightning", "pytorch_lightning")
+
+
+def with_line(evidence: Evidence, trial: Trial, diverged: bool = False) -> Evidence:
+    """A finding with the line of the user's code to look at, as far as there is one.
+
+    Args:
+        evidence: The finding.
+        trial: What was judged.
+        diverged: Whether it is that a training ceased to be finite.
+    """
+    if evidence.status not in (Status.FAIL, Status.WARN) or evidence.place:
+        return evidence
+    if evidence.name in _OF_SCHEDULES:
+        return evidence.at(_schedule_line(trial, evidence.message))
+    if evidence.name in _OF_OPTIMIZERS and trial.is_own:
+        return evidence.at(next(iter(_calling_lines(trial, Optimizer, "__init__").values()), ""))
+    if evidence.module or not (diverged or evidence.name in _OF_LOSS):
+        return evidence
+    earlier = evidence.investigate
+
+    def look() -> str:
+        found = earlier() if earlier is not None else ""
+        return found or Blame("", _loss_line(trial))
+
+    return Evidence(**{**vars(evidence), "investigate": look})
+
+
+class _Lines(TorchFunctionMode):
+    """Notes lines of the user's code up to the backward pass.
+
+    Attributes:
+        loss: Where the last scalar with a gradient was made.
+        broken: Where a number first was undefined (NaN), of defined ones.
+        is_defined: Whether that scalar was a number.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = self.broken = ""
+        self.is_defined = True
+        self._ended = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "backward":
+            self._ended = True
+        result = func(*args, **(kwargs or {}))
+        if not self._ended:
+            self._note(result, (args, kwargs))
+        return result
+
+    def _note(self, result: Any, given: Any) -> None:
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        scalar = next((leaf for leaf in made if leaf.ndim == 0 and leaf.requires_grad), None)
+        if scalar is not None and (line := users_line(sys._getframe(2))):
+            self.loss, self.is_defined = line, not bool(scalar.isnan())
+        if not self.broken and _is_undefined(made) and not _is_undefined(tree_leaves(given)):
+            self.broken = users_line(sys._getframe(2))
+
+
+def _is_undefined(leaves: Sequence[Any]) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() and bool(leaf.detach().isnan().any()) for leaf in leaves)
+
+
+def _loss_line(trial: Trial) -> str:
+    """The line that makes the loss of a training step, or, of a loss that is undefined, the line that was so first."""
+    lines = _Lines()
+    with suppress(Exception), lines:
+        batches = [trial.subject.batch()] * max(1, trial.batches_per_step)
+        trial.train(batches, TrialOptions(limit=1))
+    return lines.loss if lines.is_defined else lines.broken or lines.loss
+
+
+def _calling_lines(trial: Trial, kind: type, method: str, batches: int = 1) -> dict[str, str]:
+    """The last of the user's lines that called a method in a short training, by the class of the object."""
+    seen: dict[str, str] = {}
+    original: Callable[..., Any] = getattr(kind, method)
+
+    def note(self: Any, *args: Any, **more: Any) -> Any:
+        if line := users_line(sys._getframe(1)):
+            seen[type(self).__name__] = line
+        return original(self, *args, **more)
+
+    with suppress(Exception), patch.object(kind, method, note):
+        trial.train([trial.subject.batch()] * batches, TrialOptions(epochs=2))
+    return seen
+
+
+def _schedule_line(trial: Trial, message: str) -> str:
+    """Where a schedule is stepped by the model's own code, or else where it is made."""
+    named = _NAMED.findall(message)
+    made = _calling_lines(trial, LRScheduler, "__init__")
+    stepped = {}
+    if not getattr(trial.subject.model, "automatic_optimization", True):
+        stepped = _calling_lines(trial, LRScheduler, "step", 2 * max(1, trial.batches_per_step))
+    lines = [found[name] for found in (stepped, made) for name in named if name in found]
+    return next(iter(lines), "")
+
+
+def users_line(frame: FrameType | None) -> str:
+    """The innermost line that is neither torch's, nor an engine's, nor this project's, which ends the search; empty where there is none.
+
+    Args:
+        frame: Where to begin.
+    """
+    while frame is not None and not is_ours(frame.f_code.co_filename):
+        name = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        if name not in _ENGINES and (place := shown_place(frame.f_code.co_filename, frame.f_lineno)):
+            return place
+        frame = frame.f_back
+    return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -21,6 +21,9 @@ _OFF = 1e-2
 
 _WHOLE = 1e-2
 """How far the weights of such a sum may be from 1 in all."""
+
+_SAME_WAY = 0.85
+"""Cosine from which a tensor moved the way that another one went, as a moving average does; unrelated ones have at most 0.7."""
 
 _MORE = 8
 """Epochs after which the warm-up of an average has given way."""
@@ -282,3 +285,28 @@ def _is_late(shares: Sequence[float]) -> bool:
 
 def _finding(message: str, cause: str, code: str, module: str, status: Status) -> Evidence:
     return Evidence(_NAME, status, message, module=module, cause=cause, code=code)
+
+
+def is_mean_of(before: Tensor, after: Tensor, places: Sequence[Tensor]) -> bool:
+    """Whether a tensor moved by a weighted sum of its ways to some places, which of more numbers than places cannot be chance."""
+    if not after.is_floating_point() or after.numel() <= 2 * len(places):
+        return False
+    ways = torch.stack([(place - before).double().flatten() for place in places], 1)
+    moved = (after - before).double().flatten()
+    shares = torch.linalg.lstsq(ways, moved[:, None], driver="gelsd" if ways.device.type == "cpu" else None).solution
+    return float((ways @ shares - moved[:, None]).norm()) <= _OFF * float(moved.norm())
+
+
+def follows(before: Tensor, after: Tensor, leaders: Iterable[Tensor]) -> bool:
+    """Whether a tensor moved straight towards where one of the leaders went."""
+    if not before.is_floating_point() or before.shape != after.shape:
+        return False
+    moved = (after - before).double()
+    for leader in leaders:
+        if leader.shape != before.shape:
+            continue
+        way = (leader - before).double()
+        went_along = float((moved * way).sum()) >= _SAME_WAY * float(moved.norm() * way.norm())
+        if went_along and float(moved.norm()) <= float(way.norm()):
+            return True
+    return False

@@ -19,9 +19,9 @@ from harness.evidence import Evidence, Status
 from harness.properties.calling import mode
 from harness.runtime import seeded
 from harness.tasks.signature import Output
-from harness.training.checks.loss_weights import share_of
-from harness.training.checks.module_modes import disable_dropout_and_freeze_batch_norms
+from harness.training.checks.gradient_noise import disable_dropout_and_freeze_batch_norms
 from harness.training.checks.observation import Observation, loss_name, observe
+from harness.training.checks.training_loss import share_of
 from harness.training.trial import Prepare, Trial, Variation
 
 _NAME = "training_loss"

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.batches import Batch
-from harness.training.checks.gradient_noise import Quantities
+from harness.training.checks.gradient_noise import Quantities, disable_stochastic_layers
 from harness.training.checks.labels import fully_labelled
-from harness.training.checks.loss_weights import share_of
-from harness.training.checks.module_modes import disable_stochastic_layers
 from harness.training.checks.observation import observe
 from harness.training.checks.optimizer_coverage import tensors_of
+from harness.training.checks.training_loss import share_of
 from harness.training.optimisation import RateScale
 from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, gradients_of
 

@@ -18,11 +18,8 @@ from harness.properties.calling import mode
 from harness.properties.noise import difference
 from harness.properties.outputs import reached_by_outputs
 from harness.runtime import seeded
-from harness.training.checks.bit_equality import Mismatch, find_mismatch
-from harness.training.checks.child_processes import Answer
-from harness.training.checks.gradient_noise import Quantities, find_gap
-from harness.training.checks.module_modes import ModuleMode, disable_dropout, disable_stochastic_layers
-from harness.training.checks.pickled_payload import PackingError
+from harness.training.checks.child_processes import Answer, PackingError
+from harness.training.checks.gradient_noise import ModuleMode, Quantities, disable_dropout, disable_stochastic_layers, find_gap
 from harness.training.checks.simulated_data_parallel import (
     PARTS,
     SimulatedSteps,
@@ -31,7 +28,7 @@ from harness.training.checks.simulated_data_parallel import (
     shared_batch,
 )
 from harness.training.checks.step_updates import step_updates
-from harness.training.checks.training_trace import FirstGradients
+from harness.training.checks.training_trace import FirstGradients, Mismatch, find_mismatch
 from harness.training.checks.two_processes import GroupError, RankResult, on_cpu, train_in_two_processes
 from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, first_failure, too_long
 from harness.wording import and_others

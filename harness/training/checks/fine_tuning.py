@@ -17,9 +17,8 @@ from harness.properties.gradient_tracing import GraphCall, recording_graph
 from harness.properties.noise import FACTOR, difference
 from harness.properties.tracing import path_of
 from harness.runtime import seeded
-from harness.training.checks.bit_equality import same_bits
-from harness.training.checks.module_modes import batch_norms
-from harness.training.checks.training_trace import weights_of
+from harness.training.checks.gradient_noise import batch_norms
+from harness.training.checks.training_trace import same_bits, weights_of
 from harness.training.optimisation import RateScale
 from harness.training.trial import MOST_BATCHES, Trial, TrialOptions, too_long
 from harness.user_code import raised

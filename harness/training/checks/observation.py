@@ -19,7 +19,7 @@ from harness.properties.tracing import path_of
 from harness.tasks.axes import fits_shape
 from harness.tasks.calls import find_output, with_rows_first
 from harness.tasks.signature import MODEL, Output, Signature
-from harness.training.checks.module_modes import disable_stochastic_layers
+from harness.training.checks.gradient_noise import disable_stochastic_layers
 from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, gradients_of
 
 _SAME = 1e-4

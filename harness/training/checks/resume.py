@@ -17,8 +17,14 @@ from harness.batches import Batch
 from harness.errors import CheckpointError
 from harness.evidence import Evidence, Status
 from harness.training.checkpoints import LAST
-from harness.training.checks.bit_equality import find_mismatch, fingerprint, unsaved_attributes
-from harness.training.checks.training_trace import FirstDifference, TrainingTrace, find_first_difference
+from harness.training.checks.training_trace import (
+    FirstDifference,
+    TrainingTrace,
+    find_first_difference,
+    find_mismatch,
+    fingerprint,
+    unsaved_attributes,
+)
 from harness.training.trial import MOST_BATCHES, Prepare, Training, Trial, TrialOptions, too_long
 
 _NAME = "resume"

@@ -15,20 +15,19 @@ from harness.batches import Batch
 from harness.evidence import Evidence, Status
 from harness.properties.noise import FACTOR
 from harness.runtime import processor_seconds
-from harness.training.checks.bit_equality import Mismatch, find_mismatch
-from harness.training.checks.child_processes import Answer, run_in_processes
+from harness.training.checks.child_processes import Answer, PackingError, TrialSpec, run_in_processes
 from harness.training.checks.gradient_noise import in_double
-from harness.training.checks.pickled_payload import PackingError
 from harness.training.checks.training_trace import (
     FirstDifference,
+    Mismatch,
     ModuleCall,
     TrainingTrace,
     find_first_difference,
+    find_mismatch,
     first_differing_module,
     tracing_modules,
     weights_of,
 )
-from harness.training.checks.trial_spec import TrialSpec
 from harness.training.trial import Trial, TrialOptions, too_long
 from harness.wording import and_others, counted
 

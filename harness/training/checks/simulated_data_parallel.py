@@ -19,8 +19,15 @@ from harness.properties.tracing import Call, View, first_divergence, recording, 
 from harness.runtime import seeded
 from harness.tasks.signature import Signature
 from harness.training.checks.accumulation import SIDE_TERM, accumulation, is_mean_through_logits
-from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
-from harness.training.checks.module_modes import ModuleMode, batch_norms, disable_dropout, disable_dropout_and_freeze_batch_norms
+from harness.training.checks.gradient_noise import (
+    Gap,
+    ModuleMode,
+    Quantities,
+    batch_norms,
+    disable_dropout,
+    disable_dropout_and_freeze_batch_norms,
+    find_gap,
+)
 from harness.training.checks.training_loss import reduction
 from harness.training.checks.training_trace import FirstGradients
 from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, first_failure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,11 +16,16 @@ from harness.properties.calling import mode
 from harness.properties.tracing import probing
 from harness.runtime import seeded
 from harness.tasks.teaching import targeted, trained_by_loss
-from harness.training.checks.averaged_weights import Average, find_pairs
+from harness.training.checks.averaged_weights import Average, find_pairs, follows, is_mean_of
 from harness.training.checks.gradient_noise import in_double
-from harness.training.checks.kept_buffers import frozen_by_a_flag, frozen_norms, lasting_buffers, running_statistics
 from harness.training.checks.observation import loss_name
-from harness.training.checks.optimizer_coverage import tensors_of
+from harness.training.checks.optimizer_coverage import (
+    frozen_by_a_flag,
+    frozen_norms,
+    lasting_buffers,
+    running_statistics,
+    tensors_of,
+)
 from harness.training.trial import Training, Trial, TrialOptions, gradients_of
 from harness.wording import and_others, counted
 
@@ -29,12 +34,6 @@ _STEPS = 3
 _BATCHES = 16
 """Batches in which a training step that accumulates by itself must have taken a step."""
 
-_SAME_WAY = 0.85
-"""Cosine from which a tensor moved the way that another one went, as a moving average does; unrelated ones have at most 0.7."""
-
-
-_OFF_THE_PATH = 1e-2
-"""Share of a movement that a mean of where another tensor was leaves open; it is rounding."""
 
 _Finding = tuple[Status, str, str, str, str, list[str]]
 """Status, code, message, module, cause, and the names it is about."""
@@ -283,7 +282,7 @@ def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | 
         if name in buffers
         and name not in known
         and _changed(before, buffers[name])
-        and not _follows(before, buffers[name], values.values())
+        and not follows(before, buffers[name], values.values())
     ]
     if not moved:
         return None
@@ -329,8 +328,8 @@ def _is_average(name: str, watch: _Watch, values: dict[str, Tensor]) -> bool:
     """Whether a frozen parameter moved towards a trainable one, as the average of a teacher does, or is a mean of where that one was."""
     before, after = watch.parameters[name], values[name]
     leaders = {other: value for other, value in values.items() if other not in watch.frozen and value.shape == after.shape}
-    return _follows(before, after, leaders.values()) or any(
-        _is_mean_of(before, after, [*(step[other] for step in watch.paths if other in step), value])
+    return follows(before, after, leaders.values()) or any(
+        is_mean_of(before, after, [*(step[other] for step in watch.paths if other in step), value])
         for other, value in leaders.items()
     )
 
@@ -341,32 +340,6 @@ def _is_beside(name: str, averaged: Sequence[str], pairs: Sequence[Average], wat
         return False
     homes = [f"{pair.path}." for pair in pairs if name.startswith(f"{pair.path}.")]
     return any(other.startswith(home) for home in homes for other in averaged)
-
-
-def _is_mean_of(before: Tensor, after: Tensor, places: Sequence[Tensor]) -> bool:
-    """Whether a tensor moved by a weighted sum of its ways to some places, which of more numbers than places cannot be chance."""
-    if not after.is_floating_point() or after.numel() <= 2 * len(places):
-        return False
-    ways = torch.stack([(place - before).double().flatten() for place in places], 1)
-    moved = (after - before).double().flatten()
-    shares = torch.linalg.lstsq(ways, moved[:, None], driver="gelsd" if ways.device.type == "cpu" else None).solution
-    return float((ways @ shares - moved[:, None]).norm()) <= _OFF_THE_PATH * float(moved.norm())
-
-
-def _follows(before: Tensor, after: Tensor, leaders: Iterable[Tensor]) -> bool:
-    """Whether a tensor moved straight towards where one of the leaders went."""
-    if not before.is_floating_point() or before.shape != after.shape:
-        return False
-    moved = (after - before).double()
-    for leader in leaders:
-        if leader.shape != before.shape:
-            continue
-        way = (leader - before).double()
-        if float((moved * way).sum()) >= _SAME_WAY * float(moved.norm() * way.norm()) and float(moved.norm()) <= float(
-            way.norm()
-        ):
-            return True
-    return False
 
 
 def _moves_in_double(trial: Trial, name: str) -> bool:

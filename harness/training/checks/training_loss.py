@@ -1,20 +1,25 @@
-"""Whether a loss is averaged over the labels."""
+"""Whether a loss is averaged over the labels, finite where they are of one class, and made of the outputs by their declared weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from harness.batches import Batch
+from harness.batches import IGNORED, Batch
+from harness.errors import DivergedError, UserError
 from harness.evidence import Evidence, Status
-from harness.tasks.signature import Signature
+from harness.tasks.signature import Output, Signature
+from harness.tasks.teaching import own_labels, targeted
 from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
 from harness.training.checks.observation import Observation, loss_name, observe
 from harness.training.trial import UNVARIED, Trial, Variation
+from harness.user_code import raised
+from harness.wording import joined
 
 _NAME = "training_loss"
 _ROWS = 4
@@ -153,3 +158,122 @@ def _size(found: Quantities) -> float:
 
 def _norm(tensor: Tensor) -> Tensor:
     return tensor.double().norm()
+
+
+def one_class(trial: Trial) -> Evidence:
+    """Loss and gradients are finite where every label of a batch is of one class."""
+    batch, sizes = trial.subject.batch(), trial.subject.typical.describe(trial.subject.task)
+    observe(trial, [batch])  # what a usual batch makes of it is the matter of others
+    judged = 0
+    for told, labels in _of_one_class(trial, batch):
+        judged += 1
+        counterexample = f"{sizes}, {told}"
+        facts: dict[str, Any] = {
+            "counterexample": counterexample,
+            "cause": "a mean over rows of another class, a division by the number of positives, or the logarithm of a share that is zero",
+        }
+        name = loss_name(trial)
+        try:
+            seen = observe(trial, [{**batch, **labels}])
+        except DivergedError as error:
+            return Evidence(_NAME, Status.FAIL, f"{name} is not finite where {told}: {error}", code="not_finite", **facts)
+        except UserError:
+            raise
+        except Exception as error:
+            return Evidence(_NAME, Status.FAIL, f"{name} raises where {told}: {raised(error)}", code="raises", **facts)
+        bad = [path for path, gradient in seen.gradients.items() if not bool(torch.isfinite(gradient).all())]
+        if bad or (seen.loss is not None and not bool(torch.isfinite(seen.loss).all())):
+            what = f"the gradient of `{bad[0]}`" if bad else name
+            return Evidence(_NAME, Status.FAIL, f"{what} is not finite where {told}", code="gradient_not_finite", **facts)
+    if not judged:
+        return Evidence(_NAME, Status.SKIPPED, "no label is a class, or yes or no")
+    return Evidence(_NAME, Status.OK, "the loss is finite where every label is of one class", counterexample=sizes)
+
+
+def _of_one_class(trial: Trial, batch: Batch) -> Iterator[tuple[str, Batch]]:
+    """Labels that are all the first and all the last class that the batch has, of each output in turn."""
+    for name in own_labels(trial.subject.task.signature):
+        if name not in batch:
+            continue
+        for value in _classes(batch[name]):
+            shown = f"every label of `{name}` is {value:g}"
+            yield shown, {name: torch.where(batch[name] == IGNORED, batch[name], torch.full_like(batch[name], value))}
+
+
+def _classes(labels: Tensor) -> tuple[float, ...]:
+    """The first and the last class; none where labels are numbers."""
+    real = labels[labels != IGNORED]
+    if not real.numel():
+        return ()
+    if labels.is_floating_point():
+        return (0.0, 1.0) if bool(((real == 0) | (real == 1)).all()) else ()
+    return tuple(dict.fromkeys((float(real.min()), float(real.max()))))
+
+
+_SAME_SHARE = 1e-2
+"""Relative difference up to which two shares are the same: far above rounding, far below a weight that someone would choose."""
+
+
+def weights(trial: Trial) -> Evidence:
+    """The loss of each output counts as often, beside that of the others, as its weight declares.
+
+    What the step sends back to an output is compared with the gradient of its own loss by name: where the one is a multiple of the other,
+    the factor is the output's share. Only the ratios of the shares are judged, so that the whole may be scaled.
+    """
+    signature = trial.subject.task.signature
+    batch = trial.subject.batch()
+    seen = observe(trial, [batch])
+    at = trial.subject.typical.describe(trial.subject.task)
+    shares: dict[str, float] = {}
+    for output in targeted(signature):
+        value, slope = (each.get(output.name) for each in (seen.values, seen.slopes))
+        share = None if value is None or slope is None else share_of(signature, output, value, slope, batch)
+        if share is not None:
+            shares[output.name] = share
+    declared = {output.name: output.weight for output in signature.outputs if output.name in shares}
+    if len(shares) < 2:
+        message = f"{loss_name(trial)} trains outputs by other losses than those declared, so their shares cannot be compared"
+        return Evidence(_NAME, Status.SKIPPED, message, counterexample=at)
+    first = next(iter(shares))
+    apart = {name: abs(shares[name] / shares[first] / (declared[name] / declared[first]) - 1) for name in shares}
+    worst = max(apart, key=lambda name: apart[name])
+    facts = {"shares": shares, "declared": declared}
+    if apart[worst] <= _SAME_SHARE:
+        message = f"the outputs have their declared shares in the loss: {_shown(declared)}"
+        return Evidence(_NAME, Status.OK, message, apart[worst], _SAME_SHARE, "between the shares", at, details=facts)
+    scale = declared[first] / shares[first]
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        f"{loss_name(trial)} weighs its outputs as {_shown({name: share * scale for name, share in shares.items()})}, declared are "
+        f"{_shown(declared)}",
+        apart[worst],
+        _SAME_SHARE,
+        "between the shares",
+        at,
+        cause="the weight of one output applied to another, a sum where the other losses are means, or a `weight` that was changed in one place",
+        details=facts,
+        code="other_weights",
+    )
+
+
+def share_of(signature: Signature, output: Output, value: Tensor, slope: Tensor, batch: Batch) -> float | None:
+    """The factor of an output's own loss in that of a step; ``None`` where the step trains it by another loss.
+
+    Args:
+        signature: The signature.
+        output: The output.
+        value: Its value at the step.
+        slope: What the step sent back to it.
+        batch: The batch of the step.
+    """
+    with torch.enable_grad():
+        leaf = value.detach().clone().requires_grad_()
+        (own,) = torch.autograd.grad(signature.loss_of(output, leaf, batch), leaf)
+    share = float((slope * own).sum() / own.square().sum())
+    is_multiple = share > 0 and float((slope - share * own).norm()) <= _SAME_SHARE * float(slope.norm())
+    return share if is_multiple else None
+
+
+def _shown(shares: dict[str, float]) -> str:
+    return joined([f"`{name}` {share:.3g}" for name, share in shares.items()])

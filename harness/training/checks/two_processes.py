@@ -15,13 +15,10 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, to_device
 from harness.errors import TrainingError
-from harness.training.checks.bit_equality import unsaved_attributes
-from harness.training.checks.child_processes import Answer, run_in_processes
-from harness.training.checks.module_modes import ModuleMode
-from harness.training.checks.pickled_payload import PackingError
+from harness.training.checks.child_processes import Answer, PackingError, TrialSpec, run_in_processes
+from harness.training.checks.gradient_noise import ModuleMode
 from harness.training.checks.simulated_data_parallel import PARTS, half
-from harness.training.checks.training_trace import FirstGradients
-from harness.training.checks.trial_spec import TrialSpec
+from harness.training.checks.training_trace import FirstGradients, unsaved_attributes
 from harness.training.engines import seed_batch
 from harness.training.optimisation import Objective, clip_gradients, make_optimizer
 from harness.training.trial import Trial, TrialOptions
