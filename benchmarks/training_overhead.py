@@ -23,11 +23,11 @@ from harness.data.loader import Loader, make_loader
 from harness.data.opening import open_dataset
 from harness.experiments.database import ExperimentDB
 from harness.models.stubs import build_stub
+from harness.training import Plan, RunLog
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Machine, choose_compute
 from harness.training.engines import Job, PlainEngine
 from harness.training.engines.lightning import LightningEngine, quiet
-from harness.training.events import Plan, RunLog
 from harness.training.history import History
 from harness.training.optimisation import make_optimizer
 from harness.training.progress import Progress

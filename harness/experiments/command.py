@@ -6,7 +6,6 @@ import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -14,9 +13,8 @@ from typing import Any
 from harness.documents import flat, plain, strict_json
 from harness.errors import ExperimentError, MissingPackageError
 from harness.experiments.database import ExperimentDB, existing_database
-from harness.experiments.records import MetricColumns, RunRecord, RunRef
-from harness.experiments.windows import series_answer, series_of, windows_json, windows_text
-from harness.wording import Answer, aligned, duration, six_digits
+from harness.experiments.records import ACCURACY, MetricColumns, RunRecord, RunRef, Series, WindowRecord, date_text, series_of
+from harness.wording import Answer, aligned, counted, duration, figure, six_digits
 
 _LIMIT = 50
 _NO_DATABASE = "; a config with `log_to_db` makes one beside it: `modeltiers runs --config FILE`, or give its path by --db"
@@ -95,7 +93,7 @@ def run_details(db: ExperimentDB, run: RunRef) -> Answer:
 
 
 def _line(run: RunRecord) -> list[str]:
-    return [str(run.id), run.name, run.status, run.task, _date(run.created), duration(run.seconds)]
+    return [str(run.id), run.name, run.status, run.task, date_text(run.created), duration(run.seconds)]
 
 
 def _facts(run: RunRecord, names: list[str]) -> dict[str, str]:
@@ -106,7 +104,7 @@ def _facts(run: RunRecord, names: list[str]) -> dict[str, str]:
         "known as": ", ".join(names),
         "status": run.status,
         "task": run.task,
-        "started": _date(run.created),
+        "started": date_text(run.created),
         "took": duration(run.seconds),
         "machine": f"{run.host}, process {run.pid}",
         "commit": commit,
@@ -129,8 +127,63 @@ def _shown(value: Any, longest: int = 200) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def _date(moment: datetime) -> str:
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M")
+_SHOWN = 20
+"""Windows and series that are printed."""
+
+_MARKS = {"ok": "ok", "warn": "warn", "fail": "FAIL"}
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def windows_json(windows: Sequence[WindowRecord]) -> dict[str, Any]:
+    """The windows of a run and what their series come to, JSON-ready."""
+    return {
+        "windows": [
+            {"time": one.time.isoformat(), "name": one.name, "status": one.status, "rows": one.rows, **one.result}
+            for one in windows
+        ],
+        "series": {
+            one.name: {"measure": one.measure, "is_outside": one.left_at is not None, "message": one.message}
+            for one in series_of(windows).values()
+        },
+    }
+
+
+def windows_text(windows: Sequence[WindowRecord]) -> str:
+    """The last windows, a line each, and the series that were ever beyond their limit."""
+    rows = [["TIME", "NAME", "STATUS", "ROWS", "ACCURACY", "BEYOND ITS LIMIT"], *map(_window_line, windows[-_SHOWN:])]
+    beyond = [one for one in series_of(windows).values() if any(point.is_outside for point in one.points)]
+    shown = [[one.name, _sparkline(one), one.message] for one in beyond[:_SHOWN]]
+    more = [f"… {len(windows) - _SHOWN} earlier windows, which --json lists"] if len(windows) > _SHOWN else []
+    return "\n".join([*more, aligned(rows), *(["", aligned(shown)] if shown else [])])
+
+
+def _window_line(window: WindowRecord) -> list[str]:
+    series = window.result.get("series", {})
+    accuracy = series.get(ACCURACY)
+    outside = [name for name, one in series.items() if one["is_outside"] and name != ACCURACY]
+    said = ", ".join(outside[:3]) + (f" and {counted(len(outside) - 3, 'other')}" if len(outside) > 3 else "")
+    right = f"{accuracy['value']:.1%}" if accuracy else ""
+    return [date_text(window.time), window.name, _MARKS.get(window.status, window.status), f"{window.rows:,}", right, said]
+
+
+def _sparkline(series: Series) -> str:
+    values = [point.value for point in series.points[-_SHOWN:]]
+    low, high = min(values), max(values)
+    span = (high - low) or 1.0
+    return "".join(_BARS[min(int((value - low) / span * len(_BARS)), len(_BARS) - 1)] for value in values)
+
+
+def series_answer(series: Series) -> Answer:
+    """One series, value by value."""
+    rows = [["TIME", series.measure.upper(), "LIMIT", ""]]
+    for point in series.points:
+        rows.append([date_text(point.time), figure(point.value), figure(point.limit), "beyond" if point.is_outside else ""])
+    values = [
+        {"time": one.time.isoformat(), "value": one.value, "limit": one.limit, "is_outside": one.is_outside}
+        for one in series.points
+    ]
+    text = f"{series.name}: {series.message}\n\n{aligned(rows)}"
+    return Answer({"series": series.name, "measure": series.measure, "message": series.message, "values": values}, text)
 
 
 _STATUSES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}

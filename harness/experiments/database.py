@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from harness.errors import ExperimentError, did_you_mean
-from harness.experiments import metrics, run_parts, runs
+from harness.experiments import run_parts, runs
 from harness.experiments.records import (
     ArtifactRecord,
     ComparisonRecord,
@@ -146,7 +146,7 @@ class ExperimentDB:
         if mode not in get_args(Mode):
             raise ExperimentError(f"mode is 'min' or 'max', not {mode!r}")
         with self.store.reading() as connection:
-            return metrics.best_run(connection, metric, mode, task, self.rhythm.grace_seconds)
+            return runs.best_run(connection, metric, mode, task, self.rhythm.grace_seconds)
 
     def compare_runs(self, compared: Sequence[RunRef]) -> RunTable:
         """Runs side by side: config keys that differ, and the last value of each metric."""
@@ -157,13 +157,13 @@ class ExperimentDB:
     def get_metrics(self, run: RunRef, name: str | None = None) -> MetricColumns:
         """The logged values of a run, of one metric or of all, in the order in which they were logged."""
         with self.store.reading() as connection:
-            return metrics.read(connection, runs.resolve(connection, run), name)
+            return runs.read_metrics(connection, runs.resolve(connection, run), name)
 
     def get_last_metrics(self, of: Sequence[RunRef], name: str | None = None) -> list[dict[str, float]]:
         """The last value of every metric, or of one, for each of the runs given."""
         with self.store.reading() as connection:
             ids = [runs.resolve(connection, run) for run in of]
-            found = metrics.read_last(connection, ids, name)
+            found = runs.read_last_metrics(connection, ids, name)
             return [found[run_id] for run_id in ids]
 
     def log_config(self, run: RunRef, kind: str, config: Any) -> None:

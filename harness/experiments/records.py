@@ -1,11 +1,13 @@
-"""What a database gives back."""
+"""What a database gives back, and the series that the windows of a run come to."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from harness.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -197,3 +199,87 @@ class RunTable:
     runs: tuple[RunRecord, ...]
     configs: dict[str, tuple[Any, ...]]
     metrics: dict[str, tuple[float | None, ...]]
+
+
+ACCURACY = "accuracy"
+"""The series of how often the model is right, measured or estimated."""
+
+_DRAWN = 200
+
+
+@dataclass(frozen=True)
+class Point:
+    """A window of a series."""
+
+    time: datetime
+    value: float
+    limit: float
+    is_outside: bool
+
+
+@dataclass(frozen=True)
+class Series:
+    """One measure over the windows of a reference.
+
+    Attributes:
+        name: The feature, or ``accuracy``.
+        measure: What the values are.
+        points: By time.
+    """
+
+    name: str
+    measure: str
+    points: tuple[Point, ...]
+
+    @property
+    def left_at(self) -> datetime | None:
+        """When the series left its limit and did not come back since; ``None`` where it is within."""
+        return self.points[-self.lasts].time if self.lasts else None
+
+    @property
+    def lasts(self) -> int:
+        """How many windows, up to the last, are beyond the limit."""
+        return next((place for place, point in enumerate(reversed(self.points)) if not point.is_outside), len(self.points))
+
+    @property
+    def message(self) -> str:
+        """``beyond its limit since 2026-11-28 02:00 (3 windows)``, or how often it was."""
+        beyond = sum(point.is_outside for point in self.points)
+        if self.left_at is not None:
+            return f"beyond its limit since {date_text(self.left_at)} ({counted(self.lasts, 'window')})"
+        return (
+            f"within its limit now, beyond it in {beyond} of {counted(len(self.points), 'window')}"
+            if beyond
+            else "within its limit"
+        )
+
+    def plot(self) -> dict[str, Any]:
+        """The series as a plot, see ``harness.charts.pictures``."""
+        points = self.points[-_DRAWN:]
+        return {
+            "kind": "series",
+            "title": f"{self.name}: {self.measure} over {counted(len(points), 'window')}",
+            "caption": self.message,
+            "labels": [date_text(point.time) for point in points],
+            "current": [point.value for point in points],
+            "reference": [point.limit for point in points],
+        }
+
+
+def series_of(windows: Sequence[WindowRecord]) -> dict[str, Series]:
+    """The series of windows by name, those that are beyond their limit first."""
+    found: dict[str, list[Point]] = {}
+    measures: dict[str, str] = {}
+    for window in windows:
+        for name, one in window.result.get("series", {}).items():
+            point = Point(window.time, float(one["value"]), float(one["limit"]), bool(one["is_outside"]))
+            found.setdefault(name, []).append(point)
+            measures[name] = str(one["measure"])
+    made = [Series(name, measures[name], tuple(points)) for name, points in found.items()]
+    made.sort(key=lambda one: (one.left_at is None, one.name != ACCURACY))
+    return {one.name: one for one in made}
+
+
+def date_text(time: datetime) -> str:
+    """``2026-11-30 02:00``."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M")

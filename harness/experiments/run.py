@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from harness.errors import ExperimentError
-from harness.experiments import metrics, run_parts, runs
+from harness.experiments import run_parts, runs
 from harness.experiments.records import Status
 from harness.experiments.store import Store
 
@@ -90,7 +90,7 @@ class Recorder:
                 with self._store.writing() as connection:
                     runs.beat(connection, self._run_id)
                     if rows:
-                        metrics.write(connection, self._run_id, rows)
+                        runs.write_metrics(connection, self._run_id, rows)
             except BaseException:
                 with self._rows_lock:
                     self._rows = [*rows, *self._rows]
@@ -198,7 +198,7 @@ class Run:
             ExperimentError: A value is no number, a name no text, or the run has ended; nothing is logged then.
         """
         self._check_running()
-        self._recorder.add(metrics.rows_of(values, step, epoch, time.time()))
+        self._recorder.add(runs.metric_rows(values, step, epoch, time.time()))
 
     def log_config(self, kind: str, config: Any) -> None:
         """Logs a config of some kind (``training``, ``task``, ``eval``, ``suite`` …), in place of an earlier one."""

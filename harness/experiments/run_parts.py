@@ -14,7 +14,7 @@ from sqlalchemy import Connection, insert, or_, select, update
 
 from harness.documents import flat, plain, to_text
 from harness.errors import ExperimentError
-from harness.experiments import metrics, runs
+from harness.experiments import runs
 from harness.experiments.records import ArtifactRecord, ComparisonRecord, RunTable, Scores, Status, SweepRecord, WindowRecord
 from harness.experiments.tables import Now, artifacts, comparisons, configs, moment, profiles, put, scores, sweeps, windows
 from harness.files import file_hash
@@ -324,7 +324,7 @@ def read_windows(
 def side_by_side(connection: Connection, run_ids: Sequence[int], grace: float) -> RunTable:
     """What differs between the configs of runs, and their last metrics."""
     settings = [flat(read_configs(connection, run_id)) for run_id in run_ids]
-    last = metrics.read_last(connection, run_ids)
+    last = runs.read_last_metrics(connection, run_ids)
     names = sorted({name for found in last.values() for name in found})
     return RunTable(
         runs=tuple(runs.read(connection, run_id, grace) for run_id in run_ids),

@@ -14,7 +14,7 @@ from harness.catalogue import CATALOGUE
 from harness.errors import TimeBudgetError, UserError
 from harness.evaluation import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, guarded
-from harness.experiments.windows import ACCURACY, Series, series_of
+from harness.experiments.records import ACCURACY, Series, series_of
 from harness.monitoring.drift import SAME, DriftReport, FeatureDrift
 from harness.monitoring.drift.shifted_rows import ShiftedRow
 from harness.monitoring.drift.verdict import Verdict

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.evidence import Evidence, Status
-from harness.experiments.windows import ACCURACY
+from harness.experiments.records import ACCURACY
 from harness.monitoring import Finding, is_better_low
 from harness.monitoring.accuracy_estimate import AccuracyEstimate
 from harness.monitoring.drift import DriftReport, FeatureDrift

@@ -20,8 +20,7 @@ from harness.experiments.store import address_of, file_of
 from harness.sweeps.configs import BaseConfig, check_processes, configs_of, read_base
 from harness.sweeps.executor import Executor, ExecutorName, make_executor
 from harness.sweeps.files import FILES, write_files
-from harness.sweeps.grid import Grid, grid_from_options, make_grid
-from harness.sweeps.result import SweepResult, TrialResult, one_line, ordered
+from harness.sweeps.grid import Grid, SweepResult, TrialResult, grid_from_options, make_grid, one_line, ordered
 from harness.sweeps.trials import Job, Outcome, Trial, TrialRuns, make_jobs, space_of, stored_grid
 from harness.tasks import TaskSpec
 from harness.wording import Answer, duration, six_digits

@@ -17,8 +17,7 @@ from harness.charts import LIGHT, Axis, Cell, HeatMap, Line, LineChart, Point, T
 from harness.charts.drawing import draw_heat_map, draw_lines, new_figure, plain_matplotlib, png_bytes
 from harness.errors import ExperimentError
 from harness.files import write_whole
-from harness.sweeps.grid import identity, shown
-from harness.sweeps.result import SweepResult, TrialResult
+from harness.sweeps.grid import SweepResult, TrialResult, identity, shown
 from harness.wording import shortened, six_digits
 
 if TYPE_CHECKING:

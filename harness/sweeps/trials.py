@@ -16,8 +16,7 @@ from harness.experiments.database import ExperimentDB
 from harness.experiments.records import RunRecord, SweepPoint, SweepRecord
 from harness.experiments.run import Run
 from harness.sweeps.configs import Base
-from harness.sweeps.grid import Combination, Grid, identity, shown
-from harness.sweeps.result import TrialResult
+from harness.sweeps.grid import Combination, Grid, TrialResult, identity, shown
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ from harness.errors import MissingPackageError, TrainingError, UserError
 from harness.properties.subject import Subject
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
+from harness.training import Plan, RunLog
 from harness.training.checkpoints import SETTINGS, CheckpointFolder, RunSettings, file_name, read_checkpoint
 from harness.training.compute import Compute, Machine, choose_compute, leads
 from harness.training.dashboard import write_dashboard
 from harness.training.engines import Batches, Engine, Job, is_lightning_module, steps_of_epoch
 from harness.training.engines.batch_formats import FormattedBatches
-from harness.training.events import Plan, RunLog
 from harness.training.history import History
 from harness.training.progress import Progress
 from harness.training.supervisor import Forward, Supervisor, SupervisorOptions

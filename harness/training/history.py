@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from harness.errors import did_you_mean
-from harness.training.events import Epoch, Listener, Plan, Step
+from harness.training import Epoch, Listener, Plan, Step
 
 LIMIT = 2000
 """Points a curve has at most; must be even, as full curves are halved by merging pairs."""

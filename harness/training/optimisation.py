@@ -1,14 +1,14 @@
 """What an optimizer step is: the loss, the optimizer with its schedule, clipping.
 
 The loss is the mean over all of a step's labels, however its rows are dealt out to batches and processes. Optimizer and schedule are those of
-a training config, for models that bring none of their own.
+a training config, for models that bring none of their own; what a LightningModule configures is checked before Lightning reads it.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from harness.adapters import Adapter, SignatureAdapter
 from harness.batches import Batch
@@ -302,3 +302,75 @@ class RateScale:
     def _put_back(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         for group, rate in zip(optimizer.param_groups, self._before.pop(optimizer, []), strict=False):
             group["lr"] = rate
+
+
+_RETURNS = "`configure_optimizers` returns"
+
+
+@contextmanager
+def checking_configuration(module: Any) -> Iterator[None]:
+    """A block in which a mistake in what a module configures is told in one line, where Lightning would raise from inside."""
+    configure, before = module.configure_optimizers, vars(module).get("configure_optimizers")
+
+    def configure_optimizers() -> Any:
+        returned = configure()
+        check_configuration(returned, module.automatic_optimization)
+        return returned
+
+    module.configure_optimizers = configure_optimizers
+    try:
+        yield
+    finally:
+        del module.configure_optimizers
+        if before is not None:
+            module.configure_optimizers = before
+
+
+def check_configuration(returned: Any, is_automatic: bool) -> None:
+    """Checks that there is an optimizer, and that every schedule has one of those that are there.
+
+    Args:
+        returned: What ``configure_optimizers`` returned.
+        is_automatic: Whether Lightning takes the steps; manual optimisation needs no optimizer here.
+
+    Raises:
+        TrainingError: There is none, or a schedule cannot be used.
+    """
+    if returned is None:
+        if is_automatic:
+            raise TrainingError(f"{_RETURNS} None, so nothing is trained: return an optimizer")
+        return
+    optimizers, schedules = list[Any](), list[Any]()
+    parts = list(returned) if isinstance(returned, (list, tuple)) else [returned]
+    for part in (inner for each in parts for inner in (each if isinstance(each, (list, tuple)) else [each])):
+        if isinstance(part, Mapping) and "scheduler" in part:
+            schedules.append(part["scheduler"])
+        elif isinstance(part, Mapping):
+            if "optimizer" not in part:
+                raise TrainingError(f'{_RETURNS} a dict with {sorted(map(str, part))} and without "optimizer": add the optimizer')
+            optimizers.append(part["optimizer"])
+            given = part.get("lr_scheduler")
+            schedules += (
+                [] if given is None else [given["scheduler"] if isinstance(given, Mapping) and "scheduler" in given else given]
+            )
+        elif isinstance(part, Optimizer):
+            optimizers.append(part)
+        elif part is not None and not isinstance(part, int):
+            schedules.append(part)
+    for schedule in schedules:
+        _check_schedule(schedule, optimizers)
+
+
+def _check_schedule(schedule: Any, optimizers: list[Any]) -> None:
+    name = type(schedule).__name__
+    if not optimizers:
+        raise TrainingError(f"{_RETURNS} {name} and no optimizer: return the optimizer beside its schedule")
+    if not callable(getattr(schedule, "step", None)):
+        raise TrainingError(
+            f"{_RETURNS} {name} as a learning rate schedule, which has no step(): return one of torch.optim.lr_scheduler"
+        )
+    own = getattr(schedule, "optimizer", None)
+    if isinstance(schedule, (LRScheduler, ReduceLROnPlateau)) and not any(own is each for each in optimizers):
+        raise TrainingError(
+            f"{_RETURNS} {name} of another optimizer than those it returns: make it from the optimizer that is returned"
+        )

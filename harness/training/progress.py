@@ -11,7 +11,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, TextIO
 
-from harness.training.events import Epoch, Listener, Plan, Step
+from harness.training import Epoch, Listener, Plan, Step
 from harness.wording import counted
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from harness.models.weights import not_finite
 from harness.properties.calling import mode
 from harness.properties.gradient_tracing import first_bad_gradient
 from harness.properties.tracing import finite, first_broken, recording
+from harness.training import Epoch, Listener, Plan, Step
 from harness.training.checkpoints import CheckpointFolder, checkpoint_name
-from harness.training.events import Epoch, Listener, Plan, Step
 
 _ADVICE = "try a lower `learning_rate`, a larger `warmup_ratio`, or a `max_grad_norm`"
 

@@ -23,11 +23,11 @@ from harness.data.loader import make_loader
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.runtime import processor_seconds, seeded
+from harness.training import Listener, Plan, Step
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Compute
 from harness.training.engines import Job, OnGradients, is_lightning_module
 from harness.training.engines.batch_formats import BatchFormat, DrawnBatches, FixedBatches, as_dict, find_batch_format
-from harness.training.events import Listener, Plan, Step
 from harness.training.optimisation import with_read_labels, without_clipping
 from harness.training.supervisor import Supervisor, SupervisorOptions
 

@@ -14,7 +14,7 @@ from sweep_trials import BASE
 
 from harness.experiments import ExperimentDB
 from harness.sweeps import run_grid_sweep
-from harness.sweeps.result import SweepResult
+from harness.sweeps.grid import SweepResult
 
 SCRIPT = """
 import sys

@@ -14,8 +14,7 @@ from PIL import Image
 
 from harness.experiments import ExperimentError
 from harness.sweeps.files import Scale, curve_of, heat_map_of, to_png, write_files
-from harness.sweeps.grid import make_grid
-from harness.sweeps.result import SweepResult, TrialResult, ordered
+from harness.sweeps.grid import SweepResult, TrialResult, make_grid, ordered
 
 RATES = [1e-5, 1e-4, 1e-3, 1e-2]
 

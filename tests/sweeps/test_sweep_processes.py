@@ -12,7 +12,7 @@ import sweep_trials
 from sweep_script import Script, is_there, resumed, until
 
 from harness.experiments import ExperimentDB, ExperimentError
-from harness.sweeps.result import SweepResult
+from harness.sweeps.grid import SweepResult
 from harness.sweeps.worker import cores, environment, share
 
 Sweep = Callable[..., SweepResult]

@@ -13,7 +13,7 @@ import sweep_trials
 from sweep_script import Script, is_there, resumed, until
 
 from harness.experiments import ExperimentDB, ExperimentError, MissingPackageError
-from harness.sweeps.result import SweepResult
+from harness.sweeps.grid import SweepResult
 
 Sweep = Callable[..., SweepResult]
 

@@ -14,7 +14,7 @@ from sweep_trials import BASE
 
 from harness.experiments import ExperimentDB, ExperimentError, SweepPoint
 from harness.sweeps import run_grid_sweep
-from harness.sweeps.result import SweepResult
+from harness.sweeps.grid import SweepResult
 from harness.sweeps.trials import TrialContext
 
 Sweep = Callable[..., SweepResult]

@@ -17,7 +17,7 @@ from harness.config import SuiteConfig, TrainingConfig
 from harness.errors import ConfigError
 from harness.experiments import ExperimentDB, ExperimentError
 from harness.sweeps import run_grid_sweep
-from harness.sweeps.result import SweepResult
+from harness.sweeps.grid import SweepResult
 from harness.sweeps.trials import TrialContext
 from harness.training.run import build_configs_for_mode
 

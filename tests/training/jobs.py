@@ -14,10 +14,10 @@ from harness.data.loader import make_loader
 from harness.data.opening import open_dataset
 from harness.models.stubs import build_stub
 from harness.runtime import seeded
+from harness.training import Listener, Plan, Step
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Machine, choose_compute
 from harness.training.engines import Job
-from harness.training.events import Listener, Plan, Step
 from harness.training.supervisor import Supervisor, SupervisorOptions
 
 Engine = Literal["plain", "lightning"]

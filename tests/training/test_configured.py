@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from harness.errors import TrainingError
-from harness.training.engines.configured import check_configuration
+from harness.training.optimisation import check_configuration
 
 PARAMETER = nn.Parameter(torch.zeros(3))
 

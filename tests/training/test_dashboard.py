@@ -22,6 +22,7 @@ from pages import Visit, out_of_reach, too_wide
 from PIL import Image
 
 from harness.charts import LineChart
+from harness.training import Epoch, Plan, Step
 from harness.training.dashboard import (
     MOST_ROWS,
     column_texts,
@@ -34,7 +35,6 @@ from harness.training.dashboard import (
     write_dashboard,
 )
 from harness.training.dashboard.charts import MOST_METRICS, charts_of, half_window, smoothed
-from harness.training.events import Epoch, Plan, Step
 from harness.training.history import LIMIT, History
 
 if TYPE_CHECKING:
@@ -435,7 +435,7 @@ import sys
 from pathlib import Path
 from harness.training.dashboard import write_dashboard
 from harness.training.history import History
-from harness.training.events import Epoch, Plan, Step
+from harness.training import Epoch, Plan, Step
 assert "matplotlib" not in sys.modules
 history = History()
 for number in range(1, 41):

@@ -17,7 +17,7 @@ from harness.config import TrainingConfig
 from harness.errors import CheckpointError, DivergedError
 from harness.models.stubs import build_stub
 from harness.tasks import TaskSpec, TaskType
-from harness.training.events import Step
+from harness.training import Step
 from harness.training.optimisation import Objective
 
 from .jobs import Engine, same_bits, train

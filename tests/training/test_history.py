@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.training.events import Epoch, Plan, Step
+from harness.training import Epoch, Plan, Step
 from harness.training.history import CURVES, LIMIT, History
 
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness.training import progress
-from harness.training.events import Epoch, Plan, Step
+from harness.training import Epoch, Plan, Step, progress
 from harness.training.progress import Progress
 
 ROOT = Path(__file__).parents[2]
@@ -164,7 +163,7 @@ def test_a_terminal_that_goes_away_stops_no_training(monkeypatch: pytest.MonkeyP
 RUN = """
 import sys, time
 from harness.training import progress
-from harness.training.events import Epoch, Plan, Step
+from harness.training import Epoch, Plan, Step
 progress.INTERVAL, progress._PATIENCE = 0.0, 0
 shown = progress.Progress()
 try:
@@ -327,6 +326,6 @@ def test_a_step_costs_microseconds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rich_is_imported_for_a_bar_alone() -> None:
-    code = "import harness.training.progress as p, sys; from harness.training.events import Plan\n"
+    code = "import harness.training.progress as p, sys; from harness.training import Plan\n"
     code += "shown = p.Progress(); shown.on_start(Plan('run', 1, 1)); shown.on_end(); sys.exit('rich' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, stderr=subprocess.PIPE).returncode == 0

@@ -16,8 +16,8 @@ from harness.charts import LIGHT, Line, LineChart, tick_labels
 from harness.charts.drawing import draw_legend, draw_lines, new_figure, plain_matplotlib, png_bytes
 from harness.charts.page import Templates
 from harness.files import write_whole
+from harness.training import Plan
 from harness.training.dashboard.charts import MOST_METRICS, epoch_name, further_metrics
-from harness.training.events import Plan
 from harness.training.history import History
 from harness.wording import counted, duration, figure, shortened
 

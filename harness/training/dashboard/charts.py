@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from harness.charts import Axis, Band, Line, LineChart, Mark, Span, Values
-from harness.training.events import Epoch, Plan
+from harness.training import Epoch, Plan
 from harness.training.history import History
 from harness.wording import counted, figure
 

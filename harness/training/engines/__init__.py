@@ -23,9 +23,9 @@ from harness.models.copies import move
 from harness.models.weights import not_finite
 from harness.runtime import seed_everything
 from harness.tasks import TaskSpec
+from harness.training import Step
 from harness.training.checkpoints import STATE_KEY, check_fits, read_checkpoint, write_checkpoint
 from harness.training.compute import Compute
-from harness.training.events import Step
 from harness.training.optimisation import Objective, clip_gradients, follow_config, make_optimizer, make_schedule
 from harness.training.supervisor import Supervisor, diverged, find_culprit
 

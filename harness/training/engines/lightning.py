@@ -25,8 +25,14 @@ from harness.errors import CheckpointError, UserError
 from harness.training.checkpoints import STATE_KEY, check_fits, read_checkpoint, write_checkpoint
 from harness.training.engines import Job, OnGradients, is_lightning_module, seed_batch
 from harness.training.engines.batch_formats import rows_of
-from harness.training.engines.configured import checking_configuration
-from harness.training.optimisation import Objective, clip_gradients, follow_config, make_optimizer, make_schedule
+from harness.training.optimisation import (
+    Objective,
+    checking_configuration,
+    clip_gradients,
+    follow_config,
+    make_optimizer,
+    make_schedule,
+)
 from harness.training.supervisor import diverged, find_culprit
 
 
