@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_modeltiers import hooks
+from pytest_modeltiers import crashes, hooks
 from pytest_modeltiers.hooks import CONFIGS, SHOWN_AS, TIERS
 from pytest_modeltiers.progress import LiveLine, StartLine, may_redraw
 from pytest_modeltiers.without_config import add_option, models_in, said, written_configs
@@ -72,9 +72,14 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:
-    """Adds ``--model`` where it is used. Binds ``harness`` where a config is in use, before a ``conftest.py`` can bring another one."""
+    """Adds ``--model`` where it is used.
+
+    Where a config is in use, forks, and binds ``harness`` before a ``conftest.py`` can bring another one.
+    """
     add_option(parser, args)
     if early_config.known_args_namespace.model_config or early_config.getini("model_config") or models_in(args):
+        if crashes.may_supervise(early_config, args):
+            crashes.supervise(early_config)
         _bind_harness(early_config)
 
 
@@ -259,11 +264,12 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
             require(Suite.of(path).config.log_to)
         except UserError as error:
             pytest.exit(str(error), returncode=2)
-    from pytest_modeltiers import fixtures
+    from pytest_modeltiers import continued, fixtures
     from pytest_modeltiers.report import Reporter
     from pytest_modeltiers.suite import forget_suites
     from pytest_modeltiers.terminal import FailuresSection, JUnitCauses
 
+    continued.begin(config)
     if hasattr(config, "workerinput"):
         _share_cores(int(config.workerinput["workercount"]))
         if config.workerinput["workerid"] != "gw0":  # each reads the model's file; one warning is enough
@@ -287,7 +293,10 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
 def _check_model(suite: Suite, config: pytest.Config) -> None:
     """Has the model built and called once, here or in isolation."""
     if not suite.config.isolation:
-        suite.check_model()
+        from pytest_modeltiers.continued import building
+
+        with building(config, suite.config.path):
+            suite.check_model()
         return
     from pytest_modeltiers.isolated import Isolation
 

@@ -18,6 +18,7 @@ from harness.export.checks import recommendation as advice
 from harness.export.store import default_folder
 from harness.health.checks import CheckResult, CheckStatus
 from harness.wording import visible, visible_values
+from pytest_modeltiers.crashes import end_hanging
 from pytest_modeltiers.hooks import TIERS
 
 NODEID = "modeltiers_nodeid"
@@ -259,6 +260,7 @@ _exit = os._exit  # a model's call of it is refused while the model runs
 def end_run(item: pytest.Item, reason: str) -> None:
     """Ends the run in the middle of a test that nothing else ends, with the report; a worker only ends itself, which is reported."""
     config, hook = item.config, item.config.hook
+    end_hanging(config, reason)
     try:
         if not hasattr(config, "workerinput"):
             capture = config.pluginmanager.getplugin("capturemanager")

@@ -17,6 +17,7 @@ from types import FrameType
 
 from harness.errors import TimeBudgetError
 from harness.runtime import ComputedSince, ended_by
+from pytest_modeltiers.crashes import set_timer, stop_timer
 
 CLOCK_FACTOR = 5
 """How many times the budget a test may wait by the clock without computing, before it is a deadlock."""
@@ -109,6 +110,9 @@ _CLEANING = 2.0
 _PATROL = 1.0
 """Seconds between two looks at whether the alarm is overdue."""
 
+_LATEST = 5.0
+"""Seconds that the patrol has to end a model that does not answer, before the timer does, which knows less of it."""
+
 _IDLE = 0.02
 """A test that used less than this share of the time that passed by the clock was waiting, not computing."""
 
@@ -167,7 +171,7 @@ def time_limit(budget: Budget, part: float | None = None, lost: Lost | None = No
         return
     watch = _Watch(budget, budget.left if part is None else part)
     handler = signal.signal(signal.SIGALRM, watch.look)
-    outer, interval = signal.setitimer(signal.ITIMER_REAL, watch.pause)
+    outer, interval = watch.wait(watch.pause)
     if lost is not None:
         threading.Thread(target=watch.keep_watch, args=(lost, threading.get_ident()), daemon=True).start()
     try:
@@ -185,6 +189,7 @@ def time_limit(budget: Budget, part: float | None = None, lost: Lost | None = No
     finally:
         watch.is_over = True
         watch.ended.set()
+        stop_timer()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         if outer:  # somebody else's alarm, which is late by what this block took
@@ -203,7 +208,13 @@ class _Watch:
         self._call: FrameType | None = None
         self._call_seen = 0.0
         self.ended = threading.Event()
-        self._silence, self._due = ComputedSince(), time.monotonic() + self.pause
+        self._silence, self._due = ComputedSince(), time.monotonic()
+
+    def wait(self, seconds: float) -> tuple[float, float]:
+        """Has the alarm ring in some seconds; where it does not, as native code holds the interpreter's lock, the process ends later."""
+        self._due = time.monotonic() + seconds
+        set_timer(seconds + CLOCK_FACTOR * self._budget.seconds + _LATEST)
+        return signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def keep_watch(self, lost: Lost, main_thread: int) -> None:
         """Waits, in a thread, for the block's end, or until an alarm is overdue by so much that native code hangs."""
@@ -243,11 +254,9 @@ class _Watch:
             self._judge(frame)
         except BaseException as end:  # whoever swallows the error meets it again, but not while cleaning up after it
             self.end = end
-            signal.setitimer(signal.ITIMER_REAL, _CLEANING)
-            self._due = time.monotonic() + _CLEANING
+            self.wait(_CLEANING)
             raise
-        signal.setitimer(signal.ITIMER_REAL, self.pause)
-        self._due = time.monotonic() + self.pause
+        self.wait(self.pause)
 
     def _judge(self, frame: FrameType | None) -> None:
         used, whole = self.used, self._budget.seconds

@@ -225,7 +225,9 @@ def _names_bound_by(node: ast.stmt) -> list[str]:
 
 
 def test_the_entry_point_imports_only_the_standard_library_and_pytest() -> None:
-    entry_point = tuple(f"pytest_modeltiers{part}" for part in ("", ".plugin", ".hooks", ".progress", ".without_config"))
+    entry_point = tuple(
+        f"pytest_modeltiers{part}" for part in ("", ".plugin", ".crashes", ".hooks", ".progress", ".without_config")
+    )
     allowed = {"pytest", "__future__", *sys.stdlib_module_names}
     light = [i for i in all_imports() if i.by in entry_point and i.is_at_top and i.what not in entry_point]
     assert [i for i in light if i.what.split(".")[0] not in allowed] == []

@@ -58,28 +58,6 @@ def test_a_model_that_would_end_the_run_only_fails_its_own_tests(project: Any, d
     assert "Traceback" not in output(result)
 
 
-LOCKED = (
-    "(lambda lock, mutex: (lock(mutex), lock(mutex)))(ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(256))"
-)
-
-
-@pytest.mark.long
-def test_a_model_that_hangs_in_native_code_ends_the_run_with_a_report(project: Any) -> None:
-    model = "import ctypes\n" + DIE.format(condition=NEVER_PROBED, death=LOCKED)
-    project.config(only=("shape_contract", "full_length", "registration"), model=model, time_budget=1)
-
-    result = project.run_apart("--model-config", "cfg.json", "--model-report", "out", "--junitxml=junit.xml")
-
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(
-        ["*did not answer within the `time_budget` of 1 s, in native code*in Model.forward (*cfg_model.py, line *"]
-    )
-    failed = [check for check in project.json("out/health_report.json")["checks"] if check["status"] == "failed"]
-    assert len(failed) == 1
-    assert "in native code" in failed[0]["message"]
-    assert len(list(project.tree("junit.xml").iter("failure"))) == 1
-
-
 def test_a_model_that_hangs_where_it_is_built_is_one_collection_error(project: Any) -> None:
     project.config(model="def build_model():\n    while True: pass\n", time_budget=1)
 
