@@ -192,7 +192,9 @@ def title(report: ExportHealthReport) -> str:
     if report.get_failed_checks():
         return ", ".join(filter(None, (problems_text(report, "test"), warned)))
     graded = f"grade {report.grade}" if report.grade else ""
-    return ", ".join(filter(None, ("sound as far as it ran" if report.coverage else "sound", warned, graded)))
+    changed = report.changed_features
+    found = f"the data changed in {changed}" if changed else "sound"
+    return ", ".join(filter(None, (f"{found} as far as it ran" if report.coverage else found, warned, graded)))
 
 
 def print_headline(terminal: pytest.TerminalReporter, result: Result) -> None:

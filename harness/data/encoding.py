@@ -50,6 +50,7 @@ class Encoder:
         lenient: Whether rows are taken as production data comes: without labels, and with numbers that are not finite.
         labelled: Whether any row has a label; one without has -100 then, where a row has one class.
         unknown_classes: Classes of production data that the training data does not have, in the order in which they were met.
+        new_columns: Of the first row of production data that lacks a feature column, the columns that are no features.
     """
 
     task: TaskSpec
@@ -59,6 +60,7 @@ class Encoder:
     lenient: bool = False
     labelled: bool = True
     unknown_classes: list[str] = field(default_factory=list, compare=False)
+    new_columns: list[str] = field(default_factory=list, compare=False)
 
     def __call__(self, record: Record) -> Example:
         """The example of a row, truncated to ``max_seq_len`` and not padded.
@@ -170,6 +172,8 @@ class Encoder:
             near = did_you_mean(missing[0], record.fields)
             raise record.refuse(f"no column `{missing[0]}`.{near} The features are {', '.join(self.columns)}")
         # A column that is gone from production data is missing in every row, which is a finding of its drift.
+        if missing and not self.new_columns:
+            self.new_columns.extend(name for name in record.fields if name not in self.columns and name not in TARGETS)
         there = {name: number(record, name, finite=not self.lenient) for name in self.columns if name not in missing}
         return torch.tensor([there.get(name, math.nan) for name in self.columns])
 

@@ -15,6 +15,7 @@ from harness.errors import did_you_mean
 from harness.evidence import Excerpt, Mending
 from harness.health.comparison import Comparison
 from harness.owners import REFERS
+from harness.wording import counted
 
 CheckStatus = Literal["passed", "warning", "failed"]
 
@@ -254,6 +255,14 @@ class HealthResults:
         """How many checks there are of each status."""
         count = {status: sum(check.status == status for check in self.checks) for status in _ORDER}
         return {"total": len(self.checks), "passed": count["passed"], "warnings": count["warning"], "failed": count["failed"]}
+
+    @property
+    def changed_features(self) -> str:
+        """``7 of 15 features``: how many of the monitored data changed; empty where none did, or no data was compared."""
+        drift = [check.details.get("facts", {}) for check in self.checks if check.details.get("property") == "drift"]
+        statuses = [feature["status"] for facts in drift for feature in facts.get("features", ())]
+        changed = sum(status in ("warn", "fail") for status in statuses)
+        return f"{changed:,} of {counted(len(statuses), 'feature')}" if changed else ""
 
     @property
     def health_score(self) -> float:

@@ -66,6 +66,8 @@ def verdict(report: HealthResults) -> str:
         return ", ".join(part for part in (f"Broken: {problems_text(report, 'check')}", warned, passed) if part)
     # A sound part must not read like a sound whole.
     scope = " as far as it ran" if report.coverage else ""
+    if report.changed_features:
+        return f"The data changed in {report.changed_features}{scope}{f', with {warned}' if warned else ''}: {passed}"
     return f"Sound{scope}{f', with {warned}' if warned else ''}: {passed}"
 
 

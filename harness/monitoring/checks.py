@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from dataclasses import asdict
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +14,10 @@ from harness.errors import TimeBudgetError, UserError
 from harness.evaluation import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, guarded
 from harness.experiments.records import ACCURACY, Series, series_of
-from harness.monitoring.drift import SAME, DriftReport, FeatureDrift
+from harness.monitoring.drift import SAME, FeatureDrift
+from harness.monitoring.drift.listing import plots_of
 from harness.monitoring.drift.shifted_rows import ShiftedRow
-from harness.monitoring.drift.verdict import Verdict
-from harness.monitoring.features import Plot
-from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.monitor import Monitor
-from harness.monitoring.profiles import Profile
 from harness.monitoring.reference import BaselineRows
 from harness.monitoring.thresholds import ThresholdVerdict
 from harness.monitoring.verdict import WindowVerdict, group_of
@@ -79,6 +75,7 @@ def evaluation(monitor: Monitor) -> Evidence:
     if found is None:
         return Evidence("evaluation", Status.SKIPPED, "the data has no labels to evaluate the model with")
     metrics = found.summary
+    lacking = _lacking(monitor)
     details = {
         "eval_metrics": metrics,
         "definitions": metric_definitions(monitor.task, metrics),
@@ -88,8 +85,8 @@ def evaluation(monitor: Monitor) -> Evidence:
     on = f"on {_rows(found)} of {monitor.data.origin.name}{_unknown(monitor)}"
     if not all(map(math.isfinite, metrics.values())):
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
-        message = f"{_listed(broken)} not finite {on}: some logits are NaN or infinite"
-        return Evidence("evaluation", Status.FAIL, message, details=details, code="not_finite")
+        message = f"{lacking}{_listed(broken)} not finite {on}: some logits are NaN or infinite"
+        return Evidence("evaluation", Status.FAIL, message, details=details, code="column_gone" if lacking else "not_finite")
     sliced = monitor.sliced
     if sliced is not None:
         details["slices"] = [one.to_json() for one in sliced.slices]
@@ -100,8 +97,10 @@ def evaluation(monitor: Monitor) -> Evidence:
         first = max(missed, key=lambda one: one.finding.status.severity)
         status = first.finding.status
         said = "; ".join(one.message for one in missed if one.finding.status is status)
-        code = first.finding.code
-        return Evidence("evaluation", status, f"{said}, {on}{below}", first.value, first.limit, details=details, code=code)
+        code = "column_gone" if lacking else first.finding.code
+        return Evidence(
+            "evaluation", status, f"{lacking}{said}, {on}{below}", first.value, first.limit, details=details, code=code
+        )
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     on += ", each token counts once" if monitor.task.signature.main.is_per_token else ""
     if sliced is not None and sliced.below:
@@ -173,6 +172,7 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     changed = worst is not Status.OK and bool(gravest)
     message = _changed(gravest, verdict) if changed else blindness or _no_drift(case, verdict)
     message += "".join(f"; {one.message}" for one in slices[:1]) + _about_rows(monitor)
+    lacking = _lacking(monitor, owns=case == "inputs") if changed and case != "labels" else ""
     effect = found[0].verdicts[0].difference.effect
     names = {one.feature for one in found}
     details: dict[str, Any] = {
@@ -196,12 +196,12 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     return Evidence(
         "drift",
         worst,
-        message + _nearest(nearest) + "".join(f"; `{one.name}` is {one.message}" for one in lasting[:1]),
+        lacking + message + _nearest(nearest) + "".join(f"; `{one.name}` is {one.message}" for one in lasting[:1]),
         effect.value if changed else None,
         effect.floor if changed else None,
         effect.name if changed else "",
         details=details,
-        code=gravest[0].code
+        code=("column_gone" if lacking else gravest[0].code)
         if changed
         else _code_of_rows(is_too_small=is_too_small, depend=order is not None, slices=bool(slices)),
     )
@@ -219,9 +219,25 @@ def harm(monitor: Monitor) -> Evidence:
     lasting = _lasting(monitor, {ACCURACY})
     details["history"] = {one.name: one.message for one in lasting}
     details["plots"] = [one.plot() for one in lasting]
-    return Evidence(
-        "harm", found.status, found.message, found.measured, found.bound, found.unit, details=details, code=found.code
-    )
+    lacking = _lacking(monitor) if found.status is not Status.OK else ""
+    code = "column_gone" if lacking else found.code
+    message = lacking + found.message
+    return Evidence("harm", found.status, message, found.measured, found.bound, found.unit, details=details, code=code)
+
+
+def _lacking(monitor: Monitor, *, owns: bool = False) -> str:
+    """``the column `income` is gone or empty (new: `salary`), so the model's answers here mean nothing (see drift[inputs]): ``, or nothing.
+
+    What follows from it in accuracy, metrics and answers is no news of the model, so each check begins with it, and the report has one card.
+    """
+    gone = monitor.gone_columns
+    if not gone:
+        return ""
+    new = monitor.data.origin.encoder.new_columns
+    instead = f" (new: {listed(new, _SHOWN)})" if new else ""
+    what = "the column {} is gone or empty" if len(gone) == 1 else "the columns {} are gone or empty"
+    follows = "" if owns else ", so the model's answers here mean nothing (see drift[inputs])"
+    return f"{what.format(listed(list(gone), _SHOWN))}{instead}{follows}: "
 
 
 def _about_rows(monitor: Monitor) -> str:
@@ -328,47 +344,3 @@ def _why_no_accuracy(monitor: Monitor) -> str:
     if not monitor.task.signature.has_one_answer:
         return "accuracy is estimated where a row has one class, and here it has a number or several"
     return "the reference has no accuracy of the model: profile labelled data with the trained model"
-
-
-MOST_PLOTS = 6
-
-
-def plots_of(report: DriftReport, reference: Profile, current: Profile, among: Container[str] | None = None) -> list[Plot]:
-    """Plots of the features that changed, those that contribute most to the drift first, at most 6 of at most 50 shares.
-
-    Numbers become shares between edges of the profile, of which neighbours are joined where there are too many. Levels are those that changed
-    most. Vectors are shown along the random direction where the two sides are furthest apart. Each is of the respect that its feature's
-    gravest verdict is on: its values, or which of them are missing.
-
-    Args:
-        report: What the comparison of the two profiles came to.
-        reference: The reference's profile.
-        current: The window's. A feature that was compared on rows, and is in neither profile, has no plot.
-        among: The features to choose from; ``None`` for all.
-    """
-    changed = [one for one in report.features if one.status in (Status.WARN, Status.FAIL)]
-    chosen = [one for one in changed if among is None or one.feature in among]
-    return list(islice((plot for one in chosen for plot in _plots(one, reference, current)), MOST_PLOTS))
-
-
-def _plots(drift: FeatureDrift, of_reference: Profile, of_current: Profile) -> Iterator[Plot]:
-    """The plot of a feature, of the respect in which it changed; none where a side has no values."""
-    reference, current = of_reference.features.get(drift.feature), of_current.features.get(drift.feature)
-    if reference is None or current is None:
-        return
-    shown = kind_of(reference).plot(reference, current, drift.verdicts[0].difference.aspect)
-    if shown is not None:
-        about = shown.pop("about", "")
-        yield {
-            "feature": drift.feature,
-            "title": f"{drift.feature}: {about}" if about else drift.feature,
-            "contribution": drift.contribution,
-            "caption": _caption(drift.verdicts[0], drift.contribution),
-            **shown,
-        }
-
-
-def _caption(verdict: Verdict, contribution: float) -> str:
-    effect = verdict.difference.effect
-    parts = [f"{effect.name} {effect.value:.2g}", f"{contribution:.0%} of the drift", verdict.difference.where]
-    return "; ".join(part for part in parts if part)

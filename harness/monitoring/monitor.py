@@ -38,7 +38,7 @@ from harness.monitoring.reference import (
     without_once,
 )
 from harness.monitoring.slices import SLICES, SliceDrift, SliceVerdict, drifted_slices, slice_profiles
-from harness.monitoring.verdict import WindowVerdict, measured_accuracy, measured_of
+from harness.monitoring.verdict import WindowVerdict, group_of, measured_accuracy, measured_of
 from harness.monitoring.window import Window, input_columns, measure_window, measures_of
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
@@ -166,6 +166,16 @@ class Monitor:
         key = self.task.signature.label_name(self.task.signature.main)
         examples = self.data if isinstance(self.data, Stream) else self.data.examples
         return sum(int(example[key]) <= UNKNOWN_CLASS for example in examples if not example[key].ndim)
+
+    @cached_property
+    def gone_columns(self) -> tuple[str, ...]:
+        """Columns of inputs in which no row of the data has a value, though rows of the reference have; none without a reference."""
+        reference, window = self.reference, self.window
+        if reference is None or window is None or not window.profile.n:
+            return ()
+        inputs = {name: each for name, each in window.profile.features.items() if group_of(name) == "inputs"}
+        empty = [name for name, each in inputs.items() if each.n and each.missing == each.n]
+        return tuple(name for name in empty if reference.profile.features[name].missing < reference.profile.features[name].n)
 
     @cached_property
     def baseline_rows(self) -> BaselineRows | None:

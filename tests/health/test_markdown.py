@@ -31,6 +31,8 @@ LEAK = CheckResult(
 )
 SLOW = CheckResult("tier2::speed", "warning", "The median call takes 61 ms", {"tier": 2})
 SHAPE = CheckResult("tier1::shape", "passed", "Shapes hold", {"tier": 1})
+_FEATURES = [*({"feature": f"x{n}", "status": "warn"} for n in range(1000)), {"feature": "y", "status": "ok"}]
+DRIFT = CheckResult("tier5::drift[inputs]", "warning", "x0 has drifted", {"property": "drift", "facts": {"features": _FEATURES}})
 EXPORT = CheckResult("onnx", "passed", "The graph agrees")
 PADDING = CheckResult(
     "tier1::padding_ignored", "failed", "row 0's logits change", {"tier": 1, "module": "blocks.1.attn", "statement": "Padding"}
@@ -238,6 +240,7 @@ def test_a_report_of_skipped_checks_gives_only_the_reasons() -> None:
     [
         ([SHAPE, EXPORT], "Sound: 2 of 2 checks passed"),
         ([SHAPE, SLOW], "Sound, with 1 warning: 1 of 2 checks passed"),
+        ([SHAPE, DRIFT], "The data changed in 1,000 of 1,001 features, with 1 warning: 1 of 2 checks passed"),
         ([SHAPE, SLOW, LEAK], "Broken: 1 problem (1 failed check), 1 warning, 1 of 3 checks passed"),
         ([LEAK], "Broken: 1 problem (1 failed check), 0 of 1 check passed"),
     ],

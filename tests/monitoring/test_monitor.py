@@ -458,7 +458,9 @@ def test_a_column_of_another_name_is_gone(shop: Shop) -> None:
     (shop.folder / "other.csv").write_text(text, encoding="utf-8")
     found = shop.monitored("other.csv")
     assert found["checks"]["drift[inputs]"]["status"] == "fail"
-    assert "missing values of `income`" in found["checks"]["drift[inputs]"]["message"]
+    message = found["checks"]["drift[inputs]"]["message"]
+    assert message.startswith("the column `income` is gone or empty (new: `salary`): ")
+    assert "missing values of `income`" in message
 
 
 def test_the_command_prints_one_object_and_gates(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
@@ -649,7 +651,15 @@ def test_a_column_that_is_gone_is_a_finding(shop: Shop) -> None:
     found = shop.monitored("gone.csv")
     (income,) = [one for one in found["drift"]["features"] if one["feature"] == "income"]
     assert (income["status"], income["differences"][0]["aspect"]) == ("fail", "missing values")
-    assert found["checks"]["drift[inputs]"]["status"] == "fail"
+    red = {name: check["message"] for name, check in found["checks"].items() if check["status"] == "fail"}
+    assert set(red) == {"evaluation", "drift[inputs]", "drift[outputs]", "drift[scores]", "harm"}
+    assert red.pop("drift[inputs]").startswith("the column `income` is gone or empty: missing values")
+    said = "the column `income` is gone or empty, so the model's answers here mean nothing (see drift[inputs]): "
+    assert {message[: len(said)] for message in red.values()} == {said}
+    unlabelled = [line.rpartition(",")[0] for line in cut]
+    (shop.folder / "gone_unlabelled.csv").write_text("\n".join(unlabelled) + "\n", encoding="utf-8")
+    harm = shop.monitored("gone_unlabelled.csv")["checks"]["harm"]
+    assert (harm["status"], harm["message"][: len(said)]) == ("warn", said)
     assert found["status"] == "fail"
     (shop.folder / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(DataError, match="no column `age`"):

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from harness.charts.pictures import distributions_of
-from harness.monitoring.checks import MOST_PLOTS, plots_of
 from harness.monitoring.drift import compare_profiles
+from harness.monitoring.drift.listing import MOST_PLOTS, plots_of
 from harness.monitoring.features.numeric import MOST_POINTS
 from harness.monitoring.profiles import profile_columns
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from harness.evidence import Status
 from harness.monitoring import DriftOptions
-from harness.monitoring.checks import plots_of
 from harness.monitoring.drift import compare_profiles
+from harness.monitoring.drift.listing import plots_of
 from harness.monitoring.features import Difference, Effect, FeatureKind, Plot, Resolution, log_coincidence_of, shares_by_label
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.features.kinds import FEATURE_KINDS
