@@ -26,7 +26,7 @@ from harness.properties.noise import FACTOR
 
 _NAME = "attribution"
 _STEPS = (32, 16, 8)
-"""Intervals of the integral: as many as there is time for."""
+"""Intervals of the integral: as many as there is time for, of a large model the fewest."""
 
 _EVERY = 4
 """Of the points of the integral, every so many is judged by finite differences."""
@@ -93,7 +93,8 @@ def attribution(study: Study) -> Evidence:
     reason = study.too_long(needed[_STEPS[-1]])
     if reason:
         return Evidence(_NAME, Status.SKIPPED, reason)
-    return _judge(study, path, next(steps for steps in _STEPS if not study.too_long(needed[steps])))
+    tried = _STEPS[-1:] if subject.is_large else _STEPS
+    return _judge(study, path, next(steps for steps in tried if not study.too_long(needed[steps])))
 
 
 def _seconds(path: _Path) -> dict[int, float]:

@@ -21,7 +21,7 @@ from harness.gists.cache import describe, model_path, open_gist
 from harness.model_file import usual_factory
 from harness.models.arguments import factory_arguments
 from harness.models.stubs import build_stub
-from harness.models.weights import CHECKPOINT, checkpoint_arguments, load_weights, pretrained_factory
+from harness.models.weights import CHECKPOINT, checkpoint_arguments, load_weights, pretrained_factory, refuse_incomplete
 from harness.models.wrapped import call_by, refuse_compiled, unwrapped, with_signature
 from harness.runtime import seeded
 from harness.scan import ScanWarning, dangerous_calls, scan_source
@@ -71,8 +71,10 @@ class ModelSource:
 
         Raises:
             FactoryError: The factory raised, or returned no ``nn.Module``, or one that cannot be moved to the device.
-            WeightsError: The weights do not fit.
+            WeightsError: The weights do not fit, or not all of them are there, which is said before anything is built.
         """
+        if self.weights is not None:
+            refuse_incomplete(self.weights)
         with seeded(seed), command_line_of(self.origin.rpartition(":")[0] or self.origin):
             try:
                 model = self.factory(**factory_arguments(self.factory, self.kwargs))

@@ -37,6 +37,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise WeightsError(f"`weights`: {path} is a folder, expected a file of weights{hint}")
     if not path.is_file():
         raise WeightsError(f"`weights`: no such file {path}")
+    refuse_incomplete(path)
     fill(model, read_state(path), path.name)
 
 
@@ -111,7 +112,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     _refuse_other_kinds(path)
     if path.suffix == ".json":
-        return _shards(path)
+        return {name: tensor for shard in sorted(_shards(path)) for name, tensor in read_state(path.parent / shard).items()}
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -141,19 +142,58 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of all files that an index names, which lie beside it."""
+def _shards(index: Path) -> dict[str, list[str]]:
+    """The files that an index of weights names, with the tensors that it says are in each."""
+    files: dict[str, list[str]] = {}
     try:
-        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        for tensor, name in sorted(json.loads(index.read_text(encoding="utf-8"))["weight_map"].items()):
+            files.setdefault(str(name), []).append(tensor)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise WeightsError(f"`weights`: {index} is JSON, but not an index of weights: it has no `weight_map`") from None
-    state: dict[str, Tensor] = {}
-    for name in sorted(map(str, files)):
-        shard = index.parent / name
-        if Path(name).name != name or shard.suffix == ".json" or not shard.is_file():
-            raise WeightsError(f"`weights`: {index.name} names {name!r}, which is not a file beside it")
-        state |= read_state(shard)
-    return state
+    return files
+
+
+def refuse_incomplete(path: Path) -> None:
+    """Refuses weights of which a part is not there, before anything is read or built: a shard that is missing, cut short or lacks tensors.
+
+    Raises:
+        WeightsError: The message names the file.
+    """
+    if path.suffix == ".safetensors" and path.is_file():
+        _refuse_cut_short(path)
+    elif path.suffix == ".json" and path.is_file():
+        _refuse_other_kinds(path)
+        for name, tensors in _shards(path).items():
+            shard = path.parent / name
+            if Path(name).name != name or shard.suffix == ".json" or not shard.is_file():
+                raise WeightsError(f"`weights`: {path.name} names {name!r}, which is not a file beside it")
+            held = _refuse_cut_short(shard) if shard.suffix == ".safetensors" else None
+            lacking = [tensor for tensor in tensors if held is not None and tensor not in held]
+            if lacking:
+                raise WeightsError(f"`weights`: {name} lacks what {path.name} says is in it: {_shown(lacking)}")
+
+
+_LONGEST_HEAD = 100_000_000
+"""Bytes of the head of a safetensors file, at most."""
+
+
+def _refuse_cut_short(path: Path) -> list[str] | None:
+    """The names in the head of a safetensors file, which says how long the file is; ``None`` where the head cannot be read."""
+    _refuse_other_kinds(path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        head = file.read(length) if length <= _LONGEST_HEAD else b""
+    needed, names = 8 + length, None
+    try:
+        entries = json.loads(head)
+        names = [name for name in entries if name != "__metadata__"]
+        needed += max((int(entries[name]["data_offsets"][1]) for name in names), default=0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        names = None  # reading it says what it is
+    if size < needed and length <= _LONGEST_HEAD:
+        raise WeightsError(f"`weights`: {path} is cut short: {size:,} bytes of {needed:,}; copy or download it again")
+    return names
 
 
 def _refuse_other_kinds(path: Path) -> None:
@@ -245,6 +285,8 @@ def pretrained_factory(folder: Path) -> Callable[..., nn.Module]:
 def _loaded(cls: Any, folder: Path, **options: Any) -> nn.Module:
     from transformers.utils import logging
 
+    for name in _USUAL_FILES[:2]:
+        refuse_incomplete(folder / name)
     shows = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from harness.errors import WeightsError
+from harness.models.loading import ModelSource
 from harness.models.weights import load_weights
 
 
@@ -275,3 +277,48 @@ def test_a_folder_of_weights_is_answered_with_its_file(tmp_path: Path) -> None:
         WeightsError, match=r"is a folder, expected a file of weights: write its file, .*model.safetensors.index.json"
     ):
         load_weights(Net(), tmp_path)
+
+
+def never_built() -> nn.Module:
+    raise AssertionError("a model was built for weights that are not there")
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda folder: (folder / "b.safetensors").unlink(), r"index.json names 'b.safetensors', which is not a file beside it"),
+        (
+            lambda folder: cut(folder / "b.safetensors", -4),
+            r"b.safetensors is cut short: [\d,]+ bytes of [\d,]+; copy or download",
+        ),
+        (lambda folder: cut(folder / "b.safetensors", 20), r"b.safetensors is cut short: 20 bytes of [\d,]+"),
+        (
+            lambda folder: (folder / "b.safetensors").write_text("version https://git-lfs"),
+            "b.safetensors is a pointer of Git LFS",
+        ),
+        (
+            lambda folder: save_file({"x": torch.zeros(1)}, folder / "b.safetensors"),
+            r"b.safetensors lacks what .*index.json says",
+        ),
+    ],
+    ids=["missing", "cut_in_the_numbers", "cut_in_the_head", "lfs", "other_tensors"],
+)
+def test_a_shard_that_is_not_whole_is_named_before_anything_is_built(
+    spoil: Callable[[Path], None], said: str, tmp_path: Path
+) -> None:
+    index = sharded(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(WeightsError, match=said) as caught:
+        ModelSource(never_built, "net.py", weights=index).build()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_of_weights_that_is_cut_short_is_told_by_its_length(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(100)}, tmp_path / "w.safetensors")
+    cut(tmp_path / "w.safetensors", -1)
+    with pytest.raises(WeightsError, match=r"w.safetensors is cut short"):
+        load_weights(Net(), tmp_path / "w.safetensors")
