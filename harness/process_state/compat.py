@@ -28,6 +28,14 @@ def set_global_hooks(hooks: dict[str, Any]) -> None:
             setattr(module, name, value)
 
 
+def print_options() -> dict[str, Any]:
+    """How tensors are printed, as ``torch.set_printoptions`` takes it: ``torch._tensor_str.PRINT_OPTS``.
+
+    Without it, options that one model sets stay for the next model.
+    """
+    return dict(vars(torch._tensor_str.PRINT_OPTS))
+
+
 class ModeStacks:
     """The modes that are on: of functions, of operators, and of what is kept for the backward pass; and the default device.
 

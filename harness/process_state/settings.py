@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import decimal
 import gc
+import io
+import locale
 import logging
 import operator
 import os
 import signal
 import sys
-import sysconfig
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from inspect import isclass
-from types import CodeType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
-from harness.process_state.compat import ModeStacks, global_hooks, set_global_hooks
+from harness.process_state.compat import ModeStacks, global_hooks, print_options, set_global_hooks
+from harness.process_state.modules import (
+    ABSENT,
+    LIBRARIES,
+    Functions,
+    is_library,
+    same_modules,
+    set_modules,
+    told_modules,
+    told_patches,
+)
 from harness.runtime import RandomState
 from harness.user_code import FOLDERS_OF_CONFIGS
 
@@ -56,9 +66,9 @@ class Setting:
 def all_settings() -> Iterator[Setting]:
     """Every setting, in the order in which they have to be put back: what others are read through comes first."""
     yield Setting(
-        "replaced functions", Functions, lambda value: value.put_back(), lambda a, b: not any(a.patches(b)), _told_patches
+        "replaced functions", Functions, lambda value: value.put_back(), lambda a, b: not any(a.patches(b)), told_patches
     )
-    yield Setting("modules", lambda: dict(sys.modules), _set_modules, _same_modules, _told_modules)
+    yield Setting("modules", lambda: dict(sys.modules), set_modules, same_modules, told_modules)
     yield Setting("sys.path", lambda: list(sys.path), _set_path, lambda a, b: b == _path_after(a, b), told=_nothing, grave=False)
     yield Setting(
         "import hooks",
@@ -74,6 +84,9 @@ def all_settings() -> Iterator[Setting]:
     yield from _settings_of_torch()
     yield Setting(RANDOM_NUMBERS, RandomState, lambda state: state.restore(), lambda a, b: not a.changes(b), _told_random)
     yield Setting("numpy's floating-point errors", np.geterr, lambda value: np.seterr(**value), told=_differing, grave=False)
+    yield Setting(
+        "numpy's print options", np.get_printoptions, lambda value: np.set_printoptions(**value), told=_differing, grave=False
+    )
     yield from _settings_of_python()
 
 
@@ -97,6 +110,9 @@ def _settings_of_torch() -> Iterator[Setting]:
     yield Setting(
         "the precision of matrix products", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, grave=False
     )
+    yield Setting(
+        "torch's print options", print_options, lambda value: torch.set_printoptions(**value), told=_differing, grave=False
+    )
     yield Setting("backends of torch", _backends, _set_backends, told=_nothing, grave=False)
 
 
@@ -107,6 +123,11 @@ def _settings_of_python() -> Iterator[Setting]:
     yield Setting("signal handlers", _handlers, _set_handlers, told=_differing, grave=False)
     yield Setting("logging", _loggers, _set_loggers, _same_where_known, _told_where_known, grave=False)
     yield _attributes("standard streams", sys, "stdin", "stdout", "stderr")
+    yield Setting("closed streams", _closed_streams, _reopen_streams, told=_differing, per_call=True)
+    yield Setting(
+        "the locale", lambda: locale.setlocale(locale.LC_ALL), lambda value: locale.setlocale(locale.LC_ALL, value), grave=False
+    )
+    yield Setting("the context of decimal numbers", _decimals, _set_decimals, told=_differing, grave=False)
     yield _attributes("hooks of sys", sys, "excepthook", "unraisablehook", "displayhook", grave=False)
     yield Setting("tracing", lambda: (sys.gettrace(), sys.getprofile()), _set_tracing, _identical, _nothing, grave=False)
     yield Setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit, grave=False)
@@ -124,14 +145,11 @@ def _nothing(_before: Any, _now: Any) -> str:
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    return ", ".join(str(key) for key in {**before, **now} if before.get(key, _ABSENT) != now.get(key, _ABSENT))
+    return ", ".join(str(key) for key in {**before, **now} if before.get(key, ABSENT) != now.get(key, ABSENT))
 
 
 def _identical(before: Sequence[Any], now: Sequence[Any]) -> bool:
     return len(before) == len(now) and all(map(operator.is_, before, now))
-
-
-_ABSENT = object()
 
 
 def _attributes(name: str, place: Any, *names: str, grave: bool = True) -> Setting:
@@ -152,7 +170,7 @@ def _attributes(name: str, place: Any, *names: str, grave: bool = True) -> Setti
 
 def _path_after(before: list[str], now: list[str]) -> list[str]:
     """``sys.path`` as it should be: with what configs and installed packages brought since."""
-    wanted = [folder for folder in now if folder in before or folder in FOLDERS_OF_CONFIGS or str(folder).startswith(_LIBRARIES)]
+    wanted = [folder for folder in now if folder in before or folder in FOLDERS_OF_CONFIGS or str(folder).startswith(LIBRARIES)]
     return [*wanted, *(folder for folder in before if folder not in wanted and folder not in FOLDERS_OF_CONFIGS)]
 
 
@@ -162,7 +180,7 @@ def _set_path(value: list[str]) -> None:
 
 def _finders_after(before: list[Any], now: list[Any]) -> list[Any]:
     """``sys.meta_path`` as it should be: with what installed packages brought since, which they need."""
-    wanted = [finder for finder in now if finder in before or _is_library(sys.modules.get(_type_of(finder).__module__))]
+    wanted = [finder for finder in now if finder in before or is_library(sys.modules.get(_type_of(finder).__module__))]
     return [*wanted, *(finder for finder in before if finder not in wanted)]
 
 
@@ -228,6 +246,42 @@ def _told_where_known(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ", ".join(name for name, value in before.items() if now.get(name) != value)
 
 
+def _closed_streams() -> dict[str, bool]:
+    return {name: bool(getattr(getattr(sys, name), "closed", False)) for name in ("stdout", "stderr")}
+
+
+def _reopen_streams(value: Mapping[str, bool]) -> None:
+    """Opens closed streams again, as the same objects: pytest and loggers hold them."""
+    for name, was_closed in value.items():
+        stream = getattr(sys, name)
+        if was_closed or not isinstance(stream, io.TextIOWrapper) or not stream.closed:
+            continue
+        if isinstance(stream.buffer, io.BytesIO):
+            buffer: Any = io.BytesIO()
+        elif isinstance(stream.buffer, io.RawIOBase):  # a file that pytest reads too
+            buffer = os.fdopen(os.dup(_DESCRIPTORS[name]), "r+b", 0)
+        else:
+            buffer = os.fdopen(os.dup(_DESCRIPTORS[name]), "wb")
+        options = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+        io.TextIOWrapper.__init__(stream, buffer, stream.encoding, stream.errors, newline="", **options)
+
+
+_DESCRIPTORS = {"stdout": 1, "stderr": 2}
+_DECIMALS = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
+
+
+def _decimals() -> dict[str, Any]:
+    context = decimal.getcontext()
+    return {**{name: getattr(context, name) for name in _DECIMALS}, "traps": dict(context.traps)}
+
+
+def _set_decimals(value: Mapping[str, Any]) -> None:
+    context = decimal.getcontext()
+    for name in _DECIMALS:
+        setattr(context, name, value[name])
+    context.traps.update(value["traps"])
+
+
 def _set_tracing(value: tuple[Any, Any]) -> None:
     sys.settrace(value[0])
     sys.setprofile(value[1])
@@ -252,93 +306,6 @@ def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
-
-
-# Modules and functions. What is of the user's own may be imported anew for the next model, and is left alone.
-
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-
-
-def _is_library(module: Any) -> bool:
-    file = getattr(module, "__file__", None)
-    return isinstance(module, ModuleType) and (file is None or str(file).startswith(_LIBRARIES))
-
-
-def _lost_modules(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return [name for name, module in before.items() if now.get(name, _ABSENT) is not module and _is_library(module)]
-
-
-def _same_modules(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    return not _lost_modules(before, now)
-
-
-def _told_modules(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    return ", ".join(_lost_modules(before, now))
-
-
-def _set_modules(value: Mapping[str, Any]) -> None:
-    sys.modules.update({name: value[name] for name in _lost_modules(value, sys.modules)})
-
-
-_PATCHABLE = (
-    *("builtins", "copy", "json", "logging", "math", "os", "pickle", "random", "time", "warnings", "numpy", "numpy.random"),
-    *("torch", "torch.autograd", "torch.fft", "torch.jit", "torch.linalg", "torch.nn", "torch.nn.functional", "torch.nn.init"),
-    *("torch.nn.utils", "torch.optim", "torch.random", "torch.utils.checkpoint", "torch.utils.data"),
-)
-"""Modules whose functions are watched."""
-
-_WITH_CLASSES = ("torch.nn", "torch.optim", "torch.utils.data")
-"""Modules whose classes are watched too."""
-
-
-@cache
-def _places() -> tuple[Any, ...]:
-    """Modules and classes whose functions are watched."""
-    modules = [sys.modules[name] for name in _PATCHABLE if isinstance(sys.modules.get(name), ModuleType)]
-    classes = [value for each in modules if each.__name__ in _WITH_CLASSES for value in vars(each).values() if isclass(value)]
-    own = [each for each in classes if each.__module__.partition(".")[0] == "torch"]
-    return tuple(dict.fromkeys([*modules, torch.Tensor, torch.autograd.Function, *own]))
-
-
-@dataclass(frozen=True)
-class Functions:
-    """What the watched modules and classes hold under their names."""
-
-    held: tuple[dict[str, Any], ...] = field(default_factory=lambda: tuple(dict(vars(place)) for place in _places()))
-
-    def patches(self, later: Functions) -> Iterator[tuple[Any, str, Any]]:
-        """Places and names whose function is another one in a later state, and not by a library's doing; with the earlier function."""
-        for place, before, now in zip(_places(), self.held, later.held, strict=True):
-            for name, value in before.items():
-                if now.get(name, _ABSENT) is not value and _is_patch(name, value, now.get(name, _ABSENT)):
-                    yield place, name, value
-            yield from ((place, name, _ABSENT) for name in now.keys() - before.keys() if _is_of_user(now[name]))
-
-    def put_back(self) -> None:
-        """Puts back what was replaced since."""
-        for place, name, function in [*self.patches(Functions())]:
-            with suppress(AttributeError, TypeError):
-                delattr(place, name) if function is _ABSENT else setattr(place, name, function)
-
-
-def _is_patch(name: str, before: Any, now: Any) -> bool:
-    """Whether a function was replaced by another one, and not wrapped by an installed package, as torch's compiler does on import."""
-    if isinstance(before, ModuleType) or not (callable(before) or isinstance(before, (property, staticmethod, classmethod))):
-        return False
-    if isclass(before) and isclass(now):  # such as `torch.Storage`, which follows the default dtype
-        return False
-    return _is_of_user(now) or getattr(now, "__name__", None) != name
-
-
-def _is_of_user(value: Any) -> bool:
-    """Whether a function is written in no installed package."""
-    inner = getattr(value, "fget", None) or getattr(value, "__func__", None) or value
-    code = getattr(inner, "__code__", None)
-    return isinstance(code, CodeType) and not code.co_filename.startswith((*_LIBRARIES, "<"))
-
-
-def _told_patches(before: Functions, now: Functions) -> str:
-    return ", ".join(f"{place.__name__}.{name}" for place, name, _ in before.patches(now))
 
 
 # torch.

@@ -38,11 +38,17 @@ WAYS = {
     "tracing": "sys.setprofile(lambda *a: None)",
     "garbage_collector": "gc.disable()",
     "umask": "os.umask(0o777)",
+    "closed_stdout": "sys.stdout.close()",
+    "closed_stderr": "sys.stderr.close()",
+    "printed_tensors": "torch.set_printoptions(precision=2, sci_mode=True)",
+    "printed_arrays": "numpy.set_printoptions(precision=2, suppress=True)",
+    "locale": "locale.setlocale(locale.LC_ALL, 'C.UTF-8')",
+    "decimals": "decimal.getcontext().prec = 5",
 }
 """What a model changes, and the line that does it."""
 
 HEAD = """\
-import builtins, gc, io, logging, os, random, signal, sys, tempfile, warnings
+import builtins, decimal, gc, io, locale, logging, os, random, signal, sys, tempfile, warnings
 import numpy, torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
