@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.planted_bugs.setups import Model
 
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 WORDS, WIDTH, CLASSES = 23, 12, 4
 TEXTS = task_of(
@@ -316,7 +316,7 @@ def read_without_itself(model: nn.Module) -> float:
         return float(torch.equal(model(nodes, edges)[2], model(other, edges)[2]))
 
 
-add = partial(pair_of_one_class, area="axes", judge=Model, draw=3, long=True)
+add = partial(pair_of_one_class, area="axes", judge=Model, draw=3)
 add(
     "softmax_over_the_batch",
     "The weights of an attention are normalised over the texts of a batch, so that a text alone has weights of 1",
@@ -328,6 +328,7 @@ add(
     TEXTS,
     or_tests=("batch_independence[gradient]",),
     module="attention",
+    first_run=FirstRun("039188d", found=True, named=True, said="batch_independence[forward] fails in attention.softmax"),
 )
 add(
     "directions_viewed_as_rows",
@@ -340,6 +341,13 @@ add(
     TEXTS,
     or_tests=("batch_independence[gradient]",),
     module="(model)",
+    unnamed="the module whose states are viewed is named, with the line of the view",
+    first_run=FirstRun(
+        "039188d",
+        found=True,
+        named=False,
+        said="batch_independence[forward] fails in net, whose states the model's own forward views wrongly, with the line of that",
+    ),
 )
 add(
     "squeezed_batch_of_one",
@@ -351,6 +359,7 @@ add(
     refused_alone,
     SPEECH,
     module="attention",
+    first_run=FirstRun("039188d", found=True, named=True, said="shape_contract fails in attention, with its line"),
 )
 add(
     "dilated_on_both_sides",
@@ -362,6 +371,7 @@ add(
     change_by_a_later_sample,
     SAMPLES,
     module="layers.0",
+    first_run=FirstRun("039188d", found=True, named=True, said="causal fails in layers.0.conv"),
 )
 add(
     "places_with_time_first",
@@ -374,6 +384,7 @@ add(
     SERIES,
     or_tests=("batch_independence[forward]",),
     module="places",
+    first_run=FirstRun("039188d", found=True, named=True, said="shape_contract fails in places, with its line"),
 )
 add(
     "sines_along_the_batch",
@@ -385,6 +396,7 @@ add(
     change_by_its_row,
     NOISY,
     module="steps",
+    first_run=FirstRun("039188d", found=True, named=True, said="batch_independence[forward] fails in steps"),
 )
 add(
     "condition_is_never_dropped",
@@ -396,6 +408,7 @@ add(
     read_without_keep,
     PRIOR,
     module="(model)",
+    first_run=FirstRun("039188d", found=True, named=True, said="input_dependence[inputs] fails of `keep`"),
 )
 add(
     "one_time_step_for_a_block",
@@ -407,6 +420,9 @@ add(
     read_without_later_times,
     EPISODES,
     module="(model)",
+    first_run=FirstRun(
+        "039188d", found=True, named=True, said="input_dependence[inputs] fails of all but the first of `timesteps`"
+    ),
 )
 add(
     "no_self_loops_without_norm",
@@ -418,4 +434,6 @@ add(
     read_without_itself,
     GRAPH,
     module="first",
+    missed="nothing promises that a node reads itself, and each is read by some other",
+    first_run=FirstRun("039188d", found=False, named=False, said="nothing: every node is read by some other"),
 )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.planted_bugs.setups import Model
 
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 WORDS, WIDTH, WINDOW, ITEMS, SEEN = 23, 12, 4, 17, 6
 TRANSLATION = task_of(task_type="seq2seq_lm", vocab_size=WORDS, max_seq_len=12)
@@ -189,6 +189,7 @@ add(
     change_word_by_word,
     TRANSLATION,
     or_tests=("decoding[generate]",),
+    first_run=FirstRun("039188d", found=True, named=True, said="decoding[cache] fails"),
 )
 add(
     "beams_of_other_sources",
@@ -199,6 +200,13 @@ add(
     Searching,
     other_translations,
     TRANSLATION,
+    missed="`generate` of the pair is not understood, and no search over beams is looked at",
+    first_run=FirstRun(
+        "039188d",
+        found=False,
+        named=False,
+        said="skipped: `generate` returns [1, 7] token ids for a prompt of [1, 1]; beams are not looked at",
+    ),
 )
 add(
     "new_state_in_another_name",
@@ -210,6 +218,7 @@ add(
     change_by_going_on,
     SESSIONS,
     or_tests=("carried_state[chunks]",),
+    first_run=FirstRun("039188d", found=True, named=True, said="carried_state[used] and [chunks] fail"),
 )
 add(
     "memory_of_the_last_episode",
@@ -221,4 +230,5 @@ add(
     change_by_the_last_episode,
     EPISODES,
     area="state",
+    first_run=FirstRun("039188d", found=True, named=True, said="stateless fails"),
 )

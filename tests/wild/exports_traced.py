@@ -14,7 +14,7 @@ from harness.tasks import TaskSpec
 from tests.planted_bugs.setups import Factory
 from tests.planted_bugs.tier4.exports import Exported, of
 
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 WIDTH, CLASSES = 8, 4
 BOXES = task_of(
@@ -98,6 +98,13 @@ add(
     BOXES,
     judge=partial(exported, "onnx"),
     or_tests=("numerical_consistency", "exports"),
+    missed="the exporter does not say that it exports to ONNX, so that the file is right",
+    first_run=FirstRun(
+        "039188d",
+        found=False,
+        named=False,
+        said="nothing: the exporter of torch.export does not say that it exports to ONNX, so that the file is right",
+    ),
 )
 add(
     "missing_frames_of_the_example",
@@ -110,4 +117,8 @@ add(
     FRAMES,
     judge=partial(exported, "torchscript"),
     or_tests=("numerical_consistency", "exports"),
+    missed="the model is scripted, not traced, so that the file is right",
+    first_run=FirstRun(
+        "039188d", found=False, named=False, said="nothing: the model is scripted, not traced, so that the file is right"
+    ),
 )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.planted_bugs.setups import Model
 
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 WIDTH, CLASSES = 12, 4
 FIELDS = task_of(
@@ -74,7 +74,7 @@ class Variational(nn.Module):
         self.encode, self.decode = nn.Linear(64, 2 * WIDTH), nn.Linear(WIDTH, 64)
 
     def latent(self, mean: Tensor, spread: Tensor) -> Tensor:
-        deviation = (0.5 * spread).exp()
+        deviation = (0.5 * spread.clamp(-10, 10)).exp()
         if self.training:
             deviation = torch.randn_like(deviation) * deviation
         elif not self.wrong:
@@ -185,6 +185,7 @@ add(
     FIELDS,
     area="train_mode",
     module="interaction",
+    first_run=FirstRun("039188d", found=True, named=True, said="eval_deterministic fails in interaction, with its line"),
 )
 add(
     "mean_and_one_deviation",
@@ -197,6 +198,14 @@ add(
     PICTURES,
     area="train_mode",
     module="(model)",
+    missed="noise that belongs to no layer cannot be stilled",
+    first_run=FirstRun(
+        "039188d",
+        found=False,
+        named=False,
+        said="skipped: in train mode forward draws random numbers that belong to no layer; the twin took the exponential of an unbounded number",
+        alarms=("gradient_flow[finite]",),
+    ),
 )
 add(
     "filters_in_a_list",
@@ -208,7 +217,10 @@ add(
     unknown_filters,
     SOUNDS,
     area="state",
-    module="(model)",
+    module="filters",
+    first_run=FirstRun(
+        "039188d", found=True, named=False, said="registration fails in filters[0], where the pair expected the model itself"
+    ),
 )
 add(
     "gate_that_stays_shut",
@@ -222,6 +234,7 @@ add(
     area="start",
     or_tests=("initialisation[symmetry]",),
     module="gate",
+    first_run=FirstRun("039188d", found=True, named=True, said="initialisation[symmetry] fails in gate.0.weight"),
 )
 add(
     "weights_never_filled",
@@ -235,4 +248,5 @@ add(
     area="start",
     or_tests=("initialisation[scale]", "gradient_flow[reaches_every_parameter]"),
     module="first",
+    first_run=FirstRun("039188d", found=True, named=True, said="initialisation[symmetry] fails in first.weight"),
 )
