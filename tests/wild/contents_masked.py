@@ -193,7 +193,7 @@ def refused_rows(model: nn.Module) -> float:
     return 0.0
 
 
-add = partial(pair_of_one_class, area="contents", judge=Model, draw=3, long=True)
+add = partial(pair_of_one_class, area="contents", judge=Model, draw=3)
 add(
     "nothing_to_look_at",
     "A query that neither a causal mask nor the padding lets look at anything is NaN, and so are the gradients of the whole batch",

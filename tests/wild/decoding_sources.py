@@ -178,7 +178,7 @@ def change_by_the_last_episode(model: nn.Module) -> float:
         return float((model(first) - alone).abs().max())
 
 
-add = partial(pair_of_one_class, judge=Model, area="decoding", draw=3, long=True)
+add = partial(pair_of_one_class, judge=Model, area="decoding", draw=3)
 add(
     "source_cut_to_the_window",
     "The cache of a decoder with a sliding window keeps no more of the source than of the words",
