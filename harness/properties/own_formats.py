@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.compat import tree_leaves
 from harness.errors import ProbeUnsupportedError, UserError
 from harness.evidence import Evidence, Status
 from harness.models.wrapped import called_like
@@ -48,10 +49,16 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
     if load is None:
         return Evidence(NAME, Status.SKIPPED, how)
 
+    changed = ""
+
     def load_what_saw_a_batch(source: nn.Module, other: nn.Module) -> nn.Module:
+        nonlocal changed
         with contextlib.suppress(ProbeUnsupportedError):  # without a train mode there are no statistics to save
             in_train_mode(subject, source, seed + 1)
-        return load(source, other)
+        before = _as_trained(source)
+        loaded = load(source, other)
+        changed = changed or next((name for name, facts in _as_trained(source).items() if before.get(name, facts) != facts), "")
+        return loaded
 
     found = judge_loading(
         subject,
@@ -63,7 +70,21 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
         seed,
         second=None if load is _by_path else lambda: subject.model,
     )
+    if changed and found.status is Status.OK:
+        return Evidence(
+            NAME,
+            Status.FAIL,
+            f"saving changes the model that is saved: `{changed}` has another `requires_grad` or dtype than before",
+            module=changed,
+            cause="a requires_grad_(False), half() or to() on the model itself and not on a copy, while its training goes on",
+            code="saving_changes_the_model",
+        )
     return unless_owned(subject, "own_methods", found)
+
+
+def _as_trained(model: nn.Module) -> dict[str, tuple[bool, torch.dtype]]:
+    """Of each parameter what decides how it is trained."""
+    return {name: (parameter.requires_grad, parameter.dtype) for name, parameter in model.named_parameters()}
 
 
 def _way_of(model: nn.Module) -> tuple[Load | None, str]:
@@ -107,6 +128,7 @@ def _by_path(source: nn.Module, other: nn.Module) -> nn.Module:
     before = [parameter.detach().clone() for parameter in other.parameters()]
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = _written(source, pair[0], Path(folder))
+        holds_all = _holds_weights(Path(folder), source)
         try:
             loaded = getattr(other, pair[1])(str(path))
         except Exception as error:
@@ -114,9 +136,27 @@ def _by_path(source: nn.Module, other: nn.Module) -> nn.Module:
     if isinstance(loaded, nn.Module):
         return called_like(loaded, source)
     same = all(torch.equal(now, then) for now, then in zip(other.parameters(), before, strict=True))
-    if loaded is not None or same:
+    if same and not (loaded is None and holds_all):  # with None for all that is in the file, a weight is missing
         raise ProbeUnsupportedError(f"{pair[1]} does not load weights into the model that it is called on")
     return other
+
+
+def _holds_weights(folder: Path, source: nn.Module) -> bool:
+    """Whether what was written to a folder holds every weight of a model, whatever their names are."""
+    found: list[Tensor] = []
+    for file in folder.rglob("*"):
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            with contextlib.suppress(Exception):
+                found += load_file(file).values()
+        elif file.is_file():
+            with contextlib.suppress(Exception):  # no file of tensors only, of which nothing is known
+                found += [leaf for leaf in tree_leaves(torch.load(file, weights_only=True)) if isinstance(leaf, Tensor)]
+    return bool(found) and all(
+        any(each.shape == weight.shape and torch.equal(each.to(weight), weight) for each in found)
+        for weight in source.parameters()
+    )
 
 
 def _written(source: nn.Module, save: str, folder: Path) -> Path:

@@ -202,6 +202,20 @@ class InitialisedAfterLoading(Pretrained):
         return model
 
 
+@planted(
+    "serialisation[own_methods]",
+    task=TABLE,
+    sound=Pretrained,
+    module="stem.weight",
+    code="saving_changes_the_model",
+    source=f"{PYTORCH}: Module.requires_grad_ works in place",
+)
+class FrozenBySaving(Pretrained):
+    def save_pretrained(self, folder: str) -> None:
+        super().save_pretrained(folder)
+        self.requires_grad_(False)
+
+
 class Resizable(Decoder):
     """A decoder whose vocabulary can grow."""
 

@@ -338,6 +338,18 @@ class StatisticsLeftOutOfTheFile(SavedByPath):
         return dict(self.named_parameters())
 
 
+@planted(
+    "serialisation[own_methods]",
+    task=TABLE,
+    sound=SavedByPath,
+    module="stem.weight",
+    source=f"{PYTORCH}: load_state_dict(strict=False) only returns the names that are missing",
+)
+class NothingLoadedByOtherNames(SavedByPath):
+    def saved(self) -> dict[str, Tensor]:
+        return {f"model.{name}": value for name, value in self.state_dict().items()}
+
+
 class KeepsItsScale(Perceptron):
     """A perceptron that computes a scale from its weights, and keeps it while it is evaluated."""
 
