@@ -279,7 +279,7 @@ CRITICAL = (
         "logit_range",
         1,
         "Class scores may take any value: no ReLU, softmax or sigmoid follows the last layer",
-        "harness.properties.numerics:logit_range",
+        "harness.properties.score_range:logit_range",
         needs=facts.scores,
         search=Search(outputs=FurtherOutputs("is_score", declared=True)),
     ),

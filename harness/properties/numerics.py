@@ -1,28 +1,23 @@
-"""Values of logits and gradients: finite at typical and at extreme inputs, and scores that no activation bounds."""
+"""Values of logits and gradients: finite at typical and at extreme inputs, and in batches with padded rows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from harness.adapters import make_adapter
 from harness.batches import IGNORED, Batch, Sizes, joined, with_rows
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
-from harness.properties.gradient_tracing import first_bad_gradient, recording_graph
+from harness.properties.gradient_tracing import first_bad_gradient
 from harness.properties.independence import ends_along
 from harness.properties.large_tensors import all_finite, reading_gradients
-from harness.properties.model_variants import calibrated, has_running_statistics, mixed_with_typical
+from harness.properties.model_variants import has_running_statistics, mixed_with_typical
 from harness.properties.noise import first_failure
-from harness.properties.padding import padded, placed, tells_padding
+from harness.properties.padding import no_padding, padded, placed, tells_padding, unknown_elements
 from harness.properties.subject import Subject
-from harness.properties.tracing import finite, first_broken, path_of, recording
+from harness.properties.tracing import finite, first_broken, recording
 from harness.runtime import seeded
 from harness.tasks.axes import BATCH, Axis
-from harness.tasks.kinds import SCORES, BinaryScores
 from harness.tasks.values import EXTREMES as EXTREMES
 from harness.wording import and_others
 
@@ -117,8 +112,49 @@ def finite_gradients(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
 
 
 def finite_gradients_by_content(subject: Subject, seed: int = 0) -> Evidence:
-    """The same at typical sizes for a batch of each content by itself, as an operation over the rows may divide by what they differ by."""
-    return first_failure(_finite_gradients_at(subject, subject.typical, content, seed) for content in _CONTENTS)
+    """The same at typical sizes for a batch of each content by itself, as an operation over the rows may divide by what they differ by.
+
+    Then with padded rows, the padding of which teaches nothing.
+    """
+    found = first_failure(_finite_gradients_at(subject, subject.typical, content, seed) for content in _CONTENTS)
+    if found.status is Status.FAIL:
+        return found
+    padded_rows = (_finite_gradients_padded(subject, axis, seed) for axis in subject.task.signature.padded)
+    return next((failure for failure in padded_rows if failure is not None), found)
+
+
+def _finite_gradients_padded(subject: Subject, axis: Axis, seed: int) -> Evidence | None:
+    """A failure where a step on padded rows has a loss and yet no gradient; ``None`` where it has one, or rows cannot be padded."""
+    signature, sizes = subject.task.signature, subject.typical
+    total = signature.complete(sizes.by_axis(subject.task))[axis.name]
+    least = max(1, axis.least, total // 2)
+    if least >= total or no_padding(subject, axis) or unknown_elements(signature, axis) or BATCH not in signature.main.axes:
+        return None
+    lengths = [total, *[least] * (sizes.batch - 1)]
+    real = placed(axis.padding or "right", lengths, total, seed).to(subject.device)
+    batch = padded(signature, subject.batch(sizes, seed), axis.name, real)
+    bad = _bad_gradients(subject, batch)
+    if not bad or not _has_finite_loss(subject, batch):  # without a loss, it reads padding, or `padding_ignored` fails
+        return None
+    return Evidence(
+        "gradient_flow",
+        Status.FAIL,
+        f"the gradient of `{bad[0]}` is NaN or infinite in a batch with padded rows, whose loss is finite"
+        f"{and_others(len(bad) - 1, 'parameter')}",
+        measured=float(len(bad)),
+        bound=0.0,
+        unit="parameters",
+        counterexample=f"{sizes.describe(subject.task)}, lengths={lengths}, padding: {axis.padding}, seed={seed}",
+        investigate=lambda: _first_broken(subject, batch) or _source_of_bad_gradients(subject, batch) or bad[0],
+        cause="a padded query that may look at nothing: its softmax over -inf is NaN, and 0 times NaN is NaN in every weight's gradient",
+        code="gradient_not_finite",
+    )
+
+
+def _has_finite_loss(subject: Subject, batch: Batch) -> bool:
+    model = subject.fresh()
+    with mode(model, train=True), seeded(0):
+        return bool(torch.isfinite(subject.backward(batch, model)))
 
 
 def _finite_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evidence:
@@ -189,11 +225,6 @@ def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: 
         return _all_finite(counterexample)
     kind = "NaN" if bool(logits.isnan().any()) else "infinite"
 
-    def culprit() -> str:
-        with recording(subject.model, lines=True) as calls:
-            subject.logits(batch)
-        return first_broken(calls, lambda tensor: not finite(tensor))
-
     return Evidence(
         name,
         Status.FAIL,
@@ -203,9 +234,16 @@ def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: 
         "elements",
         counterexample,
         cause="a division by zero, log or sqrt of a non-positive number, exp that overflows, or a softmax over a row of -inf",
-        investigate=culprit,
+        investigate=lambda: _first_broken(subject, batch),
         code="not_finite",
     )
+
+
+def _first_broken(subject: Subject, batch: Batch) -> str:
+    """The first module whose output is not finite; empty where there is none."""
+    with recording(subject.model, lines=True) as calls:
+        subject.logits(batch)
+    return first_broken(calls, lambda tensor: not finite(tensor))
 
 
 def _bad_gradients(subject: Subject, batch: Batch) -> list[str]:
@@ -245,129 +283,3 @@ def _source_of_bad_gradients(subject: Subject, batch: Batch) -> str:
 
 def _spoken(content: str) -> str:
     return content.replace("_", " ")
-
-
-_NAME = "logit_range"
-_BATCHES = 4
-
-_SHAPE_ONLY = (
-    "View",
-    "UnsafeView",
-    "ReshapeAlias",
-    "Transpose",
-    "Permute",
-    "T",
-    "Squeeze",
-    "Unsqueeze",
-    "Slice",
-    "Select",
-    "Clone",
-    "ToCopy",
-    "Expand",
-    "Alias",
-)
-"""Operators that keep every value."""
-
-
-@dataclass(frozen=True)
-class _Activation:
-    """An activation that bounds its output.
-
-    Attributes:
-        name: What people call it.
-        lowest: The lowest value it gives.
-        tells: What that means for scores.
-        code: What kind of finding that is.
-        cause: What to do about it.
-    """
-
-    name: str
-    lowest: float
-    tells: str
-    code: str
-    cause: str
-
-
-_ONE_SIDED = "no class can be scored below {}, and no gradient reaches a score that is cut off"
-_DROP = "an activation behind the last layer: return what goes into it"
-_ACTIVATIONS = {
-    "Relu": _Activation("a ReLU", 0.0, _ONE_SIDED.format("0"), "one_sided", _DROP),
-    "Gelu": _Activation("a GELU", -0.17, _ONE_SIDED.format("-0.17"), "one_sided", _DROP),
-    "Silu": _Activation("a SiLU", -0.28, _ONE_SIDED.format("-0.28"), "one_sided", _DROP),
-    "Softplus": _Activation("a softplus", 0.0, "no class can be scored below 0", "one_sided", _DROP),
-    "Softmax": _Activation(
-        "a softmax",
-        0.0,
-        "it returns probabilities where logits are expected, and cross-entropy applies softmax a second time",
-        "returns_probabilities",
-        "return the logits, and apply softmax where probabilities are needed; log-probabilities are valid logits",
-    ),
-    "Sigmoid": _Activation(
-        "a sigmoid",
-        0.0,
-        "it returns values between 0 and 1 where logits are expected, so cross-entropy can never give a class a high probability",
-        "returns_probabilities",
-        "return the logits, and apply the sigmoid where probabilities are needed",
-    ),
-}
-"""By the name of their node in the autograd graph, without ``Backward0``."""
-
-_TWICE = "it returns probabilities, while the loss of binary scores applies a sigmoid itself"
-
-
-def logit_range(subject: Subject, seed: int = 0) -> Evidence:
-    """No activation that bounds its output from below stands behind the scores of classes.
-
-    The last operator on the way to the logits is read off the autograd graph, and the lowest of some logits confirms it. A model whose
-    adapter or training step has a loss of its own may take probabilities on purpose, for which this is a warning.
-    """
-    counterexample = f"{_BATCHES} batches of {subject.typical.describe(subject.task)}, seed={seed}"
-    if not isinstance(subject.task.signature.main.kind, SCORES):
-        return Evidence(_NAME, Status.SKIPPED, f"output `{subject.task.signature.main.name}` is no scores")
-    model = calibrated(subject)
-    with torch.enable_grad(), recording_graph(model) as calls:
-        logits = subject.logits_with_grad(subject.batch(seed=seed), model)
-    node = _last_operator(logits)
-    if node is None:
-        return Evidence(_NAME, Status.SKIPPED, "no gradient reaches the logits, so the operation that computes them is unknown")
-    found = _ACTIVATIONS.get(_kind(node))
-    lowest = min(float(subject.logits(subject.batch(seed=seed + draw), model).min()) for draw in range(_BATCHES))
-    if found is None or lowest < found.lowest - 1e-2:
-        return Evidence(
-            _NAME, Status.OK, "no activation bounds the logits from below", lowest, None, "lowest logit", counterexample
-        )
-    module = next((call.module for call in calls if any(_last_operator(t) is node for t in call.outputs)), "")
-    tells = (
-        _TWICE if found is _ACTIVATIONS["Sigmoid"] and isinstance(subject.task.signature.main.kind, BinaryScores) else found.tells
-    )
-    return Evidence(
-        _NAME,
-        Status.WARN if _has_own_loss(subject) else Status.FAIL,
-        f"forward ends in {found.name}: {tells}",
-        lowest,
-        None,
-        "lowest logit",
-        counterexample,
-        "" if module == path_of("") else module,
-        found.cause,
-        code=found.code,
-    )
-
-
-def _last_operator(tensor: Tensor) -> Any:
-    """The node that computed a tensor's values; what only rearranges them is passed over."""
-    node: Any = tensor.grad_fn
-    while node is not None and _kind(node) in _SHAPE_ONLY and node.next_functions:
-        node = node.next_functions[0][0]
-    return node
-
-
-def _kind(node: Any) -> str:
-    """``Relu`` for ``ReluBackward0``."""
-    return str(node.name()).rpartition("::")[2].partition("Backward")[0]
-
-
-def _has_own_loss(subject: Subject) -> bool:
-    usual = type(make_adapter(subject.task)).loss
-    model: nn.Module = subject.model
-    return type(subject.adapter).loss is not usual or callable(getattr(model, "training_step", None))

@@ -132,6 +132,22 @@ class Tagger(nn.Module):
         return self.head(self.mix(self.read(words))[0].transpose(0, 1).reshape(-1, 8))
 
 
+class Prompted(nn.Module):
+    """Attention over prompts that are padded on the left; the bug leaves a padded query nothing to look at."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.hidden = -torch.inf if wrong else -1e4
+        self.read, self.mix, self.head = nn.Embedding(19, 8), nn.Linear(8, 24), nn.Linear(8, 19)
+
+    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
+        x, time = self.read(words), words.shape[1]
+        query, key, value = self.mix(x).chunk(3, -1)
+        unseen = torch.ones(time, time, dtype=torch.bool, device=x.device).triu(1) | (mask == 0)[:, None]
+        shares = (query @ key.transpose(1, 2)).masked_fill(unseen, self.hidden).softmax(-1)
+        return self.head(x + shares @ value)
+
+
 CASES: dict[str, tuple[Callable[..., nn.Module], Keys, str]] = {
     "points": (
         Points,
@@ -239,4 +255,17 @@ plant_declared(
         "axes": {"time": {"min": 1, "max": 9}, "tokens": {"from": "batch * time"}},
     },
     "batch_independence[forward]",
+)
+plant_declared(
+    "prompts",
+    Prompted,
+    {
+        "inputs": {
+            "words": {"axes": ["batch", "time"], "values": {"ids": 19, "pad": 0}},
+            "mask": {"axes": ["batch", "time"], "values": {"mask_of": "time"}},
+        },
+        "outputs": {"scores": {"axes": ["batch", "time", 19], "kind": "token_scores"}},
+        "axes": {"time": {"min": 1, "max": 10, "order": "causal", "padding": "left"}},
+    },
+    "gradient_flow[finite]",
 )
