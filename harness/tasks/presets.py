@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.tasks.declared import read_signature
 from harness.tasks.signature import Signature
 
 if TYPE_CHECKING:
@@ -188,6 +187,8 @@ PRESETS: dict[TaskType, Callable[[TaskSpec], Keys]] = {
 
 def signature_of(task: TaskSpec) -> Signature:
     """The signature of a task that is named by its type."""
+    from harness.tasks.declared import read_signature  # pydantic, which whoever reads the catalogue does without
+
     return read_signature(PRESETS[task.task_type](task))
 
 
