@@ -194,6 +194,10 @@ class ExperimentError(UserError, RuntimeError):
     code = "experiments"
 
 
+class DatabaseAwayError(ExperimentError):
+    """The experiment database cannot be reached or written just now; what was to be written may be written later."""
+
+
 class UnknownRunError(ExperimentError, LookupError):
     """No run has that id or name."""
 

@@ -102,15 +102,18 @@ def add_runs(commands: Any) -> None:
         "--metric", metavar="METRIC", help="show a metric of each run, the best first; of RUN one series of its windows"
     )
     runs.add_argument("--to-mlflow", metavar="URI", help="copy RUN to the MLflow server or database at this address")
+    runs.add_argument("--send", type=Path, metavar="FOLDER", help="send what runs left there while the database was away")
     add_json(runs)
     runs.set_defaults(run=_runs)
 
 
 def _runs(arguments: argparse.Namespace) -> int:
-    from harness.experiments.command import answer, copy_to_mlflow
+    from harness.experiments.command import answer, copy_to_mlflow, send
 
     database = _database(arguments)
-    if arguments.to_mlflow:
+    if arguments.send is not None:
+        found = send(database, arguments.send)
+    elif arguments.to_mlflow:
         found = copy_to_mlflow(database, arguments.reference, arguments.to_mlflow)
     else:
         found = answer(database, arguments.reference, arguments.name, arguments.metric)

@@ -2,6 +2,7 @@
 
 from harness.errors import ExperimentError, MissingPackageError, UnknownRunError
 from harness.experiments.database import ExperimentDB, log_profile_to_db
+from harness.experiments.recorder import Rhythm
 from harness.experiments.records import (
     ArtifactRecord,
     ComparisonRecord,
@@ -14,7 +15,7 @@ from harness.experiments.records import (
     SweepRecord,
     WindowRecord,
 )
-from harness.experiments.run import Rhythm, Run
+from harness.experiments.run import Run
 
 __all__ = [
     "ArtifactRecord",

@@ -13,6 +13,7 @@ from typing import Any
 from harness.documents import flat, plain, strict_json
 from harness.errors import ExperimentError, MissingPackageError
 from harness.experiments.database import ExperimentDB, existing_database
+from harness.experiments.recorder import UNSENT, send_unsent
 from harness.experiments.records import ACCURACY, MetricColumns, RunRecord, RunRef, Series, WindowRecord, date_text, series_of
 from harness.wording import Answer, aligned, counted, duration, figure, six_digits
 
@@ -48,6 +49,25 @@ def copy_to_mlflow(db_path: str | Path, run: str | None, tracking_uri: str) -> A
     return Answer(
         {"run_id": run_id, "mlflow_run_id": copied, "tracking_uri": tracking_uri},
         f"run {run_id} was copied to MLflow at {tracking_uri} as run {copied}",
+    )
+
+
+def send(db_path: str | Path, folder: Path) -> Answer:
+    """What ``modeltiers runs --send FOLDER`` does and says.
+
+    Raises:
+        ExperimentError: The database cannot be written, a file is none that a run wrote, or there is nothing to send.
+    """
+    waiting = sorted(folder.glob(UNSENT)) if folder.is_dir() else []
+    if not waiting:
+        raise ExperimentError(f"--send {folder}: no {UNSENT} there, so nothing waits; give the folder of a run's checkpoints")
+    with existing_database(db_path, _NO_DATABASE) as db:
+        sent, place = send_unsent(db.store, folder), db.store.place
+    left = [file for file in waiting if file.exists()]
+    lines = [f"run {run_id}: {counted(rows, 'metric row')} sent to {place}" for run_id, rows in sent.items()]
+    lines += [f"{file}: its run is not in {place}" for file in left]
+    return Answer(
+        {"sent": {str(run_id): rows for run_id, rows in sent.items()}, "left": [str(file) for file in left]}, "\n".join(lines)
     )
 
 

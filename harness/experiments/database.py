@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from harness.errors import ExperimentError, did_you_mean
 from harness.experiments import run_parts, runs
+from harness.experiments.recorder import Rhythm
 from harness.experiments.records import (
     ArtifactRecord,
     ComparisonRecord,
@@ -22,7 +23,7 @@ from harness.experiments.records import (
     SweepRecord,
     WindowRecord,
 )
-from harness.experiments.run import Rhythm, Run
+from harness.experiments.run import Run
 from harness.experiments.store import Store, address_of, file_of
 from harness.experiments.tables import bring_up_to_date
 from harness.provenance import provenance
@@ -88,10 +89,10 @@ class ExperimentDB:
         with self.store.writing() as connection:
             if sweep:
                 run_parts.read_sweep(connection, sweep.sweep_id)
-            run_id = runs.begin(connection, row)
+            run_id, created = runs.begin(connection, row)
             for kind, content in given.items():
                 run_parts.write_config(connection, run_id, kind, content)
-        return Run(self.store, self.rhythm, run_id, row["name"])
+        return Run(self.store, self.rhythm, run_id, row["name"], created)
 
     def end_run(self, run: RunRef, status: Status, facts: Mapping[str, Any] | None = None) -> None:
         """Writes how a run ended, with facts about it; ``Run.finish`` and ``Run.fail`` do so for a run of this process."""

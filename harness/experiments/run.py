@@ -1,161 +1,21 @@
-"""A run while it runs; its metrics are kept in memory, and written with a heartbeat from a thread."""
+"""A run while it runs: what it logs, and how it ends."""
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
 import time
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Any
 
-from harness.errors import ExperimentError
+from harness.errors import DatabaseAwayError, ExperimentError
 from harness.experiments import run_parts, runs
+from harness.experiments.recorder import Recorder, Rhythm, Spool, Write
 from harness.experiments.records import Status
 from harness.experiments.store import Store
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Rhythm:
-    """How often a run writes, and when one that is silent counts as killed.
-
-    Attributes:
-        flush_rows: Rows that are written at once, before their time has come.
-        flush_seconds: How long a row waits at most; what a SIGKILL can lose.
-        heartbeat_seconds: Time between signs of life.
-        grace_seconds: Silence after which a run is shown as killed.
-    """
-
-    flush_rows: int = 1000
-    flush_seconds: float = 1.0
-    heartbeat_seconds: float = 10.0
-    grace_seconds: float = 60.0
-
-
-class Recorder:
-    """The rows of a run that are not yet written, and the thread that writes them.
-
-    A write that fails keeps its rows in memory for the next one and warns once; closing raises while rows are left. In a forked child
-    there is no thread, so rows are written at once; those that waited at the fork are the parent's.
-
-    Args:
-        store: The database.
-        run_id: The run.
-        rhythm: How often it writes.
-    """
-
-    def __init__(self, store: Store, run_id: int, rhythm: Rhythm) -> None:
-        self._store, self._run_id, self._rhythm = store, run_id, rhythm
-        self._rows: list[Mapping[str, Any]] = []
-        self._rows_lock, self._write_lock = Lock(), Lock()
-        self._wake, self._stop = Event(), Event()
-        self._warned, self._beaten = False, time.monotonic()
-        self._thread = Thread(target=self._work, daemon=True, name=f"modeltiers-run-{run_id}")
-        self._thread.start()
-        _recorders.add(self)
-        atexit.register(self._at_exit)
-
-    @property
-    def waiting(self) -> int:
-        """How many rows are not yet written."""
-        return len(self._rows)
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Takes rows, which are written within ``flush_seconds``."""
-        with self._rows_lock:
-            self._rows.extend(rows)
-            full = len(self._rows) >= self._rhythm.flush_rows
-        if not self._thread.is_alive():
-            self.flush()
-        elif full:
-            self._wake.set()
-
-    def flush(self) -> None:
-        """Writes what waits.
-
-        Raises:
-            ExperimentError: The database cannot be written; the rows wait on.
-        """
-        with self._write_lock:
-            with self._rows_lock:
-                rows, self._rows = self._rows, []
-            try:
-                with self._store.writing() as connection:
-                    runs.beat(connection, self._run_id)
-                    if rows:
-                        runs.write_metrics(connection, self._run_id, rows)
-            except BaseException:
-                with self._rows_lock:
-                    self._rows = [*rows, *self._rows]
-                raise
-            self._beaten = time.monotonic()
-
-    def close(self) -> None:
-        """Stops the thread and writes what waits; may be called again where it failed.
-
-        Raises:
-            ExperimentError: Rows cannot be written.
-        """
-        self._stop.set()
-        self._wake.set()
-        self._thread.join()
-        if self._rows:
-            try:
-                self.flush()
-            except ExperimentError as error:
-                raise ExperimentError(f"{self.waiting} metric rows of run {self._run_id} are not written: {error}") from error
-        atexit.unregister(self._at_exit)
-
-    def _work(self) -> None:
-        while not self._stop.is_set():
-            self._wake.wait(self._rhythm.flush_seconds)
-            self._wake.clear()
-            if self._stop.is_set():
-                return
-            if self._rows or time.monotonic() - self._beaten >= self._rhythm.heartbeat_seconds:
-                try:
-                    self.flush()
-                except Exception as error:  # whatever it is, the run goes on and the thread must too
-                    self._warn(error)
-                    self._stop.wait(self._rhythm.flush_seconds)
-
-    def complain(self, error: Exception) -> None:
-        """Says an error that must not stop the run."""
-        _log.error("run %d: %s", self._run_id, error)
-
-    def _warn(self, error: Exception) -> None:
-        if not self._warned:
-            self._warned = True
-            _log.warning("run %d: metrics wait in memory, as they cannot be written: %s", self._run_id, error)
-
-    def _at_exit(self) -> None:
-        try:
-            self.close()
-        except ExperimentError as error:
-            self.complain(error)
-
-    def _start_over(self) -> None:
-        """In a forked child: no rows, no thread, and locks that nobody holds."""
-        self._rows, self._rows_lock, self._write_lock = [], Lock(), Lock()
-
-
-_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for recorder in list(_recorders):
-        recorder._start_over()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Run:
@@ -173,14 +33,48 @@ class Run:
         rhythm: How often the run writes.
         run_id: The run's id.
         name: The run's name.
+        created: When it began, in seconds since 1970 by the database's clock.
     """
 
-    def __init__(self, store: Store, rhythm: Rhythm, run_id: int, name: str) -> None:
+    def __init__(self, store: Store, rhythm: Rhythm, run_id: int, name: str, created: float) -> None:
         self._store = store
         self._ended: Status | None = None
         self._recorder = Recorder(store, run_id, rhythm)
         self.id = run_id
         self.name = name
+        self.created = created
+
+    def keep_unsent_in(self, folder: str | Path) -> None:
+        """From here on, what cannot be written because the database is away waits in a file of this folder, also beyond the run's end.
+
+        ``modeltiers runs --send FOLDER`` sends it, and so does the next training whose checkpoints are there.
+        """
+        self._recorder.spool = Spool(Path(folder), self.id, self.created, self._store.place)
+
+    def secure(self) -> None:
+        """Sees to it that a kill from here on loses nothing that was logged, also while the database is away."""
+        self._recorder.secure()
+
+    def continue_from(self, run_id: int, created: float, step: int, but: str = "") -> bool:
+        """Takes over the metrics of a run that this one resumes; that one stays as it is.
+
+        Args:
+            run_id: The run's id.
+            created: When it began; another database may have a run of that id.
+            step: The last step whose metrics are taken over.
+            but: Names of metrics that begin so are not.
+
+        Returns:
+            Whether the database has that run.
+
+        Raises:
+            ExperimentError: The database cannot be written.
+        """
+        with self._store.writing() as connection:
+            if not runs.copy_metrics(connection, run_id, created, self.id, step, but):
+                return False
+            runs.add_facts(connection, self.id, {"resumed_from": run_id})
+        return True
 
     def log_metric(self, name: str, value: Any, step: int | None = None, epoch: float | None = None) -> None:
         """Logs one value; see ``log_metrics``."""
@@ -202,29 +96,24 @@ class Run:
 
     def log_config(self, kind: str, config: Any) -> None:
         """Logs a config of some kind (``training``, ``task``, ``eval``, ``suite`` …), in place of an earlier one."""
-        with self._store.writing() as connection:
-            run_parts.write_config(connection, self.id, kind, config)
+        self._write("config", kind=kind, content=config)
 
     def log_artifact(self, path: str | Path, kind: str = "file") -> None:
         """Logs a file or folder; see ``ExperimentDB.log_artifact``."""
         found = run_parts.measure(path)
-        with self._store.writing() as connection:
-            run_parts.write_artifact(connection, self.id, kind, found)
+        self._write("artifact", kind=kind, path=str(found.path), sha256=found.sha256, size=found.size)
 
     def log_scores(self, metric: str, values: Any, dataset: str = "") -> None:
         """Logs one number a sample; see ``ExperimentDB.log_scores``."""
-        with self._store.writing() as connection:
-            run_parts.write_scores(connection, self.id, metric, values, dataset)
+        self._write("scores", metric=metric, values=run_parts.score_array(metric, values), dataset=dataset)
 
     def log_profile(self, profile: Any, name: str = "reference", kind: str = "data") -> None:
         """Logs a profile; see ``ExperimentDB.log_profile``."""
-        with self._store.writing() as connection:
-            run_parts.write_profile(connection, self.id, name, kind, profile)
+        self._write("profile", name=name, kind=kind, profile=profile)
 
     def add_facts(self, **facts: Any) -> None:
         """Adds facts, such as ``gist_id`` and ``sha256``, to those the run has."""
-        with self._store.writing() as connection:
-            runs.add_facts(connection, self.id, facts)
+        self._write("facts", facts=facts)
 
     def flush(self) -> None:
         """Writes the metrics that wait.
@@ -267,9 +156,29 @@ class Run:
     def _end(self, status: Status, facts: dict[str, Any]) -> None:
         self._check_running()
         self._recorder.close()
-        with self._store.writing() as connection:
-            runs.end(connection, self.id, status, facts)
+        self._write("end", status=status, facts=facts)
         self._ended = status
+
+    def _write(self, what: str, /, **content: Any) -> None:
+        """Writes something at once, or puts it off while the database is away and there is a spool."""
+        write, recorder = Write(what, content), self._recorder
+        try:
+            if recorder.is_behind and recorder.spool is not None:
+                recorder.flush()  # in the order in which it was given
+            with self._store.writing() as connection:
+                write.apply(connection, self.id)
+        except DatabaseAwayError as error:
+            if recorder.spool is None:
+                raise
+            try:
+                recorder.put_off(Write(what, {**content, "time": time.time()}) if what == "end" else write)
+            except OSError:
+                raise error from None
+            if what == "end":
+                recorder.complain(
+                    f"{error}; what it logged waits in {recorder.spool.file}, and is sent by the next training with checkpoints there, or by "
+                    f"`modeltiers runs --send {recorder.spool.file.parent}`"
+                )
 
     def _check_running(self) -> None:
         if self._ended:

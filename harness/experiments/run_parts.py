@@ -133,7 +133,7 @@ def write_scores(connection: Connection, run_id: int, metric: str, values: Any, 
     Raises:
         ExperimentError: The values are no list of numbers.
     """
-    array = _score_array(metric, values)
+    array = score_array(metric, values)
     row = {"dtype": array.dtype.str, "count": array.size, "content": zlib.compress(array.tobytes(), _LEVEL)}
     put(connection, scores, run_id=run_id, metric=metric, dataset=dataset, **row)
 
@@ -166,7 +166,12 @@ def read_score_datasets(connection: Connection, run_id: int) -> dict[str, str]:
     return {row.metric: row.dataset for row in found}
 
 
-def _score_array(metric: str, values: Any) -> NDArray[Any]:
+def score_array(metric: str, values: Any) -> NDArray[Any]:
+    """Scores as they are stored: float32 or float64 ``[N]``.
+
+    Raises:
+        ExperimentError: The values are no list of numbers.
+    """
     import numpy as np
 
     if hasattr(values, "detach"):  # a tensor; numpy has no bfloat16

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, func, insert, literal, select, update
 
 from harness.errors import ExperimentError, UnknownRunError, did_you_mean
 from harness.experiments.records import MetricColumns, Mode, RunRecord, RunRef, Status
@@ -17,16 +17,18 @@ from harness.experiments.tables import Now, metrics, moment, names, put, runs
 _BIGGEST_ID = 2**63 - 1
 
 
-def begin(connection: Connection, row: Mapping[str, Any]) -> int:
-    """Writes a new run; returns its id."""
-    found = connection.execute(insert(runs).values(**row, status="running", created=Now(), heartbeat=Now()).returning(runs.c.id))
-    return int(found.scalar_one())
+def begin(connection: Connection, row: Mapping[str, Any]) -> tuple[int, float]:
+    """Writes a new run; returns its id, and when it began by the database's clock."""
+    new = insert(runs).values(**row, status="running", created=Now(), heartbeat=Now()).returning(runs.c.id, runs.c.created)
+    found = connection.execute(new).one()
+    return int(found.id), float(found.created)
 
 
-def end(connection: Connection, run_id: int, status: Status, facts: Mapping[str, Any]) -> None:
-    """Writes how a run ended, with facts about it."""
+def end(connection: Connection, run_id: int, status: Status, facts: Mapping[str, Any], time: float | None = None) -> None:
+    """Writes how a run ended, with facts about it; ``time`` is when, in seconds since 1970, where that was earlier."""
     add_facts(connection, run_id, facts)
-    connection.execute(update(runs).where(runs.c.id == run_id).values(status=status, finished=Now(), heartbeat=Now()))
+    at = Now() if time is None else time
+    connection.execute(update(runs).where(runs.c.id == run_id).values(status=status, finished=at, heartbeat=at))
 
 
 def beat(connection: Connection, run_id: int) -> None:
@@ -166,6 +168,38 @@ def metric_rows(values: Mapping[str, Any], step: int | None, epoch: float | None
 def write_metrics(connection: Connection, run_id: int, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows made by ``metric_rows``."""
     connection.execute(insert(metrics), [{"run_id": run_id, **row} for row in rows])
+
+
+def metric_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells a row from every other one of its run."""
+    return row["name"], row["step"], row["epoch"], row["time"]
+
+
+def metric_keys(connection: Connection, run_id: int, since: float) -> set[tuple[Any, ...]]:
+    """``metric_key`` of each row that a run logged from some moment on, in seconds since 1970."""
+    query = select(metrics.c.name, metrics.c.step, metrics.c.epoch, metrics.c.time)
+    found = connection.execute(query.where(metrics.c.run_id == run_id, metrics.c.time >= since))
+    return {metric_key(dict(row._mapping)) for row in found}
+
+
+def copy_metrics(connection: Connection, source: int, created: float, run_id: int, until: int, but: str) -> bool:
+    """Copies the rows up to a step from a run that is resumed; ``False`` where the database has no such run.
+
+    Args:
+        connection: A transaction.
+        source: Id of the run that is resumed.
+        created: When that began; another database may have a run of that id.
+        run_id: The run to copy them to.
+        until: The last step that is copied.
+        but: Names that begin so are left out.
+    """
+    if connection.execute(select(runs.c.created).where(runs.c.id == source)).scalar() != created:
+        return False
+    columns = [column for column in metrics.c if column.name not in ("id", "run_id")]
+    mine = (metrics.c.run_id == source, metrics.c.step <= until, ~metrics.c.name.startswith(but, autoescape=True))
+    rows = select(literal(run_id), *columns).where(*mine).order_by(metrics.c.id)
+    connection.execute(insert(metrics).from_select(["run_id", *(column.name for column in columns)], rows))
+    return True
 
 
 def read_metrics(connection: Connection, run_id: int, name: str | None) -> MetricColumns:

@@ -13,9 +13,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError, StatementError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, SQLAlchemyError, StatementError
 
-from harness.errors import ExperimentError, MissingPackageError, UserError
+from harness.errors import DatabaseAwayError, ExperimentError, MissingPackageError, UserError
 
 BUSY_SECONDS = 60.0
 """How long a writer waits for the others."""
@@ -39,11 +39,14 @@ def explain(error: SQLAlchemyError, place: str) -> UserError:
     if isinstance(cause, UserError):  # raised while a value was made ready, and wrapped on the way
         return cause
     text = str(cause or error).strip()
+    # Both backends raise these for a database that is not there, full or locked; a missing table is another matter.
+    is_away = isinstance(error, (OperationalError, InterfaceError)) and "no such table" not in text.lower()
+    kind = DatabaseAwayError if is_away else ExperimentError
     for words, meaning in _MEANINGS:
         if words in text.lower():
-            return ExperimentError(f"{place}: {meaning}")
+            return kind(f"{place}: {meaning}")
     first = text.splitlines()[0] if text else type(error).__name__
-    return ExperimentError(f"{place}: {first}")
+    return kind(f"{place}: {first}")
 
 
 def address_of(db_path: str | Path) -> URL:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.experiments.run import Run
@@ -87,12 +87,21 @@ class Listener:
     def on_epoch(self, epoch: Epoch) -> None:
         """An epoch was done and evaluated."""
 
+    def on_checkpoint(self) -> None:
+        """A checkpoint is about to be written: a run that is resumed from it will not measure again what came before."""
+
     def on_end(self) -> None:
         """Training is over, in whatever way."""
 
 
+FINAL = "final_"
+"""Prefix of the metrics that a training logs at its end."""
+
+
 class RunLog(Listener):
     """Logs every step and epoch of a training to a run.
+
+    What was logged up to a checkpoint is in the database before that is written, so that a resumed run can take it over.
 
     Args:
         run: The run.
@@ -100,6 +109,24 @@ class RunLog(Listener):
 
     def __init__(self, run: Run) -> None:
         self._run = run
+        self._earlier: Mapping[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which run it is."""
+        return {"id": self._run.id, "created": self._run.created}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remembers the run that is resumed."""
+        self._earlier = state
+
+    def on_start(self, plan: Plan) -> None:
+        """Takes over what the run that is resumed had logged."""
+        if plan.start and self._earlier is not None:
+            self._run.continue_from(self._earlier["id"], self._earlier["created"], plan.start, FINAL)
+
+    def on_checkpoint(self) -> None:
+        """Writes what waits."""
+        self._run.secure()
 
     def on_step(self, step: Step) -> None:
         """Logs what the step measured."""

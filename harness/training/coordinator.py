@@ -22,7 +22,7 @@ from harness.errors import MissingPackageError, TrainingError, UserError
 from harness.properties.subject import Subject
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
-from harness.training import Plan, RunLog
+from harness.training import FINAL, Plan, RunLog
 from harness.training.checkpoints import SETTINGS, CheckpointFolder, RunSettings, file_name, read_checkpoint
 from harness.training.compute import Compute, Machine, choose_compute, leads
 from harness.training.dashboard import write_dashboard
@@ -119,7 +119,8 @@ class TrainingCoordinator:
         with threads_for(self.model):
             learnt, judged = self._loaders()
             evaluator = Evaluator(self.model, self.adapter, self.task, judged, progress.evaluating)
-            listeners = [history, progress, *([RunLog(self.run)] if self.run is not None else [])]
+            log = RunLog(self.run) if self.run is not None else None
+            listeners = [history, progress, *([log] if log is not None else [])]
             supervisor = Supervisor(
                 self._plan(learnt, resume),
                 listeners,
@@ -127,7 +128,7 @@ class TrainingCoordinator:
                 self.checkpoints,
                 SupervisorOptions(self.config.checkpoint_every_n_steps, self.config.early_stopping_patience, resumed=resume),
                 leads=leads(),
-                remembered={"history": history, SETTINGS: settings},
+                remembered={"history": history, SETTINGS: settings, **({"run": log} if log is not None else {})},
             )
             self._make_room(resume, notes)
             for note in notes if leads() else ():
@@ -274,7 +275,9 @@ class TrainingCoordinator:
     def _log(self, evaluator: Evaluator, supervisor: Supervisor) -> None:
         if self.run is None:
             return
-        self.run.log_metrics({f"final_{name}": value for name, value in _bare(supervisor.metrics).items()}, supervisor.plan.steps)
+        self.run.log_metrics(
+            {f"{FINAL}{name}": value for name, value in _bare(supervisor.metrics).items()}, supervisor.plan.steps
+        )
         if evaluator.newest is not None:
             judged = dataset_id(self.data.held_out)
             for metric, values in evaluator.newest.scores.items():

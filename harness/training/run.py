@@ -17,6 +17,7 @@ from harness.config import EvalConfig, ExportConfig, SuiteConfig, TrainingConfig
 from harness.data.data_reference import DataReference
 from harness.errors import ConfigError, did_you_mean
 from harness.experiments.database import ExperimentDB
+from harness.experiments.recorder import send_unsent
 from harness.experiments.records import SweepPoint
 from harness.experiments.run import Run
 from harness.experiments.store import address_of, place_of
@@ -123,10 +124,12 @@ def _train_logged(
         return {**coordinator.train(), "run_id": None}
     with ExitStack() as stack:
         opened = db if isinstance(db, ExperimentDB) else stack.enter_context(ExperimentDB(db))
+        send_unsent(opened.store, coordinator.checkpoints.folder)
         config, task, judged = coordinator.config, coordinator.task, coordinator.eval_config
         data = DataReference(coordinator.train_config, judged, coordinator.folder)
         known = {"data": data.to_json(), **(facts or {})}
         run = stack.enter_context(opened.start_run(run_name, suite or config, task, judged, sweep, facts=known))
+        run.keep_unsent_in(coordinator.checkpoints.folder)
         coordinator.run = run
         if suite is None:
             _keep_model(coordinator, run)

@@ -258,6 +258,8 @@ class Supervisor:
     def _save_last(self) -> None:
         self.measure()
         assert self._checkpoints is not None
+        for listener in self._listeners:
+            listener.on_checkpoint()
         self.save(self._checkpoints.last)
 
     def _keep_best(self, source: Path | None = None) -> None:
