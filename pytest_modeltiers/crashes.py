@@ -14,6 +14,7 @@ import faulthandler
 import json
 import os
 import re
+import secrets
 import signal
 import sys
 import tempfile
@@ -82,12 +83,15 @@ class Journal:
     Attributes:
         reports: The reports of each test that has ended, by its node id.
         deaths: How processes of the run ended.
+        faults: Descriptor of the file with what was running in a process when it died.
+        token: What only this run knows.
     """
 
     reports: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     deaths: list[Death] = field(default_factory=list)
     _file: int = field(default_factory=lambda: _unnamed_file())
     faults: int = field(default_factory=lambda: _unnamed_file())
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
 
     def write(self, **entry: Any) -> None:
         """Adds an entry; whole, as nothing interrupts so short a call."""
@@ -226,6 +230,12 @@ def use_timer(file: int) -> None:
     """
     global _timer_file
     _timer_file = file
+
+
+def token_of(config: pytest.Config) -> str:
+    """A text that nobody else can know, the same in each process of a run."""
+    journal = config.stash.get(SUPERVISED, None)
+    return secrets.token_hex(16) if journal is None else journal.token
 
 
 def end_hanging(config: pytest.Config, reason: str) -> None:

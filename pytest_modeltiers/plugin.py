@@ -266,8 +266,9 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
             pytest.exit(str(error), returncode=2)
     from pytest_modeltiers import continued, fixtures
     from pytest_modeltiers.report import Reporter
+    from pytest_modeltiers.results import JUnitCauses
     from pytest_modeltiers.suite import forget_suites
-    from pytest_modeltiers.terminal import FailuresSection, JUnitCauses
+    from pytest_modeltiers.terminal import FailuresSection
 
     continued.begin(config)
     if hasattr(config, "workerinput"):

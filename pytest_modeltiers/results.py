@@ -1,14 +1,15 @@
-"""What a test found: read from its report, and written as a health check or as JUnit properties."""
+"""What a test found: read from its report, and written as a health check or as JUnit properties; and the causes in a JUnit file."""
 
 from __future__ import annotations
 
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,6 +21,9 @@ from harness.health.checks import CheckResult, CheckStatus
 from harness.wording import visible, visible_values
 from pytest_modeltiers.crashes import end_hanging
 from pytest_modeltiers.hooks import TIERS
+
+if TYPE_CHECKING:
+    from pytest_modeltiers.report import Reporter
 
 NODEID = "modeltiers_nodeid"
 """The property by which a test case is found again."""
@@ -283,3 +287,42 @@ def end_run(item: pytest.Item, reason: str) -> None:
 def tier_in(nodeid: str) -> int:
     """The tier that a test is of; 0 for a test of the user's own."""
     return next((number for number in TIERS if f"::TestTier{number}::" in nodeid), 0)
+
+
+CAUSE = "modeltiers_cause"
+
+
+class JUnitCauses:
+    """Adds causes and lines to the test cases of a file that pytest has just written."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self) -> Generator[None, None, None]:
+        """Waits for pytest's own file."""
+        yield
+        file = self.reporter.config.getoption("xmlpath", None)
+        causes = self.reporter.causes_by_test()
+        if file and causes and Path(file).is_file():
+            add_causes(Path(file), causes, self.reporter.lines_by_test())
+
+
+def add_causes(file: Path, causes: Mapping[str, str], lines: Mapping[str, tuple[str, int]] | None = None) -> None:
+    """Writes the cause of each red test into a JUnit file, and the line to look at where the file's format has a place for it.
+
+    Args:
+        file: The file.
+        causes: By the test's node id, the name of the check that its bug is shown under.
+        lines: By the test's node id, file and line.
+    """
+    tree = ElementTree.parse(file)
+    for case in tree.iter("testcase"):
+        for properties in case.iter("properties"):
+            nodeid = next((one.get("value", "") for one in properties if one.get("name") == NODEID), "")
+            if nodeid in causes:
+                ElementTree.SubElement(properties, "property", name=CAUSE, value=causes[nodeid])
+            if case.get("file") and lines and nodeid in lines:  # attributes of xunit1
+                name, line = lines[nodeid]
+                case.attrib.update(file=name, line=str(line))
+    tree.write(file, encoding="utf-8", xml_declaration=True)

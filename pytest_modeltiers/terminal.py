@@ -1,13 +1,11 @@
-"""What people and CI see of a run: the summary and the failures, annotations on GitHub, and the cause of each red test in JUnit files."""
+"""What people and CI see of a run: the summary and the failures, and annotations on GitHub."""
 
 from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import textwrap
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +19,9 @@ from harness.health import ExportHealthReport
 from harness.health.checks import Cause, SkippedCheck, also_text, label_of
 from harness.health.markdown import problems_text
 from harness.wording import counted, duration, visible
+from pytest_modeltiers.crashes import token_of
 from pytest_modeltiers.hooks import TIERS
-from pytest_modeltiers.results import NODEID, Result, check_name, figures_of, most_calls
+from pytest_modeltiers.results import Result, check_name, figures_of, most_calls
 
 if TYPE_CHECKING:
     from pytest_modeltiers.report import Reporter
@@ -56,6 +55,21 @@ class FailuresSection:
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
+        self._stopped = ""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionstart(self) -> None:
+        """On GitHub, has what tests print with ``-s`` be no commands to the runner either."""
+        terminal = self.reporter.config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None and self.reporter.controls and self.reporter.config.option.capture == "no":
+            self._stop_commands(terminal)
+
+    def _stop_commands(self, terminal: pytest.TerminalReporter) -> None:
+        """Has the runner take no line for a command, until the token is said again, which a model cannot know."""
+        if os.environ.get("GITHUB_ACTIONS") == "true" and not self._stopped:
+            self._stopped = token_of(self.reporter.config)
+            terminal.ensure_newline()
+            terminal.write_line(f"::stop-commands::{self._stopped}")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
@@ -63,10 +77,7 @@ class FailuresSection:
 
         On GitHub no line of all this is a command to the runner, whatever a model said or printed, until the annotations are written.
         """
-        token = secrets.token_hex(16) if os.environ.get("GITHUB_ACTIONS") == "true" else ""
-        if token:
-            terminalreporter.ensure_newline()
-            terminalreporter.write_line(f"::stop-commands::{token}")
+        self._stop_commands(terminalreporter)
         failed = terminalreporter.stats.get("failed", [])
         self.reporter.set_aside = [report for report in failed if self.reporter.tells(report)]
         if self.reporter.set_aside:
@@ -78,9 +89,9 @@ class FailuresSection:
             for report in self.reporter.in_order:
                 if isinstance(report.longrepr, _Told):
                     report.longrepr = report.longrepr.text
-            if token:
+            if self._stopped:
                 terminalreporter.ensure_newline()
-                terminalreporter.write_line(f"::{token}::")
+                terminalreporter.write_line(f"::{self._stopped}::")
                 for line in self.reporter.annotations:
                     terminalreporter.write_line(line)
 
@@ -344,42 +355,3 @@ def _as_data(text: str) -> str:
 
 def _as_property(text: str) -> str:
     return _as_data(text).replace(":", "%3A").replace(",", "%2C")
-
-
-CAUSE = "modeltiers_cause"
-
-
-class JUnitCauses:
-    """Adds causes and lines to the test cases of a file that pytest has just written."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self.reporter = reporter
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_sessionfinish(self) -> Generator[None, None, None]:
-        """Waits for pytest's own file."""
-        yield
-        file = self.reporter.config.getoption("xmlpath", None)
-        causes = self.reporter.causes_by_test()
-        if file and causes and Path(file).is_file():
-            add_causes(Path(file), causes, self.reporter.lines_by_test())
-
-
-def add_causes(file: Path, causes: Mapping[str, str], lines: Mapping[str, tuple[str, int]] | None = None) -> None:
-    """Writes the cause of each red test into a JUnit file, and the line to look at where the file's format has a place for it.
-
-    Args:
-        file: The file.
-        causes: By the test's node id, the name of the check that its bug is shown under.
-        lines: By the test's node id, file and line.
-    """
-    tree = ElementTree.parse(file)
-    for case in tree.iter("testcase"):
-        for properties in case.iter("properties"):
-            nodeid = next((one.get("value", "") for one in properties if one.get("name") == NODEID), "")
-            if nodeid in causes:
-                ElementTree.SubElement(properties, "property", name=CAUSE, value=causes[nodeid])
-            if case.get("file") and lines and nodeid in lines:  # attributes of xunit1
-                name, line = lines[nodeid]
-                case.attrib.update(file=name, line=str(line))
-    tree.write(file, encoding="utf-8", xml_declaration=True)

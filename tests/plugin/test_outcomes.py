@@ -320,6 +320,24 @@ def test_github_annotates_failures_and_warnings(project: Any, monkeypatch: pytes
     assert "title=tier 1%3A causal::" in sorted(notes)[0]
 
 
+def test_what_a_model_prints_is_no_command_to_github_with_s_either(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.config(model=LEAKY.replace("x = self.embed", "print('::error::mine')\n        x = self.embed", 1))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+
+    lines = [
+        line.rpartition("::error::mine")[1] or line
+        for line in project.run("--model-config", "cfg.json", "-s").outlines
+        if "::" in line
+    ]
+
+    stop = next(line for line in lines if line.startswith("::stop-commands::"))
+    resume = f"::{stop.removeprefix('::stop-commands::')}::"
+    begun, ended = lines.index(stop), lines.index(resume)
+    assert "::error::mine" in lines[begun:ended]
+    assert "::error::mine" not in lines[:begun] + lines[ended:]
+    assert [line.partition(" ")[0] for line in lines[ended + 1 :] if line.startswith("::")] == ["::error"]
+
+
 def test_elsewhere_there_are_no_annotations(project: Any) -> None:
     project.config(model=LEAKY)
 
