@@ -112,7 +112,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     _refuse_other_kinds(path)
     if path.suffix == ".json":
-        return {name: tensor for shard in sorted(_shards(path)) for name, tensor in read_state(path.parent / shard).items()}
+        return {name: tensor for shard in sorted(_shards(path)) for name, tensor in read_state(_beside(path, shard)).items()}
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -153,6 +153,14 @@ def _shards(index: Path) -> dict[str, list[str]]:
     return files
 
 
+def _beside(index: Path, name: str) -> Path:
+    """A file that an index names; only one that lies beside it is ever opened."""
+    shard = index.parent / name
+    if Path(name).name != name or shard.suffix == ".json" or not shard.is_file():
+        raise WeightsError(f"`weights`: {index.name} names {name!r}, which is not a file beside it")
+    return shard
+
+
 def refuse_incomplete(path: Path) -> None:
     """Refuses weights of which a part is not there, before anything is read or built: a shard that is missing, cut short or lacks tensors.
 
@@ -164,9 +172,7 @@ def refuse_incomplete(path: Path) -> None:
     elif path.suffix == ".json" and path.is_file():
         _refuse_other_kinds(path)
         for name, tensors in _shards(path).items():
-            shard = path.parent / name
-            if Path(name).name != name or shard.suffix == ".json" or not shard.is_file():
-                raise WeightsError(f"`weights`: {path.name} names {name!r}, which is not a file beside it")
+            shard = _beside(path, name)
             held = _refuse_cut_short(shard) if shard.suffix == ".safetensors" else None
             lacking = [tensor for tensor in tensors if held is not None and tensor not in held]
             if lacking:
