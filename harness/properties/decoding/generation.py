@@ -27,6 +27,9 @@ _LONGEST = 40
 _MOST_ROWS = 8
 """The largest batch that is written on."""
 
+_BEAMS = 3
+"""Texts that a search keeps."""
+
 _CAUSE = (
     "a cache that `generate` does not pass on or keeps from another prompt, positions or a mask that it does not continue, "
     "or logits taken from another place than the last"
@@ -98,11 +101,52 @@ def greedy_is_likeliest(subject: Subject) -> Evidence:
         steps, near = steps + written.count * len(prompts.pads), near + ties
         if evidence.status is Status.FAIL:
             return evidence
+    if (searched := _searched(subject, text, writer)) is not None:
+        return searched
     if warned := next((each for each in found if each.status is Status.WARN), None):
         return warned
     ways = counted(len(found), "way")
     told = f"{counted(steps, 'token')} written in {ways} are the likeliest; {100 * near / max(steps, 1):.0f}% near ties"
     return Evidence(_NAME, Status.OK, told, max(each.measured or 0.0 for each in found), found[0].bound)
+
+
+def _searched(subject: Subject, text: Text, writer: Writer) -> Evidence | None:
+    """A failure where a search over several texts at once finds others for a batch than for its rows, or than without a cache.
+
+    Texts of equal length are nearly as likely only by chance: in several rows of a batch they are not.
+    """
+    if not writer.beams:
+        return None
+    rows, search = 4, {writer.beams: _BEAMS}
+    batch = _cut(subject, text, rows, _total(text) if writer.is_seq2seq else _total(text) - writer.new)
+    without_cache = next(({key: False} for _, key, value in writer.switches if value is False), None)
+
+    def found(given: Batch, keys: dict[str, Any]) -> Tensor:
+        return writer.write(subject.fresh(), given, {**search, **keys}).ids
+
+    try:
+        together = found(batch, {})
+        ways = {"for each row by itself": torch.cat([found(text.signature.rows(batch, [row]), {}) for row in range(rows)])}
+        if without_cache is not None:
+            ways["without a cache"] = found(batch, without_cache)
+    except (CannotWriteError, ModelRaisedError, RuntimeError):  # texts of several lengths, or no search for this model
+        return None
+    for way, others in ways.items():
+        differing = int((others != together).any(1).sum()) if others.shape == together.shape else 0  # texts may end early
+        if differing > 1:
+            return Evidence(
+                _NAME,
+                Status.FAIL,
+                f"with {writer.beams}={_BEAMS}, `generate` writes other texts for {differing} of {rows} rows of a batch than {way}",
+                measured=float(differing),
+                bound=1.0,
+                unit="rows",
+                counterexample=f"batch={rows}, {writer.beams}={_BEAMS}, new={writer.new}",
+                cause="sources or masks repeated in another order than the beams (repeat in place of repeat_interleave), or a cache that is "
+                "not put in the order of the beams that are kept (_reorder_cache)",
+                code="search_differs",
+            )
+    return None
 
 
 def _prompts(subject: Subject, text: Text, writer: Writer) -> Iterator[Prompts]:

@@ -27,6 +27,9 @@ _GREEDY: dict[str, Any] = {"do_sample": False, "sample": False, "greedy": True, 
 _SWITCH = re.compile(r"use_cache|use_kv_cache|cache_kv|kv_cache|use_kv")
 """Arguments that switch the cache on."""
 
+_BEAMS = re.compile(r"(num_|n_)?beams?(_size|_width)?")
+"""Arguments that say how many texts a search keeps at each step."""
+
 _END = re.compile(r"(eos|stop|end)(_token)?(_id)?")
 """Arguments that name the token which ends a text."""
 
@@ -64,6 +67,7 @@ class Writer(Protocol):
         switches: Further ways to write, each in words, with an argument and its value.
         usual: The arguments among them that every model is made for.
         is_for_left_padding: Whether it says that prompts are to be padded on the left.
+        beams: The argument for how many texts a search keeps at each step; empty where there is none.
     """
 
     new: int
@@ -71,6 +75,7 @@ class Writer(Protocol):
     switches: tuple[tuple[str, str, Any], ...]
     usual: frozenset[str]
     is_for_left_padding: bool
+    beams: str
 
     def takes(self, name: str) -> bool:
         """Whether it takes an input by name."""
@@ -111,6 +116,7 @@ class TransformersWriter:
     )
     usual = frozenset({"use_cache"})
     is_for_left_padding = True
+    beams = "num_beams"
 
     def __init__(self, subject: Subject, text: Text) -> None:
         assert text.ids is not None
@@ -138,11 +144,10 @@ class TransformersWriter:
                 max_new_tokens=self.new,
                 min_new_tokens=self.new,
                 do_sample=False,
-                num_beams=1,
                 output_logits=True,
                 return_dict_in_generate=True,
                 pad_token_id=pad,
-                **keys,
+                **{self.beams: 1, **keys},
             )
         if not hasattr(found, "sequences") or not getattr(found, "logits", None):
             raise CannotWriteError("`generate` returns neither sequences nor logits")
@@ -160,7 +165,6 @@ class OwnWriter:
         CannotWriteError: It samples, or asks for what is not known.
     """
 
-    is_seq2seq = False
     is_for_left_padding = False
 
     def __init__(self, subject: Subject, text: Text) -> None:
@@ -172,8 +176,9 @@ class OwnWriter:
             raise CannotWriteError("`generate` names no arguments, so that it cannot be called without sampling")
         self._count = next((name for name in named if _COUNT.fullmatch(name)), "")
         known = {each.name for each in text.signature.inputs}
-        # The prompt goes by name where the argument is called so, else it is the first one.
-        self._by_name = text.ids.name in named
+        # A source goes by its name, and the text begins without a prompt; else the prompt goes by its own name, or is the first argument.
+        self.is_seq2seq = named[0] in known - {text.ids.name} and text.axis not in text.signature.axes_of(named[0])
+        self._by_name = self.is_seq2seq or text.ids.name in named
         rest = named if self._by_name else named[1:]
         required = [
             name for name in rest if parameters[name].default is parameters[name].empty and name not in {self._count, *known}
@@ -188,6 +193,7 @@ class OwnWriter:
             (f"{told} a cache", switch, value) for told, value in (("with", True), ("without", False)) if switch
         )
         self.usual = frozenset({switch})
+        self.beams = next((name for name in rest if _BEAMS.fullmatch(name)), "")
         # No token ends the text: what fills a row that ended is not written by the model.
         self._endless = {name: -1 for name in named[1:] if _END.fullmatch(name) and type(parameters[name].default) is int}
         self._greedy = self._without_sampling(subject)
@@ -240,11 +246,20 @@ class OwnWriter:
         asked = {**given, self._count: self.new, **self._endless, **keys}
         with seeded(seed), blaming(model):
             generate: Callable[..., Any] = model.generate  # type: ignore[assignment]
-            found = generate(**{name: prompt.clone()}, **asked) if self._by_name else generate(prompt.clone(), **asked)
+            if self.is_seq2seq:
+                found = generate(**asked)
+            else:
+                found = generate(**{name: prompt.clone()}, **asked) if self._by_name else generate(prompt.clone(), **asked)
         if isinstance(found, (tuple, list)) and found and isinstance(found[0], Tensor):
             found = found[0]
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(prompt) or found.is_floating_point():
             raise CannotWriteError("`generate` returns no token ids of [batch, length]")
+        if self.is_seq2seq:
+            if found.shape[1] != self.new + 1:
+                raise CannotWriteError(
+                    f"`generate` returns {list(found.shape)} token ids, and not a start and {self.new} new ones"
+                )
+            return Written(found, self.new)
         length = prompt.shape[1]
         if found.shape[1] > length and torch.equal(found[:, :length], prompt):
             return Written(found, found.shape[1] - length)

@@ -145,3 +145,40 @@ class EntropyOfMaskedWeights(Translator):
     def __init__(self) -> None:
         super().__init__()
         self.decoder[0].attn = _LogOfWeights()
+
+
+class Searching(Translator):
+    """Writes the likeliest of a few texts that it keeps at each step, without a source's end."""
+
+    def generate(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, max_new_tokens: int = 6, num_beams: int = 1
+    ) -> Tensor:
+        rows, mask = len(input_ids), torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        sources, first = self.sources(rows, num_beams), num_beams * torch.arange(rows)[:, None]
+        ids, told = input_ids.new_ones(rows * num_beams, 1), torch.zeros(rows, num_beams)
+        told[:, 1:] = -torch.inf
+        for _ in range(max_new_tokens):
+            scores = self(input_ids[sources], mask[sources], decoder_input_ids=ids).log_softmax(-1)
+            told, best = (told.view(-1, 1) + self.next_scores(scores)).view(rows, -1).topk(num_beams)
+            ids = torch.cat([ids[(first + best // VOCAB).flatten()], (best % VOCAB).view(-1, 1)], 1)
+        return ids[::num_beams]
+
+    def sources(self, rows: int, beams: int) -> Tensor:
+        return torch.arange(rows).repeat_interleave(beams)
+
+    def next_scores(self, scores: Tensor) -> Tensor:
+        return scores[:, -1]
+
+
+@planted(
+    "decoding[generate]", task=SEQ2SEQ, sound=Searching, code="search_differs", source=f"{ISLAM}: repeat for repeat_interleave"
+)
+class SourcesOfOtherRows(Searching):
+    def sources(self, rows: int, beams: int) -> Tensor:
+        return torch.arange(rows).repeat(beams)
+
+
+@planted("decoding[generate]", task=SEQ2SEQ, sound=Searching, code="not_the_likeliest", source=f"{ISLAM}: off by one")
+class WritesByThePlaceBefore(Searching):
+    def next_scores(self, scores: Tensor) -> Tensor:
+        return scores[:, max(0, scores.shape[1] - 2)]
