@@ -125,6 +125,11 @@ def largest_sizes(subject: Subject) -> dict[str, Any]:
     return {"sizes": subject.reach.largest(MOST_ROWS)}
 
 
+def largest_cheap_sizes(subject: Subject) -> dict[str, Any]:
+    """The largest sizes that many calls are made at."""
+    return {"sizes": subject.reach.largest_cheap(MOST_ROWS)}
+
+
 def largest_padding(subject: Subject) -> dict[str, Any]:
     """The largest sizes, each row with more padding than the one before."""
     sizes, axis = subject.reach.largest(MOST_ROWS), subject.task.signature.padded[0]

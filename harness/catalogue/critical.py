@@ -358,7 +358,7 @@ CRITICAL = (
         "harness.properties.contracts:memory_layout",
         DIFFERENCE,
         owned_by=_WRITES,
-        search=Search("batches", examples=2, corner="largest_sizes"),
+        search=Search("batches", examples=2, corner="largest_cheap_sizes"),
     ),
     Property(
         "dtype_move",

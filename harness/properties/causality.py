@@ -24,7 +24,7 @@ _MASKING = ("triu", "tril", "triu_", "tril_")
 """Calls that make a causal mask."""
 
 _MOST_POSITIONS, _FEW_POSITIONS = 16, 4
-"""Positions that are changed along an axis, and of a large model at its largest sizes."""
+"""Positions that are changed along an axis, each in a row, and of a large model where so many rows are dear."""
 
 
 def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -37,7 +37,8 @@ def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """
     signature = subject.task.signature
     whole = signature.complete(sizes.by_axis(subject.task))
-    most = _FEW_POSITIONS if subject.reach.is_dear(sizes) else _MOST_POSITIONS
+    wide = with_rows(subject.task, sizes, _MOST_POSITIONS)
+    most = _FEW_POSITIONS if subject.reach.is_dear(wide) else _MOST_POSITIONS
     found: list[Evidence] = []
     for axis in signature.with_order("causal"):
         length = whole[axis.name]

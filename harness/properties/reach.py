@@ -90,15 +90,25 @@ class Reach:
         """Whether calls of these sizes are so dear that few of them are made."""
         return self._work(sizes) > _DRAWN
 
-    def largest(self, rows: int) -> Sizes:
-        """The largest sizes that are judged, of so many rows or, of a large model, fewer."""
+    def largest_cheap(self, rows: int) -> Sizes:
+        """The largest sizes that many calls are made at, as of what does not depend on the length alone."""
+        return self.largest(rows, _DRAWN)
+
+    def largest(self, rows: int, most: float | None = None) -> Sizes:
+        """The largest sizes that are judged, of so many rows or, of a large model, fewer.
+
+        Args:
+            rows: How many rows.
+            most: Floating-point operations that a call may take; by default as many as one at the largest sizes.
+        """
+        most = _LARGEST if most is None else most
         sizes = largest_sizes(self.task, rows)
         fewer = [replace(sizes, batch=count) for count in range(rows, 1, -1)]
-        if found := next((each for each in fewer if self._work(each) <= _LARGEST), None if fewer else sizes):
+        if found := next((each for each in fewer if self._work(each) <= most), None if fewer else sizes):
             return found
         if self.task.declared is not None or not self.task.is_text:
             return self.typical
-        length = max(self.typical.seq + 1, int(_LARGEST / self.work / 2 / (1 + self.task.is_seq2seq)))
+        length = max(self.typical.seq + 1, int(most / self.work / 2 / (1 + self.task.is_seq2seq)))
         return Sizes(2, min(length, sizes.seq), min(length, sizes.seq))
 
     def _work(self, sizes: Sizes) -> float:

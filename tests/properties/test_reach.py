@@ -15,7 +15,7 @@ from harness.properties import reach
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers.live import judge_model
-from pytest_modeltiers.strategies import largest_padding, largest_sizes, typical_then_largest
+from pytest_modeltiers.strategies import largest_cheap_sizes, largest_padding, largest_sizes, typical_then_largest
 
 LM = TaskSpec(TaskType.CAUSAL_LM, vocab_size=20, max_seq_len=64, pad_token_id=0)
 PER_POSITION = 2 * 16 * 20
@@ -50,7 +50,7 @@ def subject() -> Subject:
 def test_a_small_model_is_judged_at_five_rows_of_full_length() -> None:
     small = subject()
     assert small.reach.work == 0
-    assert largest_sizes(small)["sizes"] == Sizes(5, 64, 64)
+    assert largest_sizes(small) == largest_cheap_sizes(small) == {"sizes": Sizes(5, 64, 64)}
     assert (Sizes(5, 64, 64), 1) in small.reach.anchors
 
 
@@ -65,6 +65,7 @@ def test_a_large_one_has_fewer_rows_and_then_shorter_ones(
     assert large.reach.work == PER_POSITION
     for found in (largest_sizes(large)["sizes"], largest_padding(large)["sizes"], typical_then_largest(large)["calls"][1]):
         assert (found.batch, found.seq) == expected
+    assert largest_cheap_sizes(large) == {"sizes": Sizes(2, 20, 20)}
 
 
 @pytest.mark.parametrize("step", [0, -1], ids=["sound", "leaks"])
