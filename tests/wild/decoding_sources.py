@@ -200,7 +200,6 @@ add(
     Searching,
     other_translations,
     TRANSLATION,
-    missed="`generate` of the pair is not understood, and no search over beams is looked at",
     first_run=FirstRun(
         "039188d",
         found=False,

@@ -223,7 +223,7 @@ add(
     IMAGES,
     area="loading",
     line="strict=False",
-    missed="a method that loads nothing is not taken for one that loads",
+    unnamed="the first weight that was not loaded is named, not the line that loads",
     first_run=FirstRun(
         "039188d",
         found=False,
@@ -258,7 +258,6 @@ add(
     area="adapters",
     or_tests=("serialisation[own_methods]",),
     module="head",
-    missed="what is trained is not compared before and after saving",
     first_run=FirstRun(
         "039188d", found=False, named=False, said="nothing: what is trained is not compared before and after saving"
     ),
