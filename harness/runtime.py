@@ -92,13 +92,27 @@ def is_large(model: nn.Module) -> bool:
 def free_memory(device: torch.device | str = "cpu") -> int:
     """Bytes that are free, or can be freed, on a device; on the CPU also within the limit of a container. 0 where nothing says so."""
     if torch.device(device).type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        # What PyTorch keeps for later calls is free to them, and taken as the driver sees it.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     found = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
     limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
     if limit and used and limit[0].isdigit():
         cache = [int(line.split()[1]) for line in _lines("/sys/fs/cgroup/memory.stat") if line.startswith("inactive_file ")]
         found.append(max(0, int(limit[0]) - int(used[0]) + sum(cache)))
     return min(found, default=0)
+
+
+_SHORT = 10.0
+
+
+def short_of_memory() -> str:
+    """What is said of a machine that waits for memory now, as one that swaps does; empty of others, and where nothing says so."""
+    lines = _lines("/proc/pressure/memory")
+    share = float(lines[0].partition("avg10=")[2].partition(" ")[0]) if lines and lines[0].startswith("some avg10=") else 0.0
+    if share < _SHORT:
+        return ""
+    return f"this machine is short of memory: of the last 10 s, programs waited {share:.0f}% for it, as where it swaps; end others, or wait"
 
 
 def _lines(path: str) -> list[str]:

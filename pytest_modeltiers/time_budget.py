@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from harness.errors import TimeBudgetError
-from harness.runtime import ComputedSince, ended_by
+from harness.runtime import ComputedSince, ended_by, short_of_memory
 from pytest_modeltiers.crashes import set_timer, stop_timer
 
 CLOCK_FACTOR = 5
@@ -263,7 +263,7 @@ class _Watch:
         if self.clock >= CLOCK_FACTOR * whole and used < _IDLE * self.clock:
             raise _HangError(
                 f"the model did not answer within the `time_budget` of {whole:g} s: {self.clock:.0f} s passed by the clock, and it used "
-                f"{used:.1f} s of processor time; it was {_place(frame)}"
+                f"{used:.1f} s of processor time; it was {_place(frame)}{f'; {short}' if (short := short_of_memory()) else ''}"
             )
         if used < self._part or (_is_importing(frame) and used < self._part + whole):
             return

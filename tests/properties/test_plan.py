@@ -18,7 +18,7 @@ from harness.errors import MemoryFullError
 from harness.evidence import Evidence, guarded
 from harness.internal_errors import refuse_full_memory
 from harness.properties.calling import blaming
-from harness.properties.plan import Machine, Plan, count_tests, plan_of
+from harness.properties.plan import Machine, Plan, count_tests, machine_of, plan_of
 from harness.properties.resources import LiveBytes
 from harness.tasks import TaskSpec, TaskType
 
@@ -134,6 +134,17 @@ def test_full_memory_is_no_fault_of_the_model() -> None:
 def test_more_than_any_memory_is_a_mistake_of_the_model() -> None:
     refuse_full_memory(RuntimeError(REFUSED.format(1 << 60)))
     refuse_full_memory(RuntimeError("shapes do not match"))
+
+
+def test_a_machine_that_swaps_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    pressure = "some avg10={} avg60=1.00 avg300=0.00 total=33"
+    monkeypatch.setattr("harness.runtime._lines", lambda path: [pressure.format("42.31")] if "pressure" in path else [])
+    machine = machine_of("cpu")
+    assert "programs waited 42% for it" in replace(planned(), machine=machine).text()
+    monkeypatch.setattr("harness.runtime._lines", lambda path: [pressure.format("0.00")] if "pressure" in path else [])
+    assert "short of memory" not in replace(planned(), machine=machine_of("cpu")).text()
+    monkeypatch.setattr("harness.runtime._lines", lambda _path: [])
+    assert machine_of("cpu").short == ""
 
 
 def test_the_plan_of_another_machine_differs_in_what_fits_only() -> None:
