@@ -23,8 +23,9 @@ from harness.wording import and_others
 
 _LARGE = 1e4
 _LARGE_PIXEL = 255.0
-_LARGE_NORMAL = 100.0
-"""Of values that are declared to be normally distributed: a hundred standard deviations."""
+_LARGE_NORMAL = 99.0
+"""Of values that are declared to be normally distributed, in standard deviations. Not 100: an input may be its own label, and
+-100 as a label counts for nothing."""
 
 _CONTENTS = ("typical", *EXTREMES)
 

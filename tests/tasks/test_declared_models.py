@@ -36,6 +36,17 @@ def test_a_sound_model_of_a_declared_task_is_quiet(name: str) -> None:
     assert sum(each.status is Status.OK for each in found.values()) >= 20
 
 
+def test_no_extreme_input_of_an_autoencoder_is_a_label_that_counts_for_nothing() -> None:
+    keys = {
+        "inputs": {"x": {"axes": ["batch", 4]}},
+        "outputs": {"y": {"axes": ["batch", 4]}},
+        "labels": {"y": {"from": "x"}},
+    }
+    found = judge_model(lambda: nn.Linear(4, 4), task_of(keys), only=["gradient_flow"])
+
+    assert {each.status for each in found.values()} == {Status.OK}, [each.explain() for each in found.values()]
+
+
 class Sampler(nn.Module):
     """A policy that samples in forward, as agents do that act by it."""
 
