@@ -39,6 +39,9 @@ _DEATHS = 3
 
 _MORE_CPU = 20
 
+_EXPORT = 4
+"""The tier that exports."""
+
 _NAME = "modeltiers_isolation"
 
 
@@ -94,8 +97,9 @@ class Isolation:
         about = getattr(report, "modeltiers", {})
         if "layers" in about:
             facts = self._facts.setdefault(
-                Path(about["config"]), {"layers": about["layers"], "model": about["model"], "refused": []}
+                Path(about["config"]), {"layers": about["layers"], "model": about["model"], "refused": [], "exports": False}
             )
+            facts["exports"] |= about["tier"] == _EXPORT
             facts["refused"] += [attempt for attempt in about["refused"] if attempt not in facts["refused"]]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -109,7 +113,8 @@ class Isolation:
         if found is None:
             return {}
         refused = f"refused {'; '.join(found['refused'])}" if found["refused"] else "nothing was refused"
-        return {"model": found["model"], "isolation": f"in a process under {', '.join(found['layers'])}; {refused}"}
+        kept = "; what it exported was removed with its folder" if found["exports"] else ""
+        return {"model": found["model"], "isolation": f"in a process under {', '.join(found['layers'])}; {refused}{kept}"}
 
     def pytest_unconfigure(self) -> None:
         """Ends the processes."""

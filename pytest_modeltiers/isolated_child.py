@@ -298,9 +298,16 @@ def as_outcome(report: pytest.TestReport) -> dict[str, Any]:
         "duration": max(0.0, report.duration),
         "sections": [[heading, content[-_LONGEST:]] for heading, content in report.sections],
         "properties": [[name, value if isinstance(value, (int, float, bool)) else str(value)] for name, value in recorded],
-        "finding": about.get("finding", {}),
+        "finding": _without_paths(about.get("finding", {})),
         "refused": about.get("refused", []),
     }
+
+
+def _without_paths(finding: dict[str, Any]) -> dict[str, Any]:
+    """A finding without the path of an exported file, which goes away with the folder of this process."""
+    evidence = finding.get("evidence") or {}
+    details = {name: value for name, value in evidence.get("details", {}).items() if name != "path"}
+    return {**finding, "evidence": {**evidence, "details": details}} if evidence else finding
 
 
 def _read(kind: type[Any], message: Any) -> Any:

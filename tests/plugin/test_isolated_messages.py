@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from typing import Any
 
@@ -14,7 +15,8 @@ def test_nonsense_ends_the_suite_and_the_run_goes_on(project: Any, monkeypatch: 
     project.config("other.json", only=("registration",), model=GOOD)
     call = {"when": "call", "outcome": "passed", "finding": {"evidence": "\x1b[2J"}}
     sent = {"test": "TestTier1::test_registration", "outcomes": [call]}
-    monkeypatch.setattr("pytest_modeltiers.isolated.IsolatedProcess", lambda *args, **keys: _Liar(json.dumps(sent)))
+    isolated = importlib.import_module("pytest_modeltiers.isolated")  # the package may still name that of an earlier run
+    monkeypatch.setattr(isolated, "IsolatedProcess", lambda *args, **keys: _Liar(json.dumps(sent)))
 
     result = project.run("--model-config", "cfg.json", "--model-config", "other.json")
 

@@ -80,13 +80,20 @@ def test_a_test_that_ends_the_process_fails_and_the_others_go_on(project: Any) -
 
 def test_a_check_that_needs_what_is_refused_to_everybody_is_skipped(project: Any) -> None:
     project.config(
-        only=("fresh_process",), tier="4", model=None, export={"formats": ["pytorch"], "export_dir": "exports"}, **ISOLATED
+        only=("fresh_process", "exports"),
+        tier="4",
+        model=None,
+        export={"formats": ["pytorch"], "export_dir": "exports"},
+        **ISOLATED,
     )
 
-    result = project.run("--model-config", "cfg.json", "-rs")
+    result = project.run("--model-config", "cfg.json", "-rsv", "--model-report", "out")
 
-    assert set(result.parseoutcomes()) == {"skipped"}
+    assert set(result.parseoutcomes()) == {"skipped", "passed"}
     assert "isolation refuses what this check needs" in output(result)
+    report = (project.path / "out/health_report.json").read_text()
+    assert "modeltiers-isolated-" not in output(result) + report, "a folder that is gone"
+    assert "what it exported was removed with its folder" in output(result)
 
 
 def test_nothing_is_started_to_list_the_tests(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
