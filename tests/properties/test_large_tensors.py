@@ -36,8 +36,9 @@ class ReadsItsDtype(Tied):
         return self.head(self.layer(self.embedding(input_ids)).to(self.head.weight.dtype).to(torch.float64) * self.scale)
 
 
-def subject_of(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Subject:
+def subject_of(model: nn.Module, monkeypatch: pytest.MonkeyPatch, free: int = 10_000) -> Subject:
     monkeypatch.setattr("harness.runtime._LARGE", 0)
+    monkeypatch.setattr("harness.properties.subject.free_memory", lambda _device: free)
     return Subject(model.eval(), make_adapter(TASK), TASK)
 
 
@@ -51,6 +52,12 @@ def test_a_widened_model_computes_what_one_in_float64_does_and_keeps_its_weights
     assert torch.equal(found, subject.logits(batch, subject.fresh().double()))
     assert found.dtype is torch.float64 is floating_dtype(double)
     assert [parameter.dtype for parameter in double.parameters()] == before == [torch.float32] * len(before)
+
+
+def test_a_second_model_that_takes_little_of_the_memory_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    double = subject_of(Tied(), monkeypatch, free=1 << 30).double
+    assert double is not None
+    assert not is_widened(double)
 
 
 def test_gradients_of_a_widened_model_are_in_float64() -> None:
