@@ -23,10 +23,10 @@ from harness.tasks.calls import (
     bind,
     find_output,
     lacking_arguments,
+    laid_out,
     nested,
     outputs_of,
     parameters_of,
-    with_rows_first,
 )
 from harness.tasks.calls import plan_call as plan_call
 from harness.tasks.losses import DeclaredLoss
@@ -190,7 +190,8 @@ class SignatureAdapter(Adapter):
             OutputError: One is not there.
         """
         returned = outputs_of(self._call(model, batch), self._signature)
-        return {each.name: with_rows_first(returned[each.name], each.axes) for each in self._signature.outputs}
+        rows = self._signature.row_count(batch)
+        return {each.name: laid_out(returned[each.name], each, rows) for each in self._signature.outputs}
 
     def returned(self, model: nn.Module, given: Batch) -> dict[str, Any]:
         """Calls the model with inputs whose rows are where forward has them, and returns its declared outputs as they are.
@@ -207,13 +208,13 @@ class SignatureAdapter(Adapter):
         Raises:
             OutputError: It is not there, or no tensor.
         """
-        return self._main_in(self._call(model, batch))
+        return self._main_in(self._call(model, batch), batch)
 
     def call(self, model: nn.Module, batch: Batch, further: Mapping[str, Any]) -> tuple[Tensor, Any]:
         """Calls the model with further arguments by name; see ``Adapter.call``."""
         arguments = nested(batch_as_declared(batch, self._signature), arguments_of(self._signature), self._signature.groups)
         returned = self._widened(self.plan(model), arguments, further).call(model, {**arguments, **further})
-        return self._main_in(returned), returned
+        return self._main_in(returned, batch), returned
 
     def takes_more(self, model: nn.Module) -> bool:
         """Whether forward takes arguments by name."""
@@ -263,12 +264,12 @@ class SignatureAdapter(Adapter):
         """Whether forward is given a label, to make a loss of it."""
         return self.plan(model).whole or name in parameters_of(model)
 
-    def _main_in(self, returned: Any) -> Tensor:
+    def _main_in(self, returned: Any, batch: Batch) -> Tensor:
         main = self._signature.main
         found = find_output(returned, main, self._signature.outputs)
         if not isinstance(found, Tensor):
             raise OutputError(f"`outputs.{main.name}` is a {type(found).__name__}, expected a tensor")
-        return with_rows_first(found, main.axes)  # type: ignore[no-any-return]
+        return laid_out(found, main, self._signature.row_count(batch))  # type: ignore[no-any-return]
 
     def _call(self, model: nn.Module, batch: Batch, labelled: bool = False) -> Any:
         """What forward returns; where it is ``labelled``, it is given the labels too that it has a parameter for."""

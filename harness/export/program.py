@@ -261,7 +261,8 @@ def promised_outputs(program: Program) -> dict[str, Output]:
     signature = program.task.signature
     if not isinstance(program.forward.adapter, SignatureAdapter):
         return {program.outputs[0]: signature.main}
-    named = {f"{each.name}_out" if each.name in program.fields else each.name: each for each in signature.outputs}
+    as_returned = [replace(each, axes=each.returned_axes) for each in signature.outputs]
+    named = {f"{each.name}_out" if each.name in program.fields else each.name: each for each in as_returned}
     return {name: named[name] for name in program.outputs if name in named}
 
 

@@ -165,6 +165,9 @@ def _row_independence(
         "an operation over the batch axis: a norm or softmax on dim 0, a mean without dim, a reshape that mixes batch and sequence, "
         "batch statistics used in eval mode"
     )
+    if joined := signature.main.joined:
+        axis = next(each for each in joined if each not in signature.main.axes)
+        usual = f"{usual}; or `axes.{axis}.from` has its axes in another order than forward joins them, the outer one first"
     return judge_equal(
         subject,
         "batch_independence",

@@ -74,6 +74,15 @@ class Formula:
         names = (node for node in ast.walk(self._tree) if isinstance(node, ast.Name))
         return tuple(dict.fromkeys(node.id for node in sorted(names, key=lambda node: node.col_offset)))
 
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """What it is the product of, in order; itself where it is none."""
+        found, node = [], self._tree
+        while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            found.append(ast.unparse(node.right))
+            node = node.left
+        return ast.unparse(node), *reversed(found)
+
     def value(self, sizes: Mapping[str, Any]) -> Any:
         """The size for the sizes of the axes; a tensor of sizes (int64 ``[B]``) where they are tensors, as the lengths of rows are."""
         return _value(self._tree, sizes)

@@ -118,6 +118,21 @@ def with_rows_first(value: Any, axes: Sequence[Size]) -> Any:
     return _moved(value, axes.index(BATCH), 0, len(axes)) if BATCH in axes else value
 
 
+def laid_out(value: Any, output: Output, rows: int) -> Any:
+    """An output as the suite holds it: the rows first, and taken apart from the axis that forward joins them with.
+
+    Args:
+        value: What forward returned; anything but a tensor of the declared axes stays as it is.
+        output: Which output it is.
+        rows: How many rows the batch has.
+    """
+    if output.joined and _is_tensor(value) and value.ndim == len(output.joined):
+        at = next(place for place, axis in enumerate(output.joined) if axis != output.axes[place])
+        if rows and value.shape[at] % rows == 0:
+            value = value.unflatten(at, (rows, -1) if output.axes[at] == BATCH else (-1, rows))
+    return with_rows_first(value, output.axes)
+
+
 def batch_as_declared(batch: Mapping[str, Tensor], signature: Signature) -> dict[str, Tensor]:
     """A batch whose fields have their axes in the declared order, as forward and functions of the user's take them."""
     return {name: _as_declared(value, signature.axes_of(name)) for name, value in batch.items()}

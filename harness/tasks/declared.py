@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.errors import Mistake, did_you_mean, nearest
-from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, Limit, formulas_of
+from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, Limit, Size, formulas_of
 from harness.tasks.keys import AxisKeys, InputKeys, LabelKeys, LossKeys, OutputKeys, SignatureKeys
 from harness.tasks.kinds import KINDS, LOSSES, Kind
 from harness.tasks.signature import Group, Input, Output, Signature
@@ -92,12 +92,13 @@ class _Reader:
             if name not in axes:
                 told, among = "no input or output has this axis", f"They have {_listed(axes)}"
                 self.mistakes.append(_unknown("axis", f"axes.{name}", told, name, axes, among))
+        apart = {name: _rows_apart(each.axes, axes) for name, each in keys.outputs.items()}
         axes = {name: axis.drawn_for(formulas_of(axis, axes)) for name, axis in axes.items()}
         loss = keys.loss if isinstance(keys.loss, LossKeys) else LossKeys(function=keys.loss or "", over=None)
         return Signature(
             inputs=tuple(self._input(name, each) for name, each in inputs.items()),
             groups={name: self._group(name, each) for name, each in keys.inputs.items() if each.class_ is not None},
-            outputs=tuple(self._output(name, each) for name, each in keys.outputs.items()),
+            outputs=tuple(self._output(name, each).taken_apart(apart[name]) for name, each in keys.outputs.items()),
             axes=axes,
             symmetric=tuple(keys.symmetric),
             limits=tuple(filter(None, (self._tried(f"limits.{n}", Limit.parse, text) for n, text in enumerate(keys.limits)))),
@@ -260,6 +261,30 @@ def load_function(source: str, folder: Path, key: str = "function") -> Callable[
     if not callable(found):
         raise ModelSourceError(f"{source} is a {type(found).__name__}, expected a function")
     return found  # type: ignore[no-any-return]
+
+
+def _rows_apart(axes: Sequence[Size], known: dict[str, Axis]) -> tuple[Size, ...]:
+    """The axes of an output with the rows apart from the axis that forward joins them with: ``batch * seq`` is each row's ``seq``.
+
+    Args:
+        axes: As forward returns them.
+        known: The axes by name; takes one for what each row has, where that is no axis that there is.
+    """
+    for place, axis in enumerate(axes):
+        source = known[axis].source if isinstance(axis, str) else None
+        factors = source.factors if isinstance(source, Formula) else ()
+        if len(factors) < 2 or BATCH not in (factors[0], factors[-1]) or BATCH in axes:
+            continue
+        own = Formula(" * ".join(factors[1:] if factors[0] == BATCH else factors[:-1]))
+        if BATCH in own.axes or not set(own.axes) <= known.keys():
+            continue
+        of_row: Size = own.value({}) if not own.axes else own.text
+        if isinstance(of_row, str) and of_row not in known:
+            alike = (name for name, each in known.items() if isinstance(each.source, Formula) and each.source.text == own.text)
+            of_row = next(alike, f"{axis}_of_a_row")
+            known.setdefault(of_row, Axis(of_row, source=own))
+        return (*axes[:place], *((BATCH, of_row) if factors[0] == BATCH else (of_row, BATCH)), *axes[place + 1 :])
+    return tuple(axes)
 
 
 def _contradictions(keys: SignatureKeys, signature: Signature) -> Iterator[Mistake]:

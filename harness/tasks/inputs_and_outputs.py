@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.tasks.axes import ANY_SIZE, BATCH, Size, rows_first
@@ -78,6 +78,7 @@ class Output:
         weight: Its share in the loss.
         fits: Whether the model can learn arbitrary targets by heart.
         constant: Whether it depends on no input.
+        joined: Its axes as forward returns them, where it returns the rows and another axis as one, such as all words of a batch.
     """
 
     name: str
@@ -89,6 +90,24 @@ class Output:
     weight: float = 1.0
     fits: bool = True
     constant: bool = False
+    joined: tuple[Size, ...] = ()
+
+    @property
+    def returned_axes(self) -> tuple[Size, ...]:
+        """Its axes as forward returns them."""
+        return self.joined or self.axes
+
+    def taken_apart(self, axes: tuple[Size, ...]) -> Output:
+        """The output with other axes, of which two are one in what forward returns; the place of its classes is said as both have it."""
+        if axes == self.axes:
+            return self
+        at = next(place for place, axis in enumerate(self.axes) if axis != axes[place])
+        key = "symbols" if hasattr(self.kind, "symbols") else "classes"
+        position, kind, count = getattr(self.kind, key, None), self.kind, len(self.axes)
+        if position is not None and -count <= position < count:
+            place = position % count
+            kind = replace(kind, **{key: place if place < at else place - count})  # type: ignore[type-var]
+        return replace(self, axes=axes, joined=self.axes, kind=kind)
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """Its shape for sizes of the axes, the rows first."""

@@ -133,7 +133,12 @@ class AxisKeys(_Keys):
     duplicates: bool = Field(False, description="Of a set: repeating an element changes nothing.")
     padding: Side | None = Field(None, description="Where rows may be shorter.")
     empty: bool = Field(False, description="Whether a row may have no real element.")
-    from_: str | None = Field(None, alias="from", description='Of an output: a formula such as "time // 4", or "measured".')
+    from_: str | None = Field(
+        None,
+        alias="from",
+        description='Of an output: a formula such as "time // 4", or "measured"; "batch * seq" where forward joins the rows with another '
+        "axis, the outer one first: each row is judged, and its labels are `[batch, seq]`.",
+    )
     independent: bool = Field(True, description="Of `batch`: whether rows are independent in forward.")
 
 
@@ -184,7 +189,9 @@ _WORDS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
 
 def declared_keys(signature: Signature) -> dict[str, Any]:
     """The keys of a config that declare a signature, JSON-ready and without what is the default."""
-    axes = {name: keys for name, axis in signature.axes.items() if (keys := _axis(axis))}
+    apart = {axis for each in signature.outputs if each.joined for axis in each.axes}  # of which no config speaks
+    spoken = {axis for each in (*signature.inputs, *signature.labels) for axis in each.axes}
+    axes = {name: keys for name, axis in signature.axes.items() if (keys := _axis(axis)) and name not in apart - spoken - {BATCH}}
     labels: dict[str, Any] = {each.name: _input(each) for each in signature.labels}
     labels |= {name: {"from": source} for name, source in signature.label_sources.items()}
     loss: Any = signature.loss
@@ -243,7 +250,7 @@ def _input(each: Input) -> dict[str, Any]:
 
 
 def _output(each: Output) -> dict[str, Any]:
-    keys: dict[str, Any] = {"axes": list(each.axes), **each.kind.written()}
+    keys: dict[str, Any] = {"axes": list(each.returned_axes), **each.kind.written()}
     optional = {
         "at": each.at,
         "range": None if each.bounds is None else list(each.bounds),

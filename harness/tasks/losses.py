@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import OutputError
-from harness.tasks.calls import batch_as_declared, with_rows_first
+from harness.tasks.calls import batch_as_declared, laid_out
 from harness.tasks.declared import load_function
 from harness.tasks.kinds import Loss, State
 from harness.tasks.signature import MODEL, Output, Signature
@@ -79,7 +79,7 @@ class DeclaredLoss:
     def _mean(self, output: Output, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> Tensor:
         if ":" in output.loss:
             return self._by_function(output.loss, f"outputs.{output.name}.loss", outputs, batch)
-        return self._signature.loss_of(output, with_rows_first(outputs[output.name], output.axes), batch)
+        return self._signature.loss_of(output, laid_out(outputs[output.name], output, self._signature.row_count(batch)), batch)
 
     def of_output(self, output: Output, value: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """The loss of one output, with its rows first; without labels a fixed projection, or zero where it cannot have a gradient."""

@@ -463,6 +463,42 @@ def test_a_large_example_of_a_fixed_size_stays_as_it_is() -> None:
     assert found.keys["inputs"]["input"]["axes"] == ["batch", 3, 160, 160]
 
 
+class Words(nn.Module):
+    """Scores of all words of a batch in one row."""
+
+    def __init__(self, *, turned: bool = False) -> None:
+        super().__init__()
+        self.turned = turned
+        self.words, self.body, self.head = nn.Embedding(20, 6), nn.GRU(6, 8, batch_first=True), nn.Linear(8, 5)
+
+    def forward(self, sentences: Tensor) -> Tensor:
+        hidden = self.body(self.words(sentences))[0]
+        return self.head((hidden.transpose(0, 1) if self.turned else hidden).reshape(-1, 8))
+
+
+@pytest.mark.parametrize(("turned", "formula"), [(False, "batch * seq"), (True, "seq * batch")])
+def test_rows_that_are_joined_with_another_axis_are_told_by_their_order(turned: bool, formula: str) -> None:
+    found = signature_from_call(Words(turned=turned).eval(), {"sentences": torch.randint(20, (3, 11))})
+    (axis,) = (name for name in found.keys["axes"] if "from" in found.keys["axes"][name])
+    assert found.keys["axes"][axis]["from"] == formula
+    assert found.reasons["axes.batch"] == "twice the rows give twice the output, and no row changes another"
+
+
+class Takes64(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(1, 4, 4, 4), nn.Linear(64, 6)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.body(image).relu().view(-1, 64))
+
+
+def test_a_size_whose_elements_a_view_takes_for_more_rows_does_not_work() -> None:
+    found = signature_from_call(Takes64().eval(), {"image": torch.randn(3, 1, 16, 16)})
+    assert found.keys["inputs"]["image"]["axes"] == ["batch", 1, 16, 16]
+    assert found.keys["outputs"]["output"]["axes"] == ["batch", 6]
+
+
 @pytest.mark.parametrize(
     ("size", "formula"),
     [

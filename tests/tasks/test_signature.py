@@ -14,6 +14,7 @@ from harness.batches import Sizes, make_batch
 from harness.errors import ForwardError
 from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.tasks.axes import Axis, Formula, fits_shape, shape_text
+from harness.tasks.calls import laid_out
 from harness.tasks.declared import SignatureError, read_signature
 from harness.tasks.keys import declared_keys, to_yaml
 from harness.tasks.presets import PRESETS, signature_of
@@ -55,7 +56,16 @@ POLICY = {
         "tags": {"axes": ["batch", 6], "kind": "binary_scores"},
     },
 }
-EXAMPLES = {"unet": UNET, "graph": GRAPH, "speech": SPEECH, "policy": POLICY}
+TAGGER = {
+    "inputs": {"tokens": {"axes": ["batch", "seq"], "values": {"ids": 9}}},
+    "outputs": {
+        "tags": {"axes": ["words", 5], "kind": "class_scores"},
+        "pairs": {"axes": [4, "halves"], "kind": "class_scores", "classes": 0},
+        "views": {"axes": ["both", 6], "at": 2},
+    },
+    "axes": {"words": {"from": "batch * seq"}, "halves": {"from": "seq // 2 * batch"}, "both": {"from": "batch * 2"}},
+}
+EXAMPLES = {"unet": UNET, "graph": GRAPH, "speech": SPEECH, "policy": POLICY, "tagger": TAGGER}
 
 TASKS = {
     TaskType.CAUSAL_LM: TaskSpec(TaskType.CAUSAL_LM, vocab_size=20, max_seq_len=12, pad_token_id=3),
@@ -156,6 +166,23 @@ def test_a_size_may_follow_from_another_and_so_may_the_lengths_of_rows() -> None
     assert signature.complete({"batch": 2, "time": 20})["frames"] == 9
     assert batch["audio_lengths"].tolist() == [20, 11]
     assert Formula("(time - 3) // 2 + 1").value({"time": lengths}).tolist() == [9, 5]
+
+
+def test_rows_that_forward_joins_with_another_axis_are_rows() -> None:
+    signature = read_signature(TAGGER)
+    tags, pairs, views = signature.outputs
+    assert (tags.axes, tags.returned_axes) == (("batch", "seq", 5), ("words", 5))
+    assert (pairs.axes, pairs.classes) == ((4, "halves_of_a_row", "batch"), -2)
+    assert views.axes == ("batch", 2, 6)
+    assert signature.has_rows
+    batch = signature.make_batch({"batch": 3, "seq": 5})
+    assert batch["labels"].shape == (3, 5)
+    assert batch["labels.pairs"].shape == (3, 2)
+    value = torch.arange(3 * 5 * 5.0).view(15, 5)
+    assert torch.equal(laid_out(value, tags, 3), value.view(3, 5, 5))
+    joined = torch.arange(4 * 2 * 3.0).view(4, 6)
+    assert torch.equal(laid_out(joined, pairs, 3), joined.view(4, 2, 3).movedim(2, 0))
+    assert laid_out(value[:14], tags, 3).shape == (14, 5)
 
 
 def test_each_output_has_labels_and_a_loss() -> None:

@@ -58,6 +58,8 @@ class Call:
         dropped: Arguments that are left out, with the reason.
         groups: Arguments that are objects of a class.
         trace: What the call did that tells what its inputs and outputs mean.
+        keeps: The place of the rows in an input, and outputs with an axis of as many elements, with the axis: so it is to stay, as a
+            ``view(-1, 64)`` takes elements of a longer axis for more rows.
     """
 
     def __init__(self, model: nn.Module, arguments: Mapping[str, Any], seconds: float) -> None:
@@ -67,6 +69,7 @@ class Call:
             ExampleError: The arguments are no tensors, or the call raises, or returns no tensor.
         """
         self._cost = 0.0
+        self.keeps: tuple[Place, Mapping[str, int]] | None = None
         self.begin(seconds)
         self._model = _copy(model)
         self._is_small = sum(parameter.numel() for parameter in model.parameters()) <= _SMALL
@@ -119,7 +122,17 @@ class Call:
             found = outputs_in(self._returned(inputs, seed))
         except Exception:  # whatever a model raises of a size that it does not take
             return None
-        return found if list(found) == list(self.outputs) else None
+        return found if list(found) == list(self.outputs) and self._keeps_rows(inputs, found) else None
+
+    def _keeps_rows(self, inputs: Tensors, found: Mapping[str, Any]) -> bool:
+        """Whether the outputs that had as many rows as the inputs have as many again."""
+        if self.keeps is None:
+            return True
+        (name, place), outputs = self.keeps
+        rows = inputs[name].shape[place]
+        return all(
+            value.shape[axis : axis + 1] == (rows,) for key, axis in outputs.items() if isinstance(value := found[key], Tensor)
+        )
 
     def why_not(self, inputs: Tensors) -> str:
         """What the model raises for inputs."""

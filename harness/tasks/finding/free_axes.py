@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, islice, product
 from typing import Any
 
@@ -27,10 +27,14 @@ class Rows:
     Attributes:
         places: Where the inputs have it.
         independent: Whether rows do not change each other; ``None`` where the model answers at random, so that it cannot be seen.
+        outputs: Outputs with an axis of as many elements as there are rows, and the axis.
+        inside: Outputs that join another axis with the rows, and have those as the inner one.
     """
 
     places: dict[str, int]
     independent: bool | None
+    outputs: dict[str, int] = field(default_factory=dict)
+    inside: frozenset[str] = frozenset()
 
 
 def find_rows(call: Call, indices: Collection[str]) -> Rows | None:
@@ -49,15 +53,19 @@ def find_rows(call: Call, indices: Collection[str]) -> Rows | None:
         others = _other_rows(call, places)
         doubled = {name: torch.cat((t, others[name]), places[name]) if name in places else t for name, t in call.inputs.items()}
         found = call.tried(doubled)
-        if found is None or not _doubled(call.outputs, found):
+        twice = {name: _axis_doubled(value, (found or {}).get(name)) for name, value in call.outputs.items()}
+        if found is None or all(axis is None for axis in twice.values()):
             continue
+        count = next(call.inputs[name].shape[place] for name, place in places.items())
+        whole = {name: at for name, at in twice.items() if at is not None and call.outputs[name].shape[at] == count}
         if is_random:
-            return Rows(places, None)
+            return Rows(places, None, whole)
         alone = call.tried(others)
-        if alone is not None and _is_both(call.outputs, alone, found):
-            return Rows(places, True)
+        inside = None if alone is None else _rows_inside(call.outputs, alone, found, count)
+        if inside is not None:
+            return Rows(places, True, whole, frozenset(inside))
         if not any(places.values()):  # further in, it is rather an axis of space or time
-            mixed = mixed or Rows(places, False)
+            mixed = mixed or Rows(places, False, whole)
     return None if mixed is None or indices or _has_square(call.inputs, mixed.places) else mixed
 
 
@@ -157,11 +165,6 @@ def other_values(tensor: Tensor) -> Tensor:
     return mixed
 
 
-def _doubled(outputs: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    """Whether an output has an axis of twice the size."""
-    return any(_axis_doubled(value, found[name]) is not None for name, value in outputs.items())
-
-
 def _axis_doubled(value: Any, found: Any) -> int | None:
     if not (isinstance(value, Tensor) and isinstance(found, Tensor) and value.ndim == found.ndim):
         return None
@@ -169,16 +172,35 @@ def _axis_doubled(value: Any, found: Any) -> int | None:
     return changed[0] if len(changed) == 1 and found.shape[changed[0]] == 2 * value.shape[changed[0]] else None
 
 
-def _is_both(first: Mapping[str, Any], second: Mapping[str, Any], both: Mapping[str, Any]) -> bool:
-    """Whether every output for all rows holds what those for half of the rows hold."""
+def _rows_inside(first: Mapping[str, Any], second: Mapping[str, Any], both: Mapping[str, Any], rows: int) -> list[str] | None:
+    """The outputs that join the rows, as the inner axis, with another one; ``None`` where rows change each other.
+
+    Args:
+        first: What half of the rows gave.
+        second: What the other half gave.
+        both: What all rows gave.
+        rows: How many are half.
+    """
+    inside = []
     for name, value in first.items():
         axis = _axis_doubled(value, both[name])
-        if axis is None:
+        if axis is None or _is_both(value, second[name], both[name], axis):
             continue
-        size = value.shape[axis]
-        if not (close(both[name].narrow(axis, 0, size), value) and close(both[name].narrow(axis, size, size), second[name])):
-            return False
-    return True
+        if value.shape[axis] % rows:
+            return None
+        apart = [
+            each.unflatten(axis, (-1, count)) for each, count in ((value, rows), (second[name], rows), (both[name], 2 * rows))
+        ]
+        if not _is_both(apart[0], apart[1], apart[2], axis + 1):
+            return None
+        inside.append(name)
+    return inside
+
+
+def _is_both(first: Tensor, second: Tensor, both: Tensor, axis: int) -> bool:
+    """Whether the halves of an output along an axis are two others."""
+    size = first.shape[axis]
+    return close(both.narrow(axis, 0, size), first) and close(both.narrow(axis, size, size), second)
 
 
 def _has_square(inputs: Tensors, places: Mapping[str, int]) -> bool:

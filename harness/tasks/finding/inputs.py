@@ -37,6 +37,7 @@ class FoundInputs:
         sizes: The size that each free axis has in the example.
         reasons: What each was read from, by the path of its key.
         states: Outputs that the next call takes.
+        rows_inside: Outputs that join another axis with the rows, and have those as the inner one.
     """
 
     def __init__(self, call: Call, axis_names: Mapping[str, Sequence[str]]) -> None:
@@ -51,6 +52,7 @@ class FoundInputs:
         self.sizes: dict[str, int] = {}
         self.reasons = {f"inputs.{name}": f"left out: {why}" for name, why in call.dropped.items()}
         self.states: list[str] = []
+        self.rows_inside: frozenset[str] = frozenset()
         self._axis_names = axis_names
         self._shapes: dict[str, list[Size]] = {name: list(tensor.shape) for name, tensor in call.inputs.items()}
         self._indices = {name: of for name in call.inputs if (of := index_axis(name, call.inputs))}
@@ -96,6 +98,7 @@ class FoundInputs:
             for name, place in rows.places.items():
                 self._shapes[name][place] = BATCH
                 self.sizes[BATCH] = tensors[name].shape[place]
+            self.call.keeps, self.rows_inside = (next(iter(rows.places.items())), rows.outputs), rows.inside
             self.reasons[f"axes.{BATCH}"] = {
                 True: "twice the rows give twice the output, and no row changes another",
                 None: "twice the rows give twice the output; the model answers at random, so that nothing else can be seen",

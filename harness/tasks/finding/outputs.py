@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from math import gcd
+from math import gcd, prod
 from typing import Any
 
 import torch
@@ -119,15 +119,20 @@ class FoundOutputs:
                 sizes = {n: outputs[raw].shape[place] for n, outputs in by_size.items() if isinstance(outputs[raw], Tensor)}
                 if len(set(sizes.values())) > 1:
                     changes[axis] = sizes
-            axes.append(self._output_axis(size, changes, typical) if changes else size)
+            axes.append(self._output_axis(size, changes, typical, raw in self._inputs.rows_inside) if changes else size)
         return axes
 
-    def _output_axis(self, size: int, changes: dict[str, dict[int, int]], typical: Mapping[str, int]) -> str:
+    def _output_axis(self, size: int, changes: dict[str, dict[int, int]], typical: Mapping[str, int], rows_inside: bool) -> str:
+        if rows_inside and BATCH in changes:  # the outer axis is the first factor
+            changes = {**{axis: sizes for axis, sizes in changes.items() if axis != BATCH}, BATCH: changes.pop(BATCH)}
         if len(changes) == 1:
             ((axis, sizes),) = changes.items()
             if all(n == found for n, found in sizes.items()):
                 return axis
             formula = fitted(axis, sizes) if len(sizes) >= _FEW_SIZES else None
+            factor, times, rest = (formula or "").partition(" * ")
+            if times and rest == BATCH and not rows_inside:
+                formula = f"{BATCH} * {factor}"
         else:
             formula = product(list(changes.items()), typical, size)
         known = {keys["from"]: name for name, keys in self.axes.items() if "from" in keys}
@@ -196,6 +201,9 @@ def product(factors: Sequence[tuple[str, Mapping[int, int]]], sizes: Mapping[str
         sizes: The sizes of the axes when none changed.
         size: The output's size then.
     """
+    if len(factors) > 2 and prod(sizes[axis] for axis, _ in factors) == size:
+        whole = all(len({o / a for a, o in seen.items()}) == 1 for _, seen in factors)
+        return " * ".join(axis for axis, _ in factors) if whole else None
     if len(factors) != 2:
         return None
     (first, by_first), (second, by_second) = factors

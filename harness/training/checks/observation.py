@@ -17,7 +17,7 @@ from harness.batches import Batch
 from harness.errors import OutputError
 from harness.properties.tracing import path_of
 from harness.tasks.axes import fits_shape
-from harness.tasks.calls import find_output, with_rows_first
+from harness.tasks.calls import find_output, laid_out
 from harness.tasks.signature import MODEL, Output, Signature
 from harness.training.checks.gradient_noise import disable_stochastic_layers
 from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, gradients_of
@@ -105,12 +105,12 @@ def observe(
         on_gradients=seen.note_gradients,
     )
     found = _found_outputs(trial, seen, batches[0], vary, train) if is_single else {}
-    axes = {output.name: output.axes for output in signature.outputs}
+    outputs, rows = {output.name: output for output in signature.outputs}, signature.row_count(batches[0])
     losses = seen.losses or [torch.tensor(step.loss) for step in training.steps[:1] if step.loss == step.loss]
     return Observation(
         loss=torch.stack(losses).sum() * seen.scale if losses else None,
-        values={name: with_rows_first(tensors[0].detach(), axes[name]) for name, tensors in found.items()},
-        slopes={name: with_rows_first(_slope(tensors) * seen.scale, axes[name]) for name, tensors in found.items()},
+        values={name: laid_out(tensors[0].detach(), outputs[name], rows) for name, tensors in found.items()},
+        slopes={name: laid_out(_slope(tensors) * seen.scale, outputs[name], rows) for name, tensors in found.items()},
         gradients=seen.gradients or gradients_of(training.model),
         took_step=bool(seen.gradients),
         rows=training.steps[0].examples if training.steps else 0,
@@ -295,7 +295,7 @@ def _shapes(trial: Trial, output: Output, batch: Batch) -> set[tuple[int, ...]]:
     """Shapes that an output of a batch may have, as forward returns it."""
     task = trial.subject.task
     sizes = task.signature.sizes_of(batch)
-    shape = tuple(size if isinstance(size, int) else sizes[size] for size in output.axes)
+    shape = tuple(size if isinstance(size, int) else sizes[size] for size in output.returned_axes)
     return {shape, (*shape, 1)} if task.declared is None and output.classes is None else {shape}
 
 
@@ -332,7 +332,7 @@ def _equal_to(reference: Tensor, candidates: list[Tensor], output: Output) -> li
         tensor
         for tensor in candidates
         if tensor.numel() == reference.numel()
-        and float((with_rows_first(tensor.detach(), output.axes).reshape(reference.shape) - reference).abs().max()) <= bound
+        and float((laid_out(tensor.detach(), output, len(reference)).reshape(reference.shape) - reference).abs().max()) <= bound
     ]
 
 

@@ -252,9 +252,10 @@ plant_declared(
     {
         "inputs": {"words": {"axes": ["batch", "time"], "values": {"ids": 19}}},
         "outputs": {"tags": {"axes": ["tokens", 4], "kind": "class_scores"}},
-        "axes": {"time": {"min": 1, "max": 9}, "tokens": {"from": "batch * time"}},
+        "axes": {"time": {"min": 1, "max": 9}, "tokens": {"from": "time * batch"}},
     },
     "batch_independence[forward]",
+    also=("batch_independence[gradient]",),
 )
 plant_declared(
     "prompts",
