@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ _STEPS_WHERE_ABSENT = 16
 _NUDGE = 1e-2
 _OTHER_WEIGHTS = 3
 
+_NO_STEPS = ("__init__", "forward", "configure_optimizers")
+"""Methods of a Lightning module that name its parts and take no step."""
+
 
 def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
     """Every trainable parameter receives a gradient that is not zero, over a few batches in train mode.
@@ -58,6 +62,7 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
     if unreached:
         unreached = _unreached_again(subject, model, unreached, gradients, seed)
     elsewhere = _reached_elsewhere(subject, model, unreached, seed) if unreached else {}
+    elsewhere |= _trained_by_a_step(model, [path for path in unreached if path not in elsewhere and path not in gradients])
     unreached = [path for path in unreached if path not in elsewhere]
     if not unreached:
         outputs = " and ".join(dict.fromkeys(elsewhere.values()))
@@ -159,6 +164,22 @@ def _reached_elsewhere(subject: Subject, model: nn.Module, unreached: list[str],
     with mode(nudged, True), seeded(seed):
         by_output = reached_by_outputs(subject, nudged, seed)
     return {path: name for name, paths in by_output.items() for path in unreached if path in paths}
+
+
+def _trained_by_a_step(model: nn.Module, unreached: list[str]) -> dict[str, str]:
+    """Of some parameters without a gradient those of parts that a Lightning module steps by hand, as a GAN does its critic.
+
+    Forward does not know of them: another method of the module does.
+    """
+    if getattr(model, "automatic_optimization", True):
+        return {}
+    codes = {
+        name: method.__code__ for cls in reversed(type(model).__mro__) for name, method in vars(cls).items() if isfunction(method)
+    }
+    own = [name for name, code in codes.items() if is_users_file(code.co_filename) and not _is_installed(code.co_filename)]
+    read = {name for method in own if method not in _NO_STEPS for name in codes[method].co_names}
+    named = read - set(codes["forward"].co_names if "forward" in codes else ())
+    return {path: "`training_step`" for path in unreached if path.partition(".")[0] in named}
 
 
 def _cancelled(subject: Subject, model: nn.Module, unreached: list[str], gradients: dict[str, float]) -> dict[str, int]:

@@ -28,6 +28,7 @@ from harness.properties.resuming import in_train_mode
 from harness.properties.subject import Subject, in_dtype_of
 from harness.tasks.values import Ids
 from harness.user_code import raised
+from harness.wording import listed
 
 _SAVE, _LOAD = "save_pretrained", "from_pretrained"
 _LOAD_CHECKPOINT = "load_from_checkpoint"
@@ -188,7 +189,13 @@ def _checkpoint(source: nn.Module, _other: nn.Module) -> nn.Module:
         trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)
 
     def load(folder: Path) -> nn.Module:
-        return type(source).load_from_checkpoint(folder / "model.ckpt", map_location="cpu")  # type: ignore[attr-defined, no-any-return]
+        try:
+            return type(source).load_from_checkpoint(folder / "model.ckpt", map_location="cpu")  # type: ignore[attr-defined, no-any-return]
+        except RuntimeError:
+            if left := [name for name in inspect.signature(type(source)).parameters if name not in source.hparams]:  # type: ignore[operator]
+                told = f"{_LOAD_CHECKPOINT} needs arguments that were not saved (save_hyperparameters): {listed(left, len(left))}"
+                raise ProbeUnsupportedError(told) from None
+            raise
 
     return _saved_and_loaded(source, save, load, ("Trainer.save_checkpoint", _LOAD_CHECKPOINT))
 
@@ -204,6 +211,8 @@ def _saved_and_loaded(
         try:
             with filling_what_is_empty():
                 other = load(Path(folder))
+        except ProbeUnsupportedError:
+            raise
         except TypeError as error:
             if "argument" not in str(error):
                 raise NotLoadedError(f"{names[1]} raises {raised(error)}") from error

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.compat import CONTENTS_OF_MODULE, memory_key
+from harness.compat import CONTENTS_OF_MODULE, NAMES_OF_LIGHTNING_MODULE, memory_key
 from harness.errors import ProbeUnsupportedError
 from harness.evidence import Blame, Evidence, Status
 from harness.process_state import Change, ProcessState, in_words, kept_process, left_by
@@ -77,7 +77,7 @@ def _hidden_parts(model: nn.Module) -> Iterator[tuple[str, Tensor | nn.Module]]:
     storages = {_memory(t) for t in (*model.parameters(), *model.buffers())}
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            if name.startswith("_") and name in nn.Module().__dict__:
+            if _is_of_libraries(name):
                 continue
             for where, part in _walk(f"{path}.{name}".lstrip("."), value, _DEPTH):
                 if isinstance(part, nn.Module):
@@ -87,6 +87,11 @@ def _hidden_parts(model: nn.Module) -> Iterator[tuple[str, Tensor | nn.Module]]:
                         yield where, part
                 elif part.requires_grad and part.is_leaf and _memory(part) not in storages:
                     yield where, part
+
+
+def _is_of_libraries(name: str) -> bool:
+    """Whether an attribute is one that PyTorch gives every module, or where Lightning keeps copies of what a module was made with."""
+    return (name.startswith("_") and name in nn.Module().__dict__) or name in NAMES_OF_LIGHTNING_MODULE
 
 
 def _memory(tensor: Tensor) -> int:
@@ -120,7 +125,7 @@ def out_of_reach_of_eval(model: nn.Module) -> dict[str, nn.Module]:
     found = {}
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            if name.startswith("_") and name in nn.Module().__dict__:
+            if _is_of_libraries(name):
                 continue
             for where, part in _walk(f"{path}.{name}".lstrip("."), value, _DEPTH):
                 if isinstance(part, nn.Module) and part not in registered and part.training:
