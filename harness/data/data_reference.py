@@ -16,6 +16,7 @@ from harness.config import EvalConfig
 from harness.data.dataset import Dataset, Stream
 from harness.data.opening import open_dataset
 from harness.errors import DataError
+from harness.runtime import seeded
 from harness.tasks import TaskSpec
 from harness.tasks.keys import declared_keys
 
@@ -80,6 +81,12 @@ _PIECE = 1 << 20
 _HASHED = 1000
 """Rows that are hashed where Python gives them."""
 
+_COMPARED = 32
+"""Rows that Python gives of which a resumed run makes sure."""
+
+_WHOLE, _BLOCKS = 1 << 30, 64
+"""Bytes up to which a resumed run reads its files whole, and how many blocks of a file it reads beyond."""
+
 
 def dataset_id(dataset: Dataset) -> str:
     """A name for a dataset's content: its source, its part, the number of rows, and a hash of what the examples are made from.
@@ -91,13 +98,9 @@ def dataset_id(dataset: Dataset) -> str:
         dataset: What ``open_dataset`` returned.
     """
     origin = dataset.origin
-    content = hashlib.sha256()
-    classes = origin.classes.names if origin.classes else ()
-    for part in (_sizes(dataset), origin.tokenizer and origin.tokenizer.fingerprint, classes, origin.encoder.columns):
-        content.update(f"{part!r}\0".encode())
-    for example in islice(dataset if isinstance(dataset, Stream) else dataset.examples, _HASHED if origin.is_python else 0):
-        for name, tensor in example.items():
-            content.update(f"{name} {list(tensor.shape)}\0".encode() + tensor.contiguous().view(-1).numpy().tobytes())
+    content = _how_it_is_read(dataset)
+    if origin.is_python:
+        content.update(_first_rows(dataset, _HASHED))
     for file in _files(origin.path):
         content.update(f"{file.name}\0".encode())
         with file.open("rb") as stream:
@@ -106,10 +109,62 @@ def dataset_id(dataset: Dataset) -> str:
     return f"{origin.name}:{origin.part}:{len(dataset)}:{content.hexdigest()[:_SHOWN]}"
 
 
+def _how_it_is_read(dataset: Dataset) -> hashlib._Hash:
+    """A hash of what turns rows into examples."""
+    origin = dataset.origin
+    content, classes = hashlib.sha256(), origin.classes.names if origin.classes else ()
+    for part in (_sizes(dataset), origin.tokenizer and origin.tokenizer.fingerprint, classes, origin.encoder.columns):
+        content.update(f"{part!r}\0".encode())
+    return content
+
+
+def _first_rows(dataset: Dataset, count: int) -> bytes:
+    """The first examples of a dataset as bytes."""
+    return b"".join(
+        f"{name} {list(tensor.shape)}\0".encode() + tensor.contiguous().view(-1).numpy().tobytes()
+        for example in islice(dataset if isinstance(dataset, Stream) else dataset.examples, count)
+        for name, tensor in example.items()
+    )
+
+
 def brief_id(dataset: Dataset) -> str:
     """A name for a dataset that takes no time: its source, its part, the number of rows, and the bytes of its files."""
     origin = dataset.origin
     return f"{origin.name}:{origin.part}, {len(dataset)} rows, {sum(file.stat().st_size for file in _files(origin.path))} bytes"
+
+
+def content_hash(dataset: Dataset) -> str:
+    """A hash of what a dataset's rows are read from, wherever it lies and whatever it is called.
+
+    It is that of the bytes of its files, with their names inside a folder; of more than a gigabyte in all, of blocks spread evenly over each
+    file. Of rows that Python gives it is that of the first rows, or of the code where these are drawn anew each time.
+
+    Args:
+        dataset: What ``open_dataset`` returned.
+    """
+    origin, files = dataset.origin, _files(dataset.origin.path)
+    content = _how_it_is_read(dataset)
+    content.update(f"{origin.part} {len(dataset)}\0".encode())
+    if origin.is_python:
+        rows = [_seeded_rows(dataset, seed) for seed in (0, 1)]
+        if rows[0] == rows[1]:
+            content.update(rows[0])
+            return content.hexdigest()[:_SHOWN]
+    is_whole = sum(file.stat().st_size for file in files) <= _WHOLE
+    for file in files:
+        inside = "" if file == origin.path else file.relative_to(origin.path or file).as_posix()
+        size = file.stat().st_size
+        content.update(f"{inside} {size}\0".encode())
+        with file.open("rb") as stream:
+            for place in range(0, size, _PIECE) if is_whole else range(0, size, max(_PIECE, size // _BLOCKS)):
+                stream.seek(place)
+                content.update(stream.read(_PIECE))
+    return content.hexdigest()[:_SHOWN]
+
+
+def _seeded_rows(dataset: Dataset, seed: int) -> bytes:
+    with seeded(seed):
+        return _first_rows(dataset, _COMPARED)
 
 
 def _sizes(dataset: Dataset) -> tuple[object, ...]:

@@ -136,7 +136,7 @@ class RunSettings:
     """What a run is trained with, as its checkpoints keep it, so that a resumed run says what it does otherwise.
 
     Attributes:
-        values: By the config's key; ``train`` and ``eval`` name the data.
+        values: By the config's key; of ``train`` and ``eval`` the data's ``name``, and a hash of its ``content``, which decides.
     """
 
     values: Mapping[str, Any]
@@ -159,7 +159,9 @@ class RunSettings:
             CheckpointError: With another setting the run cannot go on from there.
         """
         kept = _state_of_run(content).get(SETTINGS, {})
-        changed = {key: (kept[key], value) for key, value in self.values.items() if key in kept and kept[key] != value}
+        changed = {
+            key: _shown(kept[key], value) for key, value in self.values.items() if key in kept and not _is_same(kept[key], value)
+        }
         for key, (before, now) in changed.items():
             why = _COUNTED.get(key)
             if why:
@@ -170,6 +172,20 @@ class RunSettings:
         return [
             f"`{key}` is {now} from here on; in the run that is resumed it was {before}" for key, (before, now) in changed.items()
         ]
+
+
+def _is_same(before: Any, now: Any) -> bool:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return bool(before["content"] == now["content"])
+    return bool(before == (now["name"] if isinstance(now, Mapping) else now))  # an earlier version kept the name only
+
+
+def _shown(before: Any, now: Any) -> tuple[Any, Any]:
+    """Both for people; data of one name with its hash."""
+    names = [value["name"] if isinstance(value, Mapping) else value for value in (before, now)]
+    if names[0] != names[1]:
+        return names[0], names[1]
+    return f"{names[0]} (content {before['content']})", f"{names[1]} (content {now['content']})"
 
 
 SETTINGS = "settings"
@@ -234,14 +250,16 @@ class CheckpointFolder:
         Raises:
             CheckpointError: It cannot be written.
         """
-        path = self.folder / name
+        path, source = self.folder / name, source or self.last
         try:
-            with replacing(path, one_writer=True) as partial:
-                partial.unlink(missing_ok=True)
-                try:
-                    os.link(source or self.last, partial)
-                except OSError:  # a file system without hard links
-                    shutil.copyfile(source or self.last, partial)
+            # A run that is resumed may find it kept; to rename one of two names of a file to the other would do nothing, and leave both.
+            if not (path.exists() and path.samefile(source)):
+                with replacing(path, one_writer=True) as partial:
+                    partial.unlink(missing_ok=True)
+                    try:
+                        os.link(source, partial)
+                    except OSError:  # a file system without hard links
+                        shutil.copyfile(source, partial)
             for other in self.folder.glob("epoch=*.ckpt"):
                 if other != path:
                     other.unlink(missing_ok=True)

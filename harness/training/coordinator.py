@@ -15,7 +15,7 @@ from torch import nn
 
 from harness.adapters import Adapter
 from harness.config import EvalConfig, TrainingConfig
-from harness.data.data_reference import Datasets, brief_id, dataset_id, open_datasets
+from harness.data.data_reference import Datasets, brief_id, content_hash, dataset_id, open_datasets
 from harness.data.dataset import Dataset
 from harness.data.loader import Loader, make_loader
 from harness.errors import MissingPackageError, TrainingError, UserError
@@ -137,6 +137,11 @@ class TrainingCoordinator:
                 self._fit(self._job(learnt, judged, supervisor, resume))
             finally:
                 supervisor.end()
+        if supervisor.was_over:
+            notes.append(
+                f"`resume_from_checkpoint`: early stopping had ended the run that is resumed, so nothing was trained; with an "
+                f"`early_stopping_patience` above {self.config.early_stopping_patience} it goes on"
+            )
         if leads():
             self._log(evaluator, supervisor)
         return {
@@ -172,8 +177,8 @@ class TrainingCoordinator:
             "accumulate_grad_batches": config.accumulate_grad_batches,
             "precision": self.compute.precision,
             "seed": self.seed,
-            "train": brief_id(data.train),
-            "eval": brief_id(data.held_out),
+            "train": {"name": brief_id(data.train), "content": content_hash(data.train)},
+            "eval": {"name": brief_id(data.held_out), "content": content_hash(data.held_out)},
         }
         return RunSettings(values)
 

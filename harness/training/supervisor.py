@@ -130,6 +130,8 @@ class Supervisor:
         on_bad_step: Told of a loss or norm that is not finite; may raise. The engine sets it.
         delay: Steps whose losses are read at once: reading one from a GPU waits for all its work. The engine sets it.
         should_stop: Whether training is to end before the plan does.
+        was_over: Whether it had ended so before it was resumed.
+        has_started: Whether ``start`` was called.
         initial: What the evaluation before training found.
         metrics: What the last evaluation found.
     """
@@ -154,7 +156,7 @@ class Supervisor:
         self.save: Callable[[Path], None] = lambda path: None
         self.on_bad_step: Callable[[Step], None] = lambda step: None
         self.delay = 1
-        self.should_stop = False
+        self.should_stop = self.was_over = self.has_started = False
         self.initial: Mapping[str, float] = {}
         self.metrics: Mapping[str, float] = {}
         self._best = math.inf
@@ -169,11 +171,19 @@ class Supervisor:
         """Where the newest checkpoint is, or would be."""
         return self._checkpoints.last if self._checkpoints is not None else None
 
+    @property
+    def _is_out_of_patience(self) -> bool:
+        return self._options.patience is not None and self._waited >= self._options.patience
+
     def start(self, forward: Forward) -> None:
         """Training begins, or resumes after a state was loaded."""
+        self.has_started = True
         self._keep_best(self._options.resumed)  # in case the run was killed between the two files
+        self.should_stop = self.was_over = self._is_out_of_patience  # the run may have been killed after it had decided to stop
         for listener in self._listeners:
             listener.on_start(self.plan)
+        if self._evaluate is not None and self.plan.start and (self.was_over or self.plan.start >= self.plan.steps):
+            self._evaluate(forward)  # nothing is trained any more, and the scores of each row are in no checkpoint
         if self.plan.start == 0 and self._evaluate is not None:
             self.initial = self.metrics = self._evaluate(forward)
             self._tell(Epoch(-1, 0, self.initial))
@@ -222,7 +232,7 @@ class Supervisor:
             self._best, self._best_name, self._waited = value, checkpoint_name(epoch, monitor, value), 0
         else:
             self._waited += 1
-        if self._options.patience is not None and self._waited >= self._options.patience:
+        if self._is_out_of_patience:
             self.should_stop = True
         if self._checkpoints is not None:
             self._save_last()

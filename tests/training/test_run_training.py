@@ -13,8 +13,10 @@ import torch
 from harness.cli import main
 from harness.config import SuiteConfig, TrainingConfig
 from harness.errors import CheckpointError
+from harness.experiments import ExperimentDB
 from harness.models.stubs import build_stub
 from harness.runtime import seeded
+from harness.training.coordinator import TrainingCoordinator
 from harness.training.run import run_training
 from harness.training.supervisor import Supervisor
 
@@ -28,14 +30,21 @@ SUITE: dict[str, Any] = {
 }
 
 
-def trained(folder: Path, engine: Engine = "plain", **keys: Any) -> dict[str, Any]:
+def trained(folder: Path, engine: Engine = "plain", *, db: Path | None = None, **keys: Any) -> dict[str, Any]:
     """The results of a training of a fresh model, in a folder."""
     suite = SuiteConfig.model_validate({**SUITE, **keys})
     task = suite.task_spec()
     with seeded(0):
         model = build_stub(task)
     training, judged, learnt = suite.training_config(), suite.eval, suite.train
-    options: dict[str, Any] = {"train_cfg": learnt, "folder": folder, "engine": engine, "seed": suite.seed, "progress": False}
+    options: dict[str, Any] = {
+        "train_cfg": learnt,
+        "folder": folder,
+        "engine": engine,
+        "seed": suite.seed,
+        "progress": False,
+        "db": db,
+    }
     return run_training(model, None, training, task, judged, **options)
 
 
@@ -121,6 +130,50 @@ def test_what_a_run_cannot_go_on_with_is_refused_in_one_line(keys: dict[str, Any
     assert first["last_checkpoint"].is_file()
 
 
+def rows_in(folder: Path, name: str, texts: list[str]) -> dict[str, Any]:
+    """A file of texts, and the keys that name it."""
+    (folder / name).write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return {"path": name}
+
+
+def test_data_is_known_by_its_content(tmp_path: Path) -> None:
+    texts = [f"row number {number} says so and so" for number in range(10, 26)]
+    keys = {"eval": SUITE["eval"], "train": rows_in(tmp_path, "rows.jsonl", texts)}
+    first = trained(tmp_path, **keys)
+    other = rows_in(tmp_path, "rows.jsonl", [texts[0].replace("so and so", "on and on"), *texts[1:]])  # as many rows and bytes
+    with pytest.raises(CheckpointError, match=r"with `train` rows\.jsonl:.*\(content \w+\), and this one has .*\(content \w+\)"):
+        trained(tmp_path, epochs=2, resume_from_checkpoint="last", **{**keys, "train": other})
+    moved = rows_in(tmp_path, "elsewhere.jsonl", texts)
+    after = trained(tmp_path, epochs=2, resume_from_checkpoint="last", **{**keys, "train": moved})
+    assert after["steps"] == 2 * first["steps"]
+    assert after["notes"] == []
+
+
+def test_rows_of_python_are_known_by_what_they_hold_and_those_drawn_anew_by_their_code(tmp_path: Path) -> None:
+    code = """
+import torch
+from torch.utils.data import Dataset
+class Rows(Dataset):
+    def __len__(self): return 16
+    def __getitem__(self, index):
+        return {"input_ids": NOISE + torch.arange(index, index + 9) % 50}
+rows = Rows()
+"""
+
+    def keys(name: str, noise: str) -> dict[str, Any]:
+        (tmp_path / f"{name}.py").write_text(code.replace("NOISE", noise))
+        return {"eval": SUITE["eval"], "train": {"dataset": f"{name}.py:rows"}, "checkpoint_dir": name[:5]}
+
+    resumed = {"epochs": 2, "resume_from_checkpoint": "last"}
+    trained(tmp_path, **keys("fixed", "0"))
+    trained(tmp_path, **keys("fixed_too", "0 + 0"), **resumed)
+    with pytest.raises(CheckpointError, match=r"with `train` fixed_too\.py.*, and this one has fixed_not\.py"):
+        trained(tmp_path, **keys("fixed_not", "1"), **{**resumed, "epochs": 3})
+    drawn = keys("drawn", "torch.randint(0, 9, (1,))")
+    trained(tmp_path, **drawn)
+    trained(tmp_path, **drawn, **resumed)
+
+
 def test_another_precision_is_said(tmp_path: Path) -> None:
     trained(tmp_path)
     with pytest.warns(UserWarning, match="`precision` is 64-true from here on; in the run that is resumed it was 32-true"):
@@ -135,9 +188,16 @@ def outcome(results: dict[str, Any]) -> tuple[Any, ...]:
     """What must not depend on whether a run was killed."""
     saved = torch.load(results["last_checkpoint"], weights_only=True)
     weights = {name: tensor.tolist() for name, tensor in saved["state_dict"].items()}
-    history = results["history"]
+    history, folder = results["history"], results["last_checkpoint"].parent
     epochs = [(epoch.epoch, epoch.step, dict(epoch.metrics)) for epoch in history.epochs]
-    return weights, epochs, history.steps, history.curve("loss"), results["best_checkpoint"].name, results["eval_summary"]
+    found = [weights, epochs, history.steps, history.curve("loss"), results["best_checkpoint"].name, results["eval_summary"]]
+    if results["run_id"] is not None:
+        with ExperimentDB(folder / "e.db") as db:
+            rows = db.get_metrics(results["run_id"])
+            logged = zip(rows.name, rows.step, rows.epoch, rows.value.tolist(), strict=True)
+            found += [sorted(row for row in logged if row[0] != "examples_per_second")]
+            found += [db.get_run(results["run_id"]).status, db.get_scores(results["run_id"], "loss").values.tolist()]
+    return (*found, sorted(path.name for path in folder.glob("*.ckpt")), list(folder.glob(".*.partial")))
 
 
 @pytest.mark.parametrize("engine", ["plain", "lightning"])
@@ -164,6 +224,25 @@ def test_a_run_killed_at_the_end_of_an_epoch_ends_as_if_it_had_not_been(
     resumed = trained(tmp_path / "killed", engine, **keys, resume_from_checkpoint="last")
     assert outcome(resumed) == whole
     assert resumed["notes"] == []
+
+
+@pytest.mark.parametrize("engine", ["plain", "lightning"])
+@pytest.mark.parametrize("patience", [None, 1])
+def test_a_run_killed_after_its_last_checkpoint_is_whole_in_the_database_too(
+    engine: Engine, patience: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: dict[str, Any] = {"epochs": 3, "early_stopping_patience": patience, "learning_rate": 0.1, "checkpoint_dir": "."}
+    whole = trained(tmp_path / "whole", engine, db=tmp_path / "whole" / "e.db", **keys)
+    assert whole["epochs"] == (3 if patience is None else 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingCoordinator, "_log", lambda *_: (_ for _ in ()).throw(KilledError))
+        with pytest.raises(KilledError):
+            trained(tmp_path / "killed", engine, db=tmp_path / "killed" / "e.db", **keys)
+    resumed = trained(tmp_path / "killed", engine, db=tmp_path / "killed" / "e.db", **keys, resume_from_checkpoint="last")
+    assert outcome(resumed) == outcome(whole)
+    assert resumed["run_id"] == 2
+    assert [note for note in resumed["notes"] if "early stopping had ended the run" in note] == resumed["notes"]
+    assert bool(resumed["notes"]) == (patience is not None)
 
 
 def test_export_bundle_makes_a_bundle_and_says_where(tmp_path: Path) -> None:

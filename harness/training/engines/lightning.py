@@ -293,6 +293,8 @@ class LightningEngine:
                 val_dataloaders=job.held_out if self._validates else None,
                 ckpt_path=job.resume,
             )
+        if not job.supervisor.has_started:  # Lightning calls no hook where a resumed run has no epoch left
+            job.supervisor.start(self.trainer.precision_plugin.forward_context)
 
     @property
     def _validates(self) -> bool:
