@@ -21,8 +21,8 @@ from torch import nn
 from harness.errors import CheckpointError
 from harness.files import replacing
 
-_SETTINGS = "hyper_parameters"
-"""The key under which Lightning's ``save_hyperparameters`` keeps the arguments of a model."""
+_SETTINGS = ("hyper_parameters", "datamodule_hyper_parameters", "hparams_type")
+"""The keys under which Lightning's ``save_hyperparameters`` keeps the arguments of a model, and the class that holds them."""
 
 STATE_KEY = "conductor"
 """Where a checkpoint keeps the supervisor's state: an earlier name, so that checkpoints of earlier versions can be resumed."""
@@ -39,20 +39,37 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """
     try:
         with replacing(path, one_writer=True) as partial, partial.open("wb") as file:
-            torch.save({**content, **_plain({key: content[key] for key in (_SETTINGS,) if key in content})}, file)
+            rest = {key: value for key, value in content.items() if key not in _SETTINGS}
+            torch.save({**rest, **_plain({key: content[key] for key in _SETTINGS if key in content})}, file)
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path} cannot be written: {_reason(error)}; earlier checkpoints are unchanged") from error
 
 
+_LOADED = (bool, int, float, complex, str, bytes, type(None), torch.Tensor, torch.dtype, torch.device)
+"""What ``torch.load`` reads without running code."""
+
+_LEFT_OUT = object()
+
+
 def _plain(value: Any) -> Any:
-    """Settings as dicts: an object of a class of theirs would make a checkpoint that only loads by running code."""
+    """Settings as dicts, without what is an object of another class: a checkpoint with one only loads by running code.
+
+    The model that is resumed has them already, such as the network and the optimizer that Lightning's ``save_hyperparameters`` keeps.
+    """
     if isinstance(value, (Namespace, SimpleNamespace)) or (is_dataclass(value) and not isinstance(value, type)):
         value = vars(value)
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    return type(value)(_plain(each) for each in value) if type(value) in (list, tuple) else value
+        found = {name: _plain(each) for name, each in value.items()}
+        return {name: each for name, each in found.items() if each is not _LEFT_OUT}
+    if isinstance(value, (list, tuple)):
+        kept = [_plain(each) for each in value]
+        is_whole = all(each is not _LEFT_OUT for each in kept)
+        return (kept if isinstance(value, list) else tuple(kept)) if is_whole else _LEFT_OUT
+    if isinstance(value, Path):
+        return str(value)
+    return value if type(value) in _LOADED or isinstance(value, torch.Tensor) else _LEFT_OUT
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from harness.adapters import make_adapter
 from harness.config import SuiteConfig
 from harness.evidence import Evidence, Status
 from harness.properties.calling import mode
+from harness.training.checkpoints import read_checkpoint, write_checkpoint
 from harness.training.checks.accumulation import accumulation
 from harness.training.checks.fine_tuning import fine_tuning
 from harness.training.checks.gradient_noise import NothingComparedError, epsilon_of_step, find_gap
@@ -44,6 +47,51 @@ class ForgetsCount(EveryThree):
             self.steps += 1
             optimizer.step()
             optimizer.zero_grad()
+
+
+class KeepsParts(Experts):
+    """Keeps its network and a way to make its optimizer among its hyperparameters, as templates of projects do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.save_hyperparameters({"net": nn.Linear(2, 2), "optimizer": partial(torch.optim.Adam, lr=1e-2), "sizes": (3, [4])})
+
+    def configure_optimizers(self) -> Any:
+        return self.hparams["optimizer"](self.parameters())
+
+
+def test_hyperparameters_that_are_objects_do_not_keep_a_run_from_being_resumed(tmp_path: Path) -> None:
+    found = resume(run_of(KeepsParts).trial(tmp_path))
+    assert found.status is Status.OK, found.explain()
+    write_checkpoint({"state_dict": {}, "hyper_parameters": {"net": nn.Linear(2, 2), "sizes": (3, [4])}}, tmp_path / "a.ckpt")
+    assert read_checkpoint(tmp_path / "a.ckpt")["hyper_parameters"] == {"sizes": (3, [4])}
+
+
+class AverageBegunAnew(Experts):
+    """Copies its weights into their average whenever a training starts, also where a checkpoint has just brought that back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.average = copy.deepcopy(nn.ModuleList(self.children())).requires_grad_(False)
+
+    def copies(self) -> list[tuple[Tensor, Tensor]]:
+        trained = [each for each in self.parameters() if each.requires_grad]
+        return list(zip(self.average.parameters(), trained, strict=True))
+
+    def on_fit_start(self) -> None:
+        for slow, fast in self.copies():
+            slow.data.copy_(fast.data)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        for slow, fast in self.copies():
+            slow.data.lerp_(fast.data, 0.1)
+
+
+def test_what_a_resumed_run_loses_that_no_loss_reads_is_named(tmp_path: Path) -> None:
+    found = resume(run_of(AverageBegunAnew).trial(tmp_path))
+    assert (found.status, found.code) == (Status.FAIL, "resumed_run_differs")
+    assert found.investigate is not None
+    assert found.investigate() == "average"
 
 
 class FrozenBase(Adapted):

@@ -6,7 +6,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 
 import torch
@@ -23,6 +23,7 @@ from harness.training.checks.training_trace import (
     find_first_difference,
     find_mismatch,
     fingerprint,
+    same_bits,
     unsaved_attributes,
 )
 from harness.training.trial import MOST_BATCHES, Prepare, Training, Trial, TrialOptions, too_long
@@ -115,7 +116,7 @@ class _Interruption:
             "resumed_run_differs",
             size,
             bound,
-            lambda: self._find_unsaved(whole, part, rest),
+            lambda: self._find_unsaved(whole, part, rest) or _differing_part(difference, whole, rest),
         )
 
     def _unrepeatable(self, difference: FirstDifference) -> Evidence:
@@ -199,6 +200,15 @@ def _after(whole: _Run, rest: _Run) -> FirstDifference | None:
     )
     difference = find_first_difference(tail, theirs)
     return None if difference is None else FirstDifference(difference.kind, difference.step + _CUT, difference.mismatch)
+
+
+def _differing_part(difference: FirstDifference | None, whole: _Run, rest: _Run) -> str:
+    """The part of the model in which all weights lie that differ, where no gradient or loss does: a part that no loss reads, as an average."""
+    if difference is None or difference.kind != "weights":
+        return ""
+    ours, theirs = whole.trace.weights, rest.trace.weights
+    owners = [name.split(".")[:-1] for name in ours if name not in theirs or not same_bits(ours[name], theirs[name])]
+    return ".".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, zip(*owners, strict=False)))
 
 
 def _optimizer_state(training: Training) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from harness.batches import Batch
 from harness.compat import read_loader_states
-from harness.errors import CheckpointError, UserError
+from harness.errors import CheckpointError, TrainingError, UserError
 from harness.training.checkpoints import STATE_KEY, check_fits, read_checkpoint, write_checkpoint
 from harness.training.engines import Job, OnGradients, is_lightning_module, seed_batch
 from harness.training.engines.batch_formats import rows_of
@@ -267,6 +267,11 @@ class LightningEngine:
     def __init__(self, job: Job, on_gradients: OnGradients | None = None, **options: Any) -> None:
         self.job = job
         self.is_own = is_lightning_module(job.model)
+        if self.is_own and not isinstance(job.model, lightning.LightningModule):
+            raise TrainingError(
+                f"{type(job.model).__name__} is a LightningModule of the package `pytorch_lightning`, and training uses that of `lightning`: "
+                "import it by `from lightning.pytorch import LightningModule`"
+            )
         self.module: lightning.LightningModule = job.model if self.is_own else TaskModule(job)  # type: ignore[assignment]
         self.bridge = Bridge(job, on_gradients)
         if job.config.compile_mode:
