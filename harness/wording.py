@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from typing import Any
 
 _DIRECTIONS_AND_HALVES = "\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff"
@@ -13,6 +16,26 @@ _UNSEEN = re.compile(f"[\\x00-\\x1f{_DIRECTIONS_AND_HALVES}]")
 _UNSEEN_BUT_LINES = re.compile(f"[\\x00-\\x08\\x0b-\\x1f{_DIRECTIONS_AND_HALVES}]")
 _SIBILANT = re.compile(r"(s|x|z|(?<!o)ch|sh)$")  # batches, but epochs: the ch of "epoch" is a k
 _CONSONANT_Y = re.compile(r"(?<![aeiou])y$")
+
+
+_PLAIN_SIGNS = {"→": "->", "≥": ">=", "≤": "<=", "…": "...", "·": "-", "–": "-", "×": "x", "’": "'", "✕": "x", "▲": "!", "✓": "+"}
+"""What is written for a sign that a console does not have; any other is written as an escape."""
+
+
+def _plain_signs(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end]
+    return "".join(_PLAIN_SIGNS.get(each) or each.encode("ascii", "backslashreplace").decode() for each in missing), error.end
+
+
+codecs.register_error("plain_signs", _plain_signs)
+
+
+def write_plain_signs() -> None:
+    """Makes a console that has not every sign (such as Windows' cp1252) show others instead of raising an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="plain_signs")
 
 
 def counted(number: int, noun: str) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 from harness.catalogue import CATALOGUE
 from harness.evidence import Excerpt, Status
 from harness.mending import find_mending
-from harness.mending.rules import OF_STATE
+from harness.mending.state_rules import OF_STATE
 from harness.models.copies import Copies
 from harness.models.loading import ModelSource
 from harness.properties.places import shown_place

@@ -106,6 +106,9 @@ def pytest_configure(config: pytest.Config) -> None:
     line.say("preparing the tests")
     try:
         _activate(config, configs)
+        from harness.wording import write_plain_signs
+
+        write_plain_signs()
     finally:
         line.close()
     if from_option and not typed:

@@ -85,6 +85,7 @@ CRITICAL = (
                 "A row's gradient does not reach the other rows of its batch",
                 "harness.properties.independence:gradient_independence",
                 needs=facts.rows,
+                owned_by=("batch_independence[forward]",),
                 search=Search(
                     "several_rows", examples=3, corner="largest_sizes", outputs=FurtherOutputs("by_row", declared=True)
                 ),

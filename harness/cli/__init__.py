@@ -28,6 +28,7 @@ from harness.cli.runs import add_repro, add_runs, add_sweep, add_train
 from harness.cli.tiers import add_check, add_tiers
 from harness.config_file import with_place
 from harness.errors import ConfigError, MemoryFullError, UserError, did_you_mean
+from harness.wording import write_plain_signs
 
 _SHELLS = {
     "bash": 'eval "$(modeltiers completion bash)"',
@@ -128,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     with warnings.catch_warnings():
         warnings.showwarning = _say
+        write_plain_signs()
         given = sys.argv[1:] if argv is None else list(argv)
         if not given:
             print(_first_steps())

@@ -105,7 +105,9 @@ def causes_of(checks: Sequence[CheckResult]) -> list[Cause]:
 
     - its message refers to it, ``(see causal)``, or both refer to a third one that is not red,
     - the catalogue says that its property is owned by the other's, and both blame the same module, or one of them blames none, or
-    - both say the same of the same module, in the same words, or as cases of one property that differ in numbers and names only.
+    - both say the same of the same module, in the same words, or as cases of one property that differ in numbers and names only,
+    - the same change of the code mends both, or
+    - both say of the same parameter that it receives no gradient.
     """
     red = sorted((check for check in checks if check.status != "passed"), key=lambda check: -_SEVERITY[check.status])
     owners: dict[int, CheckResult] = {}
@@ -171,13 +173,21 @@ def _agree(check: CheckResult, other: CheckResult) -> bool:
 
 
 def _says_the_same(check: CheckResult, other: CheckResult) -> bool:
-    blamed = _module(check)
+    mending, blamed = check.details.get("mending"), _module(check)
+    if (mending and mending == other.details.get("mending")) or _lack_the_same_gradient(check, other):
+        return _SEVERITY[other.status] >= _SEVERITY[check.status]
     if check.status != other.status or blamed != _module(other):
         return False
     (name, case), (other_name, other_case) = _split(check), _split(other)
     return check.message == other.message or (
         name == other_name and _kind(check.message, case, bool(blamed)) == _kind(other.message, other_case, bool(blamed))
     )
+
+
+def _lack_the_same_gradient(check: CheckResult, other: CheckResult) -> bool:
+    if not {check.details.get("code"), other.details.get("code")} <= {"no_gradient", "parameter_without_gradient"}:
+        return False
+    return any(f"`{_module(one)}`" in another.message for one, another in ((check, other), (other, check)) if _module(one))
 
 
 @lru_cache(maxsize=4096)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import linecache
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -19,6 +20,7 @@ from harness.mending.edits import (
     Source,
     adding_to,
     arguments,
+    attributes_given,
     call_text,
     called,
     changed,
@@ -26,6 +28,7 @@ from harness.mending.edits import (
     scopes_of,
 )
 from harness.mending.rules import RULES
+from harness.mending.state_rules import STATE_RULES
 from harness.runtime import processor_seconds
 
 _PROBES: list[Rule] = []
@@ -33,8 +36,11 @@ _PROBES: list[Rule] = []
 
 _probe = adding_to(_PROBES, is_known=False)
 
-_FAR = 12
+_FAR = 8
 """What it costs that a change is in another function of the class at fault; twice that in another class."""
+
+_ALIKE = 2
+"""What it costs more than the one before it, of several changes of a line by one rule: other lines and rules have their turn first."""
 
 _NEAR = 15
 """Lines beyond which a change is as far as it can be within a function."""
@@ -103,10 +109,12 @@ def _ranked(
         home = next((scope for scope in scopes if place and place[0] == file and _has(scope.function, place[1])), None)
         for scope in scopes:
             far = 0 if scope is home else _FAR if home and scope.owner is home.owner else 2 * _FAR
-            for edit in edits_of(scope, (*RULES, *_PROBES)):
+            alike = Counter[tuple[int, str]]()
+            for edit in edits_of(scope, (*RULES, *STATE_RULES, *_PROBES)):
                 if any((file, line) in lines for line in range(edit.line, edit.end + 1)):
                     away = abs(edit.line - place[1]) if scope is home and place else _NEAR / 2
-                    yield 2 * edit.cost + far + min(away, _NEAR), file, edit
+                    yield 2 * edit.cost + far + min(away, _NEAR) + _ALIKE * alike[edit.line, edit.rule], file, edit
+                    alike[edit.line, edit.rule] += 1
 
 
 def _has(function: ast.AST, line: int) -> bool:
@@ -140,6 +148,30 @@ def _constant_switch(node: ast.AST, scope: Scope) -> Iterator[str]:
         yield f"{' = '.join(scope.text(each) for each in node.targets)} = {not node.value.value}"
 
 
+@_probe("the switch that is kept", 6)
+def _kept_switch(node: ast.AST, scope: Scope) -> Iterator[str]:
+    is_asked = isinstance(scope.source.parents.get(node), (ast.If, ast.IfExp))
+    if is_asked and scope.owner is not None and isinstance(node, ast.Constant) and type(node.value) is bool:
+        for method in scope.owner.body:
+            for name, value in attributes_given(method).items() if isinstance(method, ast.FunctionDef) else ():
+                if isinstance(value, ast.Constant) and type(value.value) is bool:
+                    yield f"self.{name}"
+
+
+@_probe("without the condition", 6)
+def _without_condition(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.If) and not node.orelse:
+        indent, inner = " " * node.col_offset, " " * node.body[0].col_offset
+        body = scope.lines_of(node.body)
+        yield f"\n{indent}".join(line.removeprefix(inner) for line in body)
+    if isinstance(node, (ast.DictComp, ast.ListComp, ast.SetComp)) and any(each.ifs for each in node.generators):
+        generators = " ".join(f"for {scope.text(each.target)} in {scope.text(each.iter)}" for each in node.generators)
+        if isinstance(node, ast.DictComp):
+            yield f"{{{scope.text(node.key)}: {scope.text(node.value)} {generators}}}"
+        else:
+            yield f"[{scope.text(node.elt)} {generators}]"
+
+
 @_probe("one of two", 6)
 def _one_of_two(node: ast.AST, scope: Scope) -> Iterator[str]:
     if isinstance(node, ast.IfExp):
@@ -165,12 +197,15 @@ def _left_out(node: ast.AST, scope: Scope) -> Iterator[str]:
         rest = args[number + 1 :]
         if isinstance(value, ast.Name) and value.id in scope.names:
             others = [name for name in scope.names if name != value.id][:6]
-            for other in [*others, *(["None"] if number else [])]:
+            for other in [*others, f"{value.id}[0]", *(["None"] if number else [])]:
                 yield call_text(node, scope, [*args[:number], other, *rest], keywords)
         elif isinstance(value, ast.Constant) and value.value is None and scope.owner is not None:
             for name in ("bias", "mask"):
                 found = [t for t in _attributes(scope.owner) if t.endswith(f".{name}")]
-                for other in found[:3]:
+                found += [
+                    f"{each.removesuffix('.weight')}.{name}" for each in _attributes(scope.owner) if each.endswith(".weight")
+                ]
+                for other in dict.fromkeys(found[:4]):
                     yield call_text(node, scope, [*args[:number], other, *rest], keywords)
 
 
@@ -181,15 +216,19 @@ def _attributes(owner: ast.ClassDef) -> list[str]:
 
 @_probe("another number", 9)
 def _number(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Constant) and type(node.value) is float and node.value in (0.0, 1.0):
+        yield f"{1.0 - node.value}"
     if isinstance(node, ast.Constant) and type(node.value) is int and abs(node.value) < 100:
         yield from (f"{node.value + 1}", f"{node.value - 1}" if node.value > 0 else "(-1)")
         if node.value == 1:
             yield from scope.parameters[:4]
+        if isinstance(scope.source.parents.get(node), ast.Assign):
+            yield from [name for name in scope.names if name not in scope.parameters][:4]
 
 
-@_probe("without it", 10)
+@_probe("without it", 8)
 def _without(node: ast.AST, scope: Scope) -> Iterator[str]:
     if isinstance(node, (ast.Expr, ast.Assign, ast.AugAssign)) and not (
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        isinstance(node, ast.Expr) and (isinstance(node.value, ast.Constant) or called(node.value) == "__init__")
     ):
         yield "pass"

@@ -77,9 +77,21 @@ class Source:
                 return first - 1, "\n".join([*before, *edit.new, *after]) + "\n"
         return 0, "\n".join([*self.lines[: edit.line - 1], *edit.new, *self.lines[edit.end :]]) + "\n"
 
+    @cached_property
+    def _encoded(self) -> list[bytes]:
+        """The lines as bytes, as a node's columns count."""
+        return [line.encode() for line in self.lines]
+
     def segment(self, node: ast.AST) -> str:
-        """The text of a node."""
-        return ast.get_source_segment(self.text, node) or ast.unparse(node)
+        """The text of a node; unlike ``ast.get_source_segment`` without splitting the whole file each time, which took half of a search."""
+        first, last = getattr(node, "lineno", None), getattr(node, "end_lineno", None)
+        if first is None or last is None:
+            return ast.unparse(node)
+        begin, end = node.col_offset, node.end_col_offset  # type: ignore[attr-defined]
+        if first == last:
+            return self._encoded[first - 1][begin:end].decode()
+        lines = [self._encoded[first - 1][begin:], *self._encoded[first : last - 1], self._encoded[last - 1][:end]]
+        return b"\n".join(lines).decode()
 
     def with_text(self, node: ast.expr | ast.stmt, text: str) -> tuple[int, int, tuple[str, ...]]:
         """The lines of a node, first and last, and what they are with another text in its place."""
@@ -87,6 +99,10 @@ class Source:
         head = self.lines[node.lineno - 1].encode()[: node.col_offset].decode()
         tail = self.lines[end - 1].encode()[node.end_col_offset :].decode()
         return node.lineno, end, tuple(f"{head}{text}{tail}".splitlines())
+
+
+MASKS = ("mask", "real", "valid", "known")
+"""What names of masks hold."""
 
 
 @dataclass
@@ -112,6 +128,10 @@ class Scope:
         loose = isinstance(node, (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Lambda, ast.NamedExpr))
         return f"({self.text(node)})" if loose else self.text(node)
 
+    def lines_of(self, statements: list[ast.stmt]) -> list[str]:
+        """The lines of some statements that follow each other."""
+        return self.source.lines[statements[0].lineno - 1 : statements[-1].end_lineno]
+
     @cached_property
     def parameters(self) -> list[str]:
         """Names of its parameters, without ``self``."""
@@ -128,7 +148,12 @@ class Scope:
     @cached_property
     def masks(self) -> list[str]:
         """Parameters that say what is real."""
-        return [name for name in self.parameters if any(word in name.lower() for word in ("mask", "real", "valid", "known"))]
+        return self.named(self.parameters, MASKS)
+
+    @staticmethod
+    def named(names: Iterable[str], words: Iterable[str]) -> list[str]:
+        """Those names that hold one of some words."""
+        return [name for name in names if any(word in name.lower() for word in words)]
 
     @property
     def is_init(self) -> bool:
@@ -211,6 +236,23 @@ def receiver(node: ast.Call) -> ast.expr | None:
     if isinstance(value, ast.Name) and value.id in ("torch", "F", "nn", "functional", "math", "np"):
         return None
     return None if isinstance(value, ast.Attribute) and ast.unparse(value).startswith(("nn.", "torch.")) else value
+
+
+def attributes_given(function: Function) -> dict[str, ast.expr]:
+    """What a method gives attributes of ``self``, by their names."""
+    found: dict[str, ast.expr] = {}
+    for node in ast.walk(function):
+        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)) and node.value is not None:
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            both = (
+                isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple) and len(target.elts) == len(node.value.elts)
+            )
+            targets = target.elts if isinstance(target, ast.Tuple) else [target]
+            values = node.value.elts if both else [node.value] * len(targets)  # type: ignore[attr-defined]
+            for each, value in zip(targets, values, strict=True):
+                if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name) and each.value.id == "self":
+                    found.setdefault(each.attr, value)
+    return found
 
 
 def subject_of(node: ast.Call) -> ast.expr | None:

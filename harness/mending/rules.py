@@ -1,19 +1,11 @@
-"""The known changes: what one writes by mistake, and what was meant."""
+"""The known changes of what is computed: what one writes by mistake, and what was meant."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
 
-from harness.mending.edits import Rule, Scope, adding_to, arguments, call_text, called, integer, receiver, subject_of
-
-OF_STATE = frozenset(
-    (
-        *("registered", "the same tensor", "the other switch", "the default of an argument", "a copy of what is written into"),
-        *("a usual start", "no detach"),
-    )
-)
-"""Rules that may mend what is saved, or not: any other makes such a property hold by chance."""
+from harness.mending.edits import MASKS, Rule, Scope, adding_to, arguments, call_text, called, integer, receiver, subject_of
 
 RULES: list[Rule] = []
 rule = adding_to(RULES, is_known=True)
@@ -114,7 +106,7 @@ def _in_place(node: ast.AST, scope: Scope) -> Iterator[str]:
             args, keywords = arguments(node.value, scope)
             yield f"{subject.id} = {subject.id}.{name[:-1]}({', '.join([*args, *keywords])})"
         return
-    if isinstance(node, ast.Call) and (name := called(node)).endswith("_") and receiver(node) is not None:
+    if isinstance(node, ast.Call) and (name := called(node)).endswith("_") and name[:1] != "_" and receiver(node) is not None:
         args, keywords = arguments(node, scope)
         assert isinstance(node.func, ast.Attribute)
         yield f"{scope.text(node.func.value)}.{name[:-1]}({', '.join([*args, *keywords])})"
@@ -214,40 +206,6 @@ def _size(node: ast.AST, scope: Scope) -> Iterator[str]:
                 yield call_text(node, scope, args[:1], ["size=(height, width)", *rest])
 
 
-@rule("registered", 1)
-def _registered(node: ast.AST, scope: Scope) -> Iterator[str]:
-    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not scope.is_init or node.value is None:
-        return
-    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-    if not (isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"):
-        return
-    value = scope.text(node.value)
-    if isinstance(node.value, (ast.List, ast.ListComp)):
-        yield f"self.{target.attr} = nn.ModuleList({value})"
-    elif isinstance(node.value, (ast.Dict, ast.DictComp)):
-        yield f"self.{target.attr} = nn.ModuleDict({value})"
-    elif isinstance(node.value, ast.Constant):
-        if isinstance(node.value.value, (int, float)):
-            yield f'self.register_buffer("{target.attr}", torch.tensor({value}))'
-    elif called(node.value) in ("Parameter", "clone", "randn", "rand", "zeros", "ones") or not isinstance(node.value, ast.Call):
-        yield f'self.register_buffer("{target.attr}", {value})'
-        yield f"self.{target.attr} = nn.Parameter({value})"
-    else:
-        yield f'self.register_buffer("{target.attr}", {value})'
-
-
-@rule("the same tensor", 0)
-def _same_tensor(node: ast.AST, scope: Scope) -> Iterator[str]:
-    if isinstance(node, ast.Call) and called(node) == "Parameter" and node.args:
-        inner = node.args[0]
-        while (isinstance(inner, ast.Attribute) and inner.attr == "data") or called(inner) in ("clone", "detach"):
-            inner = inner.value if isinstance(inner, ast.Attribute) else inner.func.value  # type: ignore[attr-defined]
-        if isinstance(inner, ast.Attribute) and inner is not node.args[0]:
-            yield scope.text(inner)
-    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute) and node.targets[0].attr == "requires_grad":
-        yield f"{scope.text(node.targets[0].value)}.requires_grad_({scope.text(node.value)})"
-
-
 @rule("a usual start", 2)
 def _start(node: ast.AST, scope: Scope) -> Iterator[str]:
     name = called(node)
@@ -324,18 +282,6 @@ def _opposite(node: ast.AST, scope: Scope) -> Iterator[str]:
         yield call_text(node, scope, [f"~({args[0]})", *args[1:]], keywords)
 
 
-@rule("only in training", 2)
-def _only_in_training(node: ast.AST, scope: Scope) -> Iterator[str]:
-    if scope.owner is None or scope.is_init or not isinstance(node, (ast.Expr, ast.Assign, ast.AugAssign)):
-        return
-    text = scope.text(node)
-    is_call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and text.startswith("self.")
-    draws = any(word in text for word in ("randn", "rand_like", "rand(", "bernoulli", "multinomial", "dropout"))
-    if is_call or draws:
-        indent = " " * node.col_offset
-        yield f"if self.training:\n{indent}    " + text.replace("\n", "\n    ")
-
-
 @rule("on the device and in the dtype of the input", 2)
 def _device(node: ast.AST, scope: Scope) -> Iterator[str]:
     if isinstance(node, ast.Call) and called(node) in _NEW_TENSORS and receiver(node) is None and not scope.is_init:
@@ -346,6 +292,12 @@ def _device(node: ast.AST, scope: Scope) -> Iterator[str]:
         if not any(word.arg == "dtype" for word in node.keywords):
             for name in scope.parameters[:2]:
                 yield call_text(node, scope, args, [*keywords, f"dtype={name}.dtype"])
+
+
+@rule("the number of what is real", 2)
+def _number_of_real(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Call) and called(node) == "numel" and receiver(node) is not None:
+        yield from (f"{mask}.sum().clamp(min=1)" for mask in scope.named(scope.names, MASKS))
 
 
 @rule("rows that were counted", 4)

@@ -18,6 +18,7 @@ from harness.properties.calling import ModelRaisedError, mode
 from harness.properties.large_tensors import step_by_sign
 from harness.properties.loading import load_into, second_instance, through_a_file
 from harness.properties.noise import is_packed, judge_equal
+from harness.properties.places import method_of, placed_at
 from harness.properties.subject import Subject
 from harness.runtime import seeded
 from harness.user_code import raised
@@ -200,7 +201,7 @@ def saved_adapters_load(subject: Subject, seed: int = 0) -> Evidence:
         lambda _judge: _first_unsaved(source, other),
         code="adapter_state_incomplete",
     )
-    return _unless_owned(subject, found)
+    return _unless_owned(subject, placed_at(found, method_of(source, how.removesuffix("()"))))
 
 
 def _unless_owned(subject: Subject, found: Evidence) -> Evidence:

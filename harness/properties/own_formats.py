@@ -24,6 +24,7 @@ from harness.properties.loading import NAME, Load, NotLoadedError, judge_loading
 from harness.properties.meta_loading import filling_what_is_empty
 from harness.properties.model_variants import moved
 from harness.properties.noise import judge_equal
+from harness.properties.places import method_of, placed_at
 from harness.properties.resuming import in_train_mode
 from harness.properties.subject import Subject, in_dtype_of
 from harness.tasks.values import Ids
@@ -271,10 +272,12 @@ def resized_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
     except UserError:
         raise
     except Exception as error:
-        return _resize_fails(f"{_RESIZE}({known + _MORE_IDS}) raises {raised(error)}", "resize_raises")
+        return _resize_fails(subject.model, f"{_RESIZE}({known + _MORE_IDS}) raises {raised(error)}", "resize_raises")
     if lost := tied_groups(before) - tied_groups(after):
         first, second = sorted(next(iter(lost)))[:2]
-        return _resize_fails(f"`{first}` and `{second}` are tied, but not after {_RESIZE}", "loses_tied_weights", second)
+        return _resize_fails(
+            subject.model, f"`{first}` and `{second}` are tied, but not after {_RESIZE}", "loses_tied_weights", second
+        )
     found = judge_equal(
         subject,
         NAME,
@@ -285,7 +288,7 @@ def resized_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
         code="known_tokens_change",
     )
     if found.status is not Status.OK:
-        return found
+        return placed_at(found, method_of(after, _RESIZE))
     return _new_ids_work(subject, after, known, seed) or found
 
 
@@ -299,20 +302,21 @@ def _new_ids_work(subject: Subject, model: nn.Module, known: int, seed: int) -> 
     try:
         scores = subject.logits(batch, model)
     except ModelRaisedError as error:
-        return _resize_fails(f"after {_RESIZE} forward raises at a new id: {error}", "new_ids_raise", error.module)
+        return _resize_fails(model, f"after {_RESIZE} forward raises at a new id: {error}", "new_ids_raise", error.module)
     size = subject.logits(subject.batch(seed=seed)).shape[-1]
     if size == known and scores.shape[-1] != known + _MORE_IDS:
         told = f"after {_RESIZE}({known + _MORE_IDS}) there are scores for {scores.shape[-1]} tokens only"
-        return _resize_fails(told, "head_not_resized")
+        return _resize_fails(model, told, "head_not_resized")
     return None
 
 
-def _resize_fails(message: str, code: str, module: str = "") -> Evidence:
+def _resize_fails(model: nn.Module, message: str, code: str, module: str = "") -> Evidence:
     return Evidence(
         NAME,
         Status.FAIL,
         message,
         module=module,
+        place=method_of(model, _RESIZE),
         cause="a head, bias or tie that is not part of what is resized (get_output_embeddings, tie_weights)",
         code=code,
     )

@@ -98,6 +98,18 @@ def made_at(owner: type, name: str) -> str:
     return ""
 
 
+def method_of(model: nn.Module, name: str) -> str:
+    """Where the user's code of a method of the model begins."""
+    method = getattr(type(model), name, None)
+    code = None if method is None else getattr(inspect.unwrap(method), "__code__", None)
+    return "" if code is None else shown_place(code.co_filename, code.co_firstlineno)
+
+
+def placed_at(evidence: Evidence, place: str) -> Evidence:
+    """The evidence; of a failure or a warning with a place, where that is known."""
+    return replace(evidence, place=place) if place and evidence.status in (Status.FAIL, Status.WARN) else evidence
+
+
 def line_that_calls(model: nn.Module, path: str, names: Collection[str]) -> str:
     """The first line of a module's class, or else of another class of the model's, that calls a function or method of some names."""
     return _line_where(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,18 @@ def test_two_reports_by_folder_or_file(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["compare", str(broken), str(sound), "--json", "--html", str(tmp_path / "page.html")]) == 0
     assert json.loads(capsys.readouterr().out)["headline"].startswith("Better: 1 gone")
     assert "<h1>net</h1>" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "cp437", "ascii"])
+def test_a_console_without_every_sign_shows_plain_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    sound, broken = written(tmp_path / "a", "passed"), written(tmp_path / "b", "failed")
+    console = TextIOWrapper(BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", console)
+
+    assert main(["compare", str(sound), str(broken)]) == 1
+
+    console.flush()
+    assert "  x tier1::causal (passed -> failed): leaks" in console.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ def grouped(*checks: CheckResult) -> list[list[str]]:
         ("inputs_unchanged", "input_dependence[tokens]"),
         ("serialisation[state_dict]", "mode_round_trip"),
         ("training_loss[targets]", "training_loss[reduction]"),
+        ("batch_independence[forward]", "batch_independence[gradient]"),
     ],
 )
 def test_what_a_property_owns_goes_under_it_where_the_blame_agrees(owner: str, owned: str) -> None:
@@ -55,6 +56,25 @@ def test_a_message_that_refers_to_another_red_check_goes_under_it() -> None:
     referring = red("compiled", "mlp", "raises in a copy (see shape_contract)")
     assert grouped(referring, red("shape_contract", "embed")) == [["shape_contract", "compiled"]]
     assert grouped(referring) == [["compiled"]]
+
+
+def test_checks_that_the_same_change_mends_are_one_bug() -> None:
+    change = {"file": "model.py", "line": 17, "old": ["return x.softmax(-1)"], "new": ["return x"]}
+    range_, loss, other = red("logit_range"), red("initial_loss"), red("gradcheck", status="warning")
+    for check in (range_, loss, other):
+        check.details["mending"] = change
+    assert grouped(range_, loss, other) == [["logit_range", "initial_loss", "gradcheck"]]
+    loss.details["mending"] = change | {"line": 18}
+    assert grouped(range_, loss, other) == [["logit_range", "gradcheck"], ["initial_loss"]]
+
+
+def test_checks_that_miss_the_gradient_of_one_parameter_are_one_bug() -> None:
+    flow = red("gradient_flow[reaches_every_parameter]", "(model)", "parameter `a.weight` receives no gradient")
+    several = red("distributed", "a.weight", "every parameter needs a gradient, and `a.weight` receives none")
+    flow.details["code"], several.details["code"] = "no_gradient", "parameter_without_gradient"
+    assert grouped(flow, several) == [["gradient_flow[reaches_every_parameter]", "distributed"]]
+    several.details["code"] = "deadlock"
+    assert len(grouped(flow, several)) == 2
 
 
 def test_those_that_refer_to_one_that_did_not_run_are_one() -> None:

@@ -12,6 +12,7 @@ import torch
 from harness.evidence import Mending
 from harness.mending.edits import CannotChangeError, Source, changed, edits_of, scopes_of
 from harness.mending.rules import RULES
+from harness.mending.state_rules import STATE_RULES
 from harness.tasks import TaskSpec, TaskType
 from harness.user_code import import_file
 from pytest_modeltiers.live import judge_model
@@ -132,7 +133,55 @@ def test_a_rule_knows_what_was_meant(before: str, after: str) -> None:
 def test_a_rule_knows_what_was_meant_of_a_models_parts(before: str, after: str) -> None:
     source = Source("model.py", f"class Model:\n    def __init__(self, edges):\n        {before}\n")
     (scope,) = scopes_of(source)
-    assert after in ["\n".join(edit.new).strip() for edit in edits_of(scope, RULES)]
+    assert after in ["\n".join(edit.new).strip() for edit in edits_of(scope, (*RULES, *STATE_RULES))]
+
+
+STREAMING = """\
+class Stream:
+    def __init__(self):
+        self.keys, self.count = None, 0
+        self.kept = ("layer",)
+        self.layer, self.extra = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x, real):
+        self.keys = x if self.keys is None else self.keys + x
+        self.count += 1
+        if self.layer.enabled:
+            x = self.layer(x)
+        x = self.extra(x)
+        return x.sum() / x.numel()
+
+    def reset(self):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "after"),
+    [
+        ("reset", "        self.keys = None\n        self.count = 0"),
+        ("reset", "        self.count = 0"),
+        ("__init__", '        self.kept = ("layer", "extra")'),
+        ("forward", "        if self.extra.enabled:\n            x = self.extra(x)"),
+        ("forward", "        return x.sum() / real.sum().clamp(min=1)"),
+    ],
+)
+def test_a_rule_knows_what_a_model_keeps(method: str, after: str) -> None:
+    scope = next(scope for scope in scopes_of(Source("model.py", STREAMING)) if scope.function.name == method)
+    assert after in ["\n".join(edit.new) for edit in edits_of(scope, (*RULES, *STATE_RULES))]
+
+
+def test_a_reset_that_sets_everything_back_is_left_alone() -> None:
+    whole = STREAMING.replace("        pass", "        self.keys, self.count = None, 0")
+    scope = next(scope for scope in scopes_of(Source("model.py", whole)) if scope.function.name == "reset")
+    assert [edit for edit in edits_of(scope, STATE_RULES) if edit.rule == "set back to its start"] == []
+
+
+def test_the_text_of_a_node_is_that_of_pythons_own_function() -> None:
+    text = "def f(é, x):\n    return (é +\n            'ü'.join(x))  # ß\n"
+    source = Source("model.py", text)
+    nodes = [node for node in ast.walk(source.tree) if isinstance(node, (ast.expr, ast.stmt))]
+    assert [source.segment(node) for node in nodes] == [ast.get_source_segment(text, node) for node in nodes]
 
 
 def test_a_change_is_in_effect_in_its_block_only(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from harness.properties.decoding import Text, whole_text
 from harness.properties.decoding.writers import CannotWriteError, Writer, Written, find_writer
 from harness.properties.noise import judge_equal
 from harness.properties.padding import padded, placed
+from harness.properties.places import method_of, placed_at
 from harness.properties.subject import Subject
 from harness.tasks.signature import Signature
 from harness.wording import counted
@@ -247,13 +248,14 @@ def _judged(subject: Subject, text: Text, writer: Writer, prompts: Prompts, firs
     best = expected(subject.model).topk(2, -1).values
     bound = subject.bound(_NAME)
     near = int((best[..., 0] - best[..., 1] <= bound).sum())
-    told = f"the continuation {prompts.told} by `generate`"
+    told, place = f"the continuation {prompts.told} by `generate`", method_of(subject.model, "generate")
     counterexample = f"batch={len(prompts.pads)}, prompt={begin}, new={first.count}"
     if any(prompts.pads):
         counterexample += f", padding on the {prompts.side}={list(prompts.pads)}"
     if first.logits is not None:
         wrong = f"{told} follows other logits than one call of forward gives"
-        return judge_equal(subject, _NAME, compare, wrong, counterexample, _CAUSE, code="other_logits_than_forward"), near
+        found = judge_equal(subject, _NAME, compare, wrong, counterexample, _CAUSE, code="other_logits_than_forward")
+        return placed_at(found, place), near
     chosen = first.ids[:, begin:]
     gaps = [_gap(expected(subject.model), chosen)]
     if float(gaps[0].max()) > bound and subject.double is not None:
@@ -264,7 +266,7 @@ def _judged(subject: Subject, text: Text, writer: Writer, prompts: Prompts, firs
         return Evidence(_NAME, Status.OK, "each token is the likeliest", **facts), near
     row, step = (int(index) for index in (gaps[0] > bound).nonzero()[0])
     message = f"{told} is not the likeliest: new token {step + 1} of row {row} is another one than a call of forward prefers"
-    return Evidence(_NAME, Status.FAIL, message, cause=_CAUSE, code="not_the_likeliest", **facts), near
+    return Evidence(_NAME, Status.FAIL, message, cause=_CAUSE, code="not_the_likeliest", place=place, **facts), near
 
 
 def _gap(logits: Tensor, chosen: Tensor) -> Tensor:
