@@ -93,6 +93,29 @@ def png_bytes(figure: Figure) -> bytes:
     return file.getvalue()
 
 
+def svg_text(chart: LineChart, width: float = 7.2, height: float = 2.6) -> str:
+    """A chart as the text of an SVG file that stands by itself, with its title, caption and legend.
+
+    Args:
+        chart: What to draw.
+        width: Inches.
+        height: Inches.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    file = io.StringIO()
+    with plain_matplotlib():
+        figure = new_figure(width, height, layout="constrained")
+        axes = figure.add_subplot()
+        draw_lines(axes, chart, roomy=False)
+        draw_legend(axes, chart)
+        axes.set_title(chart.title, loc="left", fontsize=10.5, color=LIGHT["ink"], fontweight="bold")
+        axes.set_xlabel(chart.caption, fontsize=9, color=LIGHT["soft"])
+        about = {"Title": chart.title, "Description": chart.description, "Date": None, "Creator": None}
+        FigureCanvasSVG(figure).print_svg(file, metadata=about)
+    return "".join(f"{line.rstrip()}\n" for line in file.getvalue().splitlines())
+
+
 def draw_lines(
     axes: Axes, chart: LineChart, colours: Mapping[str, str] = LIGHT, *, fontsize: float = 8.5, roomy: bool = True
 ) -> None:

@@ -101,6 +101,9 @@ def add_runs(commands: Any) -> None:
     runs.add_argument(
         "--metric", metavar="METRIC", help="show a metric of each run, the best first; of RUN one series of its windows"
     )
+    runs.add_argument(
+        "--svg", type=Path, metavar="FILE", help="with --metric: draw the series of RUN, with its limits, as a picture"
+    )
     runs.add_argument("--to-mlflow", metavar="URI", help="copy RUN to the MLflow server or database at this address")
     runs.add_argument("--send", type=Path, metavar="FOLDER", help="send what runs left there while the database was away")
     add_json(runs)
@@ -116,7 +119,7 @@ def _runs(arguments: argparse.Namespace) -> int:
     elif arguments.to_mlflow:
         found = copy_to_mlflow(database, arguments.reference, arguments.to_mlflow)
     else:
-        found = answer(database, arguments.reference, arguments.name, arguments.metric)
+        found = answer(database, arguments.reference, arguments.name, arguments.metric, arguments.svg)
     print(json.dumps(found.data) if arguments.json else found.text)
     return 0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import indent
@@ -15,23 +15,53 @@ from harness.errors import ExperimentError, MissingPackageError
 from harness.experiments.database import ExperimentDB, existing_database
 from harness.experiments.recorder import UNSENT, send_unsent
 from harness.experiments.records import ACCURACY, MetricColumns, RunRecord, RunRef, Series, WindowRecord, date_text, series_of
-from harness.wording import Answer, aligned, counted, duration, figure, six_digits
+from harness.files import write_whole
+from harness.wording import Answer, aligned, counted, duration, figure, listed, six_digits
 
 _LIMIT = 50
 _NO_DATABASE = "; a config with `log_to_db` makes one beside it: `modeltiers runs --config FILE`, or give its path by --db"
 
 
-def answer(db_path: str | Path, run: str | None = None, name: str | None = None, metric: str | None = None) -> Answer:
+def answer(
+    db_path: str | Path, run: str | None = None, name: str | None = None, metric: str | None = None, svg: Path | None = None
+) -> Answer:
     """The runs of a database, or the details of one.
 
+    Args:
+        db_path: The database.
+        run: One of its runs; ``None`` for all.
+        name: Only runs of this name.
+        metric: A metric of each run, or a series of the windows that were compared with ``run``.
+        svg: Where that series is drawn, if anywhere.
+
     Raises:
-        ExperimentError: There is no such database or no such run, or it cannot be read.
+        ExperimentError: There is no such database, run or series, or it cannot be read.
     """
     with existing_database(db_path, _NO_DATABASE) as db:
+        known = {} if run is None else series_of(db.get_windows(run))
+        series = known.get(metric or "")
+        if svg is not None:
+            _draw(series, known, run, svg)
         if run is None:
             return runs_table(db, name, metric)
-        series = series_of(db.get_windows(run)).get(metric) if metric else None
         return run_details(db, run) if series is None else series_answer(series)
+
+
+def _draw(series: Series | None, known: Iterable[str], run: str | None, svg: Path) -> None:
+    """Writes a series as a picture."""
+    if series is None:
+        of_run = (
+            f" of {run}: {listed(list(known))}" if known and run else ", as in `modeltiers runs production --metric accuracy`"
+        )
+        raise ExperimentError(f"--svg draws one series of the windows of a run: name it by --metric{of_run}")
+    from harness.charts import LineChart
+    from harness.charts.drawing import svg_text
+    from harness.charts.pictures import distributions_of
+
+    found = distributions_of({"plots": [series.plot()]})
+    if not found or not isinstance(found[0].chart, LineChart):
+        raise ExperimentError(f"--svg: {series.name} has one window so far, and a line needs two")
+    write_whole(svg, svg_text(found[0].chart))
 
 
 def copy_to_mlflow(db_path: str | Path, run: str | None, tracking_uri: str) -> Answer:

@@ -258,7 +258,7 @@ class Series:
         points = self.points[-_DRAWN:]
         return {
             "kind": "series",
-            "title": f"{self.name}: {self.measure} over {counted(len(points), 'window')}",
+            "title": f"{'' if self.name in self.measure else self.name + ': '}{self.measure} over {counted(len(points), 'window')}",
             "caption": self.message,
             "labels": [date_text(point.time) for point in points],
             "current": [point.value for point in points],

@@ -296,9 +296,17 @@ def read_comparisons(connection: Connection, run_id: int) -> list[ComparisonReco
 
 
 def write_window(connection: Connection, reference_id: int, row: Mapping[str, Any], time: float | None) -> None:
-    """Writes a window of data, in place of an earlier one of the same rows, whose time it keeps where none is given."""
-    same = (windows.c.reference_id == reference_id, windows.c.name == row["name"], windows.c.key == row["key"])
-    known = connection.execute(select(windows.c.id).where(*same)).scalar()
+    """Writes a window of data, in place of an earlier one of the same rows, whose time it keeps where none is given.
+
+    Data of the same name and time takes its place too: they are the same rows, whose labels have come since.
+    """
+    of_run = select(windows.c.id, windows.c.key, windows.c.result).where(
+        windows.c.reference_id == reference_id, windows.c.name == row["name"]
+    )
+    known = connection.execute(of_run.where(windows.c.key == row["key"])).scalar()
+    if known is None and time is not None:
+        there = connection.execute(of_run.where(windows.c.time == time))
+        known = next((one.id for one in there if one.result.get("data") == row["result"].get("data", one)), None)
     at: dict[str, Any] = {} if time is None else {"time": time}
     if known is not None:
         connection.execute(update(windows).where(windows.c.id == known).values(**row, **at, created=Now()))

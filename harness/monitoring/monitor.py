@@ -338,7 +338,7 @@ class Monitor:
 
     @cached_property
     def history(self) -> list[WindowRecord]:
-        """The windows that were compared with the reference, by time; this one is stored among them."""
+        """The windows that were compared with the reference, by time, up to this one, which is stored among them."""
         known, verdict, window = self.memory.reference, self.verdict, self.window
         if known is None or verdict is None or window is None:
             return []
@@ -347,7 +347,8 @@ class Monitor:
         status, rows, name = verdict.status.value, window.profile.n, self.memory.run_name
         with self.memory.opened("reference_profile_id") as db:
             db.log_window(known, name, self._key, kept, status=status, rows=rows, time=self.memory.time, profile=profile)
-            return list(db.get_windows(known, name))
+            found = list(db.get_windows(known, name))
+        return found if self.memory.time is None else [one for one in found if one.time.timestamp() <= self.memory.time]
 
     @cached_property
     def verdict(self) -> WindowVerdict | None:

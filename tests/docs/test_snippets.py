@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fences import KINDS, PAGES, fences
+from fences import DOCS, KINDS, PAGES, fences
 from page_run import PageRun
 
 from harness.catalogue import CATALOGUE
@@ -19,8 +20,14 @@ from harness.monitoring.features.kinds import FEATURE_KINDS
 RESTRICTED = "eval_deterministic or causal or attribution or initial_loss or safetensors or evaluation"
 """Tests that a page's run of a suite has, unless its command chooses: a page shows that it works, other tests show what it finds."""
 
+_TITLE = re.compile(r"<dc:title>(.*?)</dc:title>")
+
 RESTRICTED_KIND = "declared_outputs or permutation or symmetric_inputs or promised"
 """The same of a page about a kind of model; every night it has the whole suite."""
+
+
+LONG = ("monitoring_year",)
+"""Pages that take half a minute."""
 
 
 @pytest.fixture
@@ -37,7 +44,11 @@ def tables_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("tables_as_before")
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.long] * (page.stem in LONG)) for page in PAGES],
+    ids=[page.stem for page in PAGES],
+)
 def test_what_the_page_says_works(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,6 +73,9 @@ def do(page: Path, only: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     run = PageRun(tmp_path, capfd)
     for fence in fences(page.read_text(encoding="utf-8")):
         run.do(fence)
+    for name in re.findall(r"^!\[[^\]]+\]\(images/([^)]+)\)$", page.read_text(encoding="utf-8"), re.MULTILINE):
+        titles = [_TITLE.findall(picture.read_text(encoding="utf-8")) for picture in (tmp_path / name, DOCS / "images" / name)]
+        assert titles[0] == titles[1] != [], f"{name} is another picture than the page's commands draw"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)

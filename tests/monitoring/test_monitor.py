@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,29 @@ def test_every_window_is_a_row_and_its_series_say_since_when_they_are_beyond_the
     ours = [one for one in series["values"] if one["time"].startswith("2026-11-0")]
     assert [one["is_outside"] for one in ours] == [False, False, True, True, True]
     assert {one["limit"] for one in ours} == {0.1}
+
+
+def test_a_series_is_drawn_by_command(
+    shop: Shop, nights: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series = ["runs", PRODUCTION, "--db", str(shop.database), "--svg", str(tmp_path / "age.svg"), "--metric"]
+    assert main([*series, "age"]) == 0
+    drawn = (tmp_path / "age.svg").read_text(encoding="utf-8")
+    assert drawn.startswith("<?xml")
+    assert "<dc:title>age: KS D over" in drawn
+    assert main([*series, "aeg"]) == 2
+    assert "--svg draws one series of the windows of a run: name it by --metric of production: " in capsys.readouterr().err
+
+
+def test_labels_that_come_late_take_the_place_of_their_window(shop: Shop) -> None:
+    features, labels = rows(300, 77)
+    for known, measure in ((None, "estimated accuracy"), (labels, "accuracy")):
+        write(shop.folder / "late.csv", features, known)
+        config = shop.config("late.csv", run_name="late")
+        monitor = monitor_of(config, model_source(config).build(0))
+        monitor.memory = replace(monitor.memory, time=datetime(2026, 11, 2, 2).timestamp())
+        (window,) = monitor.history
+        assert window.result["series"]["accuracy"]["measure"] == measure
 
 
 def test_the_report_draws_the_series_of_what_is_beyond_its_limit(shop: Shop, nights: list[dict[str, Any]]) -> None:

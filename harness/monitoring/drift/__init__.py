@@ -12,6 +12,7 @@ from harness.evidence import Status
 from harness.monitoring import DEFAULT_DRIFT_OPTIONS, DriftOptions
 from harness.monitoring.drift.verdict import Verdict, rows_needed
 from harness.monitoring.features import Difference
+from harness.monitoring.features.category_drift import NEW_LEVELS
 from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.features.ranges import RANGE
 from harness.monitoring.profiles import Profile, check_same_scale, is_optional
@@ -228,9 +229,11 @@ def _ranked(by_feature: dict[str, list[Verdict]]) -> tuple[FeatureDrift, ...]:
     return tuple(sorted(features, key=lambda one: -one.contribution))
 
 
-def _gravity(verdict: Verdict) -> tuple[int, bool, float]:
-    """The gravest first; what is outside the range is a detail of values that drifted altogether."""
-    return -verdict.status.severity, verdict.difference.aspect == RANGE, verdict.p_adjusted
+def _gravity(verdict: Verdict) -> tuple[int, bool, bool, float]:
+    """The gravest first; new levels explain why the shares of the others moved, what is outside the range is a detail of values that drifted."""
+    aspect = verdict.difference.aspect
+    explains = aspect == NEW_LEVELS and verdict.status is not Status.OK
+    return -verdict.status.severity, aspect == RANGE, not explains, verdict.p_adjusted
 
 
 def _summary(report: DriftReport) -> str:

@@ -23,6 +23,9 @@ from harness.monitoring.features.counts import CategoricalCounts, Clusters
 from harness.monitoring.features.values import bucket_of
 from harness.monitoring.statistics import contingency_p_value, cramers_v, ks_p_value, noncentrality_for
 
+NEW_LEVELS = "new levels"
+"""The aspect of a difference that is about levels which the reference does not have."""
+
 
 def compare_categories(
     feature: str, reference: CategoricalCounts, current: CategoricalCounts, options: DriftOptions
@@ -223,7 +226,7 @@ def compare_unseen(
     seen, expected = f"{current.unseen / n:.1%}", f"{current.once / m:.1%}"
     found = Difference(
         feature=feature,
-        aspect="new levels",
+        aspect=NEW_LEVELS,
         test="Good-Turing",
         p=unseen_p_value(m, n, current.once, current.unseen),
         effect=Effect("Cramér's V", *effect, options.floors.cramers_v),
