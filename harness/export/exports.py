@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -85,8 +85,8 @@ class Exports:
     def floor(self) -> NoiseFloor:
         """The rounding noise of the model's logits, remembered between runs."""
         if self.subject.shared.floor is None:
-            found = self.cache.values(json_hash("noise floor", self.identity), lambda: asdict(self.subject.floor))
-            self.subject.shared.floor = NoiseFloor(**found)
+            found = self.cache.values(json_hash("noise floor", self.identity), lambda: asdict(self.subject.floor), read=_floor)
+            self.subject.shared.floor = _floor(found)
         return self.subject.shared.floor
 
     @cached_property
@@ -94,8 +94,8 @@ class Exports:
         """The rounding noise of each output."""
         if len(self.program.outputs) == 1:
             return {self.program.outputs[0]: self.floor}
-        found = self.cache.values(json_hash("noise floors", self.identity), self._measured_floors)
-        return {name: NoiseFloor(**floor) for name, floor in found.items()}
+        found = self.cache.values(json_hash("noise floors", self.identity), self._measured_floors, read=_floors_of)
+        return _floors_of(found)
 
     def _measured_floors(self) -> dict[str, dict[str, float | None]]:
         adapter = self.subject.adapter
@@ -289,6 +289,14 @@ class Exports:
             )
         run, names = exporter.load(artifact.path, self.program), self.program.outputs
         return lambda batch: outputs_by_name(names, run(batch))
+
+
+def _floor(found: Mapping[str, float | None]) -> NoiseFloor:
+    return NoiseFloor(**{name: None if value is None else float(value) for name, value in found.items()})  # type: ignore[arg-type]
+
+
+def _floors_of(found: Mapping[str, Mapping[str, float | None]]) -> dict[str, NoiseFloor]:
+    return {name: _floor(floor) for name, floor in found.items()}
 
 
 def is_sound(path: Path) -> bool:

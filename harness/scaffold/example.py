@@ -125,7 +125,7 @@ def _found(config: SuiteConfig, model: nn.Module, example: Example) -> FoundSign
         found = signature_from_call(model, example.arguments, axis_names=example.axis_names)
         return {"keys": found.keys, "reasons": found.reasons}
 
-    kept = Cache().values(key, compute)
+    kept = Cache().values(key, compute, read=lambda kept: FoundSignature(kept["keys"], kept["reasons"]))
     return FoundSignature(kept["keys"], kept["reasons"])
 
 

@@ -19,7 +19,7 @@ from planted_bugs.tier4.models import Scores
 from harness.errors import UserError
 from harness.export.export_model import export_model
 from harness.export.formats import ExportError
-from harness.export.store import Cache, find_artifact, manifest_path
+from harness.export.store import Cache, CacheWarning, find_artifact, manifest_path
 from harness.files import file_hash, json_hash
 from harness.runtime import seeded
 
@@ -139,12 +139,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing() -> None:
         from harness.export.formats import ExportError
         exports = make_exports(Scores(), Path(sys.argv[1]), "pytorch")
         exports.program, exports.identity
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))
         import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         try:
             exports.artifact("pytorch")
         except ExportError as error:
             print(error)
+        print("floor", exports.floor.epsilon > 0)
     """)
     import tempfile
 
@@ -158,8 +159,31 @@ def test_a_full_disk_is_one_line_and_leaves_nothing() -> None:
             text=True,
             check=False,
         )
-        assert "File too large" in done.stdout or "raised" in done.stdout, done.stderr
+        said, floor = done.stdout.splitlines()
+        assert said == f"the cache {name}/cache has no room: File too large; MODELTIERS_CACHE names another folder", done.stderr
+        assert floor == "floor True"
+        assert f"CacheWarning: the cache {name}/cache keeps nothing: File too large" in done.stderr
         assert not list(Path(name).rglob("model.pt"))
+
+
+@pytest.mark.parametrize(
+    "kept", ["[]", "null", '{"scale": 1}', '{"float64": "x", "last_place": [], "scale": 0, "epsilon": 0}', "[" * 100_000, "{"]
+)
+def test_an_entry_of_another_shape_is_made_anew(kept: str, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    exports = make_exports(scores(), None, "pytorch")
+    exports.cache = cache
+    known = exports.floor
+    (entry,) = (tmp_path / "values").iterdir()
+    right = json.loads(entry.read_text())
+    entry.write_text(kept)
+    again = make_exports(scores(), None, "pytorch")
+    again.cache = cache
+
+    with pytest.warns(CacheWarning, match="has another shape and is made anew"):
+        assert again.floor.epsilon == known.epsilon
+
+    assert json.loads(entry.read_text()).keys() == right.keys()
 
 
 def test_killed_in_the_middle_it_leaves_no_half_file(tmp_path: Path) -> None:

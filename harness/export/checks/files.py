@@ -71,7 +71,10 @@ def fresh_process(exports: Exports, format: str) -> Evidence:
     if not artifact.ours:
         return _judge_clean_process(exports, format)
     found = exports.cache.values(
-        key, lambda: _judge_clean_process(exports, format).to_json(), lambda e: e["status"] == Status.OK.value
+        key,
+        lambda: _judge_clean_process(exports, format).to_json(),
+        lambda e: e["status"] == Status.OK.value,
+        read=Evidence.from_json,
     )
     return Evidence.from_json(found)
 

@@ -391,4 +391,4 @@ def compared_latency(exports: Exports, format: str, other: str | None = None) ->
     def measure() -> dict[str, object]:
         return compare_latency(lambda: run(batch), lambda: against(batch), budget=_BUDGET).to_json()
 
-    return Comparison.from_json(exports.cache.values(key, measure, lambda _found: files.ours))
+    return Comparison.from_json(exports.cache.values(key, measure, lambda _found: files.ours, read=Comparison.from_json))

@@ -12,8 +12,9 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -182,7 +183,11 @@ class Cache:
         self.folder = _writable(folder or default_folder())
 
     def values(
-        self, key: str, compute: Callable[[], dict[str, Any]], keep: Callable[[dict[str, Any]], bool] = lambda _found: True
+        self,
+        key: str,
+        compute: Callable[[], dict[str, Any]],
+        keep: Callable[[dict[str, Any]], bool] = lambda _found: True,
+        read: Callable[[dict[str, Any]], object] = dict,
     ) -> dict[str, Any]:
         """A JSON object by its key; computed where it is not there.
 
@@ -190,17 +195,24 @@ class Cache:
             key: The key.
             compute: Computes it.
             keep: Whether what was computed is worth remembering; a failure may be the machine's.
+            read: Makes of an object what it stands for; one of which that fails is computed anew.
         """
         path = self.folder / "values" / f"{key}.json"
-        found = _read_json(path)
+        found = _read_json(path, read)
         if found is None:
             with self._lock(key):
-                found = _read_json(path)
+                found = _read_json(path, read)
                 if found is None:
                     found = compute()
                     if keep(found):
-                        write_whole(path, json.dumps(found))
+                        self._keep(path, found)
         return found
+
+    def _keep(self, path: Path, found: dict[str, Any]) -> None:
+        try:
+            write_whole(path, json.dumps(found))
+        except OSError as error:
+            warnings.warn(CacheWarning(f"the cache {self.folder} keeps nothing: {error.strerror or error}"), stacklevel=2)
 
     def files(self, key: str, make: Callable[[Path], None], sound: Callable[[Path], bool] = Path.is_dir) -> Path:
         """A folder of files by its key; made where it is not there, or not as it was.
@@ -221,15 +233,26 @@ class Cache:
         return path
 
     def _make(self, path: Path, make: Callable[[Path], None]) -> None:
-        with new_folder(path) as folder:
-            make(folder)
+        try:
+            with new_folder(path) as folder:
+                make(folder)
+        except Exception:  # a writer of native code says of a full disk whatever it likes
+            if reason := _why_full(self.folder):
+                raise ExportError(
+                    f"the cache {self.folder} has no room: {reason}; MODELTIERS_CACHE names another folder"
+                ) from None
+            raise
         self._forget_old(path.parent)
 
     def _lock(self, key: str) -> Any:
         from filelock import FileLock
 
         folder = self.folder / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{key[:32]}.lock").touch()
+        except OSError:  # nothing is kept then that others could wait for
+            return nullcontext()
         return FileLock(folder / f"{key[:32]}.lock")
 
     def _forget_old(self, folder: Path) -> None:
@@ -245,12 +268,37 @@ class Cache:
                     total -= sizes[entry]
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(path: Path, read: Callable[[dict[str, Any]], object]) -> dict[str, Any] | None:
+    """An entry; ``None`` where there is none, or one of another shape."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    try:
+        found: dict[str, Any] = json.loads(text)
+        read(found)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        warnings.warn(CacheWarning(f"an entry of the cache has another shape and is made anew: {path}"), stacklevel=3)
+        return None
+    return found
+
+
+def _why_full(folder: Path) -> str:
+    """Why a folder takes no more files; empty where it does."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_PROBE))
+    except OSError as error:
+        return str(error.strerror or error)
+    return ""
+
+
+_PROBE = 1 << 20
+"""Bytes by which is seen whether a disk is full."""
+
+
+class CacheWarning(UserWarning):
+    """The cache does not hold what it should; whatever is judged is judged without it."""
 
 
 def _writable(folder: Path) -> Path:
