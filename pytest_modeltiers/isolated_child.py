@@ -97,7 +97,8 @@ class _Server:
         if about is not None and report.when == "call":
             about["refused"] = self._refused()
             self._needed += [attempt for attempt in self._seen if not attempt.own]
-            if report.failed and (needed := self._reason(report.longreprtext)):
+            said = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+            if not report.passed and (needed := self._reason(said)):
                 _skip(report, f"isolation refuses what this check needs: it {needed}")
         return report
 
