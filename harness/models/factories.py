@@ -196,12 +196,14 @@ def _may_make_a_model(function: FunctionType) -> bool:
 def _not_parts(classes: dict[str, type]) -> list[str]:
     """Names of the classes that no other one uses; all of them where they use each other in a circle."""
     used = {part for name, cls in classes.items() for part in _names_in(cls) - {name}}
+    used |= {base.__name__ for name in used & classes.keys() for base in classes[name].__mro__[1:]}  # what parts have in common
     return [name for name in classes if name not in used] or list(classes)
 
 
 def _names_in(cls: type) -> set[str]:
     """The global names that a class's methods use."""
-    codes = [value.__code__ for value in vars(cls).values() if inspect.isfunction(value)]
+    methods = (getattr(value, "__func__", value) for value in vars(cls).values())  # of static and class methods too
+    codes = [value.__code__ for value in methods if inspect.isfunction(value)]
     names: set[str] = set()
     while codes:
         code = codes.pop()
@@ -241,11 +243,14 @@ def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[s
         if missing:
             return _needs(name, missing, written)
         assert argument is not None
-        made = found or read_settings(argument, target, given, kwargs, written.defaults)
+        table = written.table(reads_from(argument, target)) if found is None else None
+        said = {} if table is None else {**table.values, **given}
+        made = found or read_settings(argument, target, said or given, kwargs, written.defaults)
         if isinstance(made, str):
             return made + _written(name, written)
         settings = made
-    return Factory(name, target, kwargs, (*guessed, *(settings.guessed if settings else ())), settings)
+    place = "" if table is None else table.place
+    return Factory(name, target, kwargs, (*guessed, *(settings.guessed if settings else ())), settings, place)
 
 
 def _on_this_machine(parameters: Mapping[str, inspect.Parameter], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,7 +99,13 @@ _LIKE: tuple[tuple[str, Any], ...] = (
 def usual_value(name: str) -> Any:
     """What an argument or setting is tried with, by its name; ``None`` for one of no usual name."""
     name = name.lower()
-    return SIZES[name] if name in SIZES else next((value for pattern, value in _LIKE if re.fullmatch(pattern, name)), None)
+    for each in dict.fromkeys(
+        (name, name.rstrip("0123456789").rstrip("_"))
+    ):  # `hidden_dim1` and `hidden_dim2` are sizes of layers
+        found = SIZES[each] if each in SIZES else next((value for pattern, value in _LIKE if re.fullmatch(pattern, each)), None)
+        if found is not None:
+            return found
+    return None
 
 
 @dataclass(frozen=True)

@@ -79,3 +79,44 @@ def test_a_function_of_tensors_and_a_part_that_is_given_read_no_settings(tmp_pat
     )
     assert not list(factories(import_file(file, "MODEL.py"), {}, refused=refused))
     assert refused == {"penalty": "needs `trans`", "Head": "needs `backbone`"}
+
+
+def test_a_class_that_a_static_method_names_is_a_part_and_so_is_its_base(tmp_path: Path) -> None:
+    made = first(
+        tmp_path,
+        "class Net(nn.Module):\n"
+        "    def __init__(self, hidden_dim1, hidden_dim2):\n"
+        "        super().__init__()\n"
+        "        self.block, self.last = self.chosen()(hidden_dim1), nn.Linear(hidden_dim1, hidden_dim2)\n"
+        "    @staticmethod\n"
+        "    def chosen():\n"
+        "        return Block\n"
+        "    def forward(self, x):\n"
+        "        return self.last(self.block(x))\n\n\n"
+        "class Base(nn.Module):\n"
+        "    def __init__(self, dim):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(dim, dim)\n"
+        "    def forward(self, x):\n"
+        "        return self.layer(x)\n\n\n"
+        "class Block(Base):\n"
+        "    pass\n",
+    )
+    assert (made.name, made.guessed) == ("Net", ("hidden_dim1", "hidden_dim2"))
+
+
+def test_settings_are_those_of_a_file_beside_the_model_that_has_them_all(tmp_path: Path) -> None:
+    (tmp_path / "config_v1.json").write_text('{"rates": [8, 4], "resblock": "1", "learning_rate": 0.1}')
+    (tmp_path / "other.json").write_text('{"rates": [2]}')
+    made = first(
+        tmp_path,
+        "class Generator(nn.Module):\n"
+        "    def __init__(self, h):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(h.rates[0], h.rates[1], bias=h.resblock == '1')\n"
+        "    def forward(self, x):\n"
+        "        return self.layer(x)\n",
+    )
+    assert made.settings is not None
+    assert made.settings.expression == "SimpleNamespace(rates=[8, 4], resblock='1')"
+    assert (made.guessed, made.place) == ((), "config_v1.json")
