@@ -44,7 +44,7 @@ class Continued:
     def pytest_report_header(self) -> list[str]:
         """Says that there was another process."""
         return [
-            f"modeltiers: goes on in a new process: {death.test or death.config} ended the one before it"
+            f"modeltiers: continues in a new process: {death.test or death.config} ended the one before it"
             for death in self._journal.deaths[-1:]
         ]
 

@@ -152,7 +152,7 @@ CRITICAL = (
     Property(
         "carried_state",
         1,
-        "A call that goes on from the state of an earlier one gives what one call gives",
+        "A call that continues from the state of an earlier one gives what one call gives",
         tolerance=DIFFERENCE,
         needs=facts.state,
         cases={
@@ -175,7 +175,7 @@ CRITICAL = (
                 search=Search("batches", examples=3),
             ),
             "used": Case(
-                "A call depends on the state it goes on from",
+                "A call depends on the state it continues from",
                 "harness.properties.carried_state:state_is_used",
                 owned_by=("carried_state[chunks]",),
                 search=Search("several_rows", examples=2),

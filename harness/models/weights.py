@@ -320,7 +320,7 @@ def checkpoint_arguments(path: Path, factory: Callable[..., Any]) -> dict[str, A
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(
-            f"`model`: {path} is refused: loading it would run code ({reason}). Give its weights alone as `weights`, and the arguments of "
+            f"`model`: {path} is refused: loading it would run code ({reason}). Give only its weights as `weights`, and the arguments of "
             "the class as `model_kwargs`"
         ) from None
     except Exception as error:

@@ -87,7 +87,7 @@ def with_signature(model: nn.Module) -> nn.Module:
     return WithoutCode(model) if _what_it_is(model) else model
 
 
-_NO_GRADIENTS = "a TorchScript module hands out its parameters anew at each call, so their gradients cannot be followed"
+_NO_GRADIENTS = "a TorchScript module makes new parameters at each call, so their gradients cannot be followed"
 
 _LEFT_OUT = {
     True: {
@@ -100,7 +100,7 @@ _LEFT_OUT = {
     False: {
         "mode_round_trip": "an exported program has one mode",
         "serialisation[pickle]": "an exported program is saved by torch.export.save and not pickled",
-        "serialisation[deepcopy]": "the module of an exported program is loaded or exported anew and not copied",
+        "serialisation[deepcopy]": "the module of an exported program is loaded or exported again and not copied",
     },
 }
 """Tests that have nothing to judge, of a TorchScript module and of an exported program."""

@@ -156,7 +156,10 @@ def compare_table(data: Any, reference: Profile, options: DriftOptions = DEFAULT
     drift = compare_profiles(compared, current, options)
     found = [*_of_columns(gone, new), *_of_pairs(kept, sample), *([] if drift.same else _of_rows(kept, sample))]
     later = [name for name, each in compared.features.items() if _is_later(each, current.features[name])]
-    notes = [*_notes(compared, kept), *([f"not compared, as time goes on after the reference: {listed(later)}"] if later else [])]
+    notes = [
+        *_notes(compared, kept),
+        *([f"not compared, as time continues after the reference: {listed(later)}"] if later else []),
+    ]
     return TableReport(drift, (compared, current), tuple(sorted(found, key=lambda one: -one.status.severity)), tuple(notes))
 
 

@@ -76,7 +76,7 @@ def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             return Evidence(
                 _NAME,
                 Status.FAIL,
-                f"output `{each.state}` is None, so that no call can go on",
+                f"output `{each.state}` is None, so no call can continue from it",
                 counterexample=counterexample,
                 code="missing_state",
             )
@@ -216,7 +216,7 @@ def _is_own(subject: Subject, axis: str) -> bool:
 
 def _same(subject: Subject, whole: Calls, joined: Calls, axis: str, length: int, cuts: tuple[int, ...], at: str) -> Evidence:
     pieces = " + ".join(map(str, cuts)) if len(cuts) < 6 else f"{len(cuts)} pieces of {cuts[0]}"
-    told = f"output `{{}}` of a call along `{axis}` changes when the call is cut in {len(cuts)} and each piece goes on from the last state"
+    told = f"output `{{}}` of a call along `{axis}` changes when the call is cut in {len(cuts)} and each piece continues from the last state"
     return _same_outputs(subject, whole, joined, told, f"{at}, {axis}={length} cut into {pieces}")
 
 

@@ -111,7 +111,7 @@ def same_with_checkpointing(subject: Subject, seed: int = 0) -> Evidence:
         bound=_NOISE,
         unit="units in the last place",
         module=path.rpartition(".")[0],
-        cause="random masks that are drawn anew when the block is computed again: `preserve_rng_state=False`, or a checkpoint of your own "
+        cause="random masks that are drawn again when the block is recomputed: `preserve_rng_state=False`, or a checkpoint of your own "
         "that does not put the random state back",
         code="gradient_differs",
     )

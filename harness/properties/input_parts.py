@@ -172,7 +172,7 @@ def _wrong_outputs(subject: Subject, model: nn.Module, seed: int, counterexample
             message, code = f"output `{output.name}` depends on no input", "constant_output"
         else:
             continue
-        cause = "an output that is computed from weights alone, or in which a branch overwrites what depends on the inputs"
+        cause = "an output that is computed only from weights, or in which a branch overwrites what depends on the inputs"
         return Evidence(_NAME, Status.FAIL, message, counterexample=counterexample, cause=cause, code=code)
     return None
 

@@ -78,7 +78,7 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
             Status.FAIL,
             f"saving changes the model that is saved: `{changed}` has another `requires_grad` or dtype than before",
             module=changed,
-            cause="a requires_grad_(False), half() or to() on the model itself and not on a copy, while its training goes on",
+            cause="a requires_grad_(False), half() or to() on the model itself and not on a copy, while its training continues",
             code="saving_changes_the_model",
         )
     return unless_owned(subject, "own_methods", found)

@@ -163,7 +163,7 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
                 "parameters",
                 counterexample,
                 lost[0].rpartition(".")[0],
-                "what forward keeps of a call without gradients, and goes on to use in train mode",
+                "what forward keeps of a call without gradients, and still uses in train mode",
                 code="no_gradient_after_eval",
             )
         evidence = judge_equal(

@@ -161,7 +161,7 @@ def check_processes(configs: Sequence[SuiteConfig], environment: Mapping[str, st
         ConfigError: It is not so.
     """
     if int(environment.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("a sweep is one process, which starts others by itself: run it without torchrun")
+        raise ConfigError("a sweep is one process and starts the others: run it without torchrun")
     for config in configs:
         devices = len(config.devices) if isinstance(config.devices, list) else config.devices
         many = devices != "auto" and devices > 1

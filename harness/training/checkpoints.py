@@ -184,7 +184,7 @@ class RunSettings:
             if why:
                 raise CheckpointError(
                     f"`resume_from_checkpoint`: {path} was written by a run with `{key}` {before}, and this one has {now}: {why}; "
-                    f"write `{key}` as it was, or train anew"
+                    f"write `{key}` as it was, or train from the beginning"
                 )
         return [
             f"`{key}` is {now} from here on; in the run that is resumed it was {before}" for key, (before, now) in changed.items()

@@ -140,7 +140,7 @@ class TrainingCoordinator:
         if supervisor.was_over:
             notes.append(
                 f"`resume_from_checkpoint`: early stopping had ended the run that is resumed, so nothing was trained; with an "
-                f"`early_stopping_patience` above {self.config.early_stopping_patience} it goes on"
+                f"`early_stopping_patience` above {self.config.early_stopping_patience} it continues"
             )
         if leads():
             self._log(evaluator, supervisor)

@@ -59,7 +59,7 @@ def test_a_later_month_that_is_like_the_reference_is_ok(seed: int) -> None:
     assert report.notes == (
         "cannot tell whether the values of `customer`, `note` drifted, as nearly every value is its own level: "
         "compared by `length`, `digits`, `script`",
-        "not compared, as time goes on after the reference: `when`",
+        "not compared, as time continues after the reference: `when`",
     )
 
 

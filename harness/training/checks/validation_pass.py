@@ -136,7 +136,7 @@ def _why_gradients_differ(one: _Moment, two: _Moment, name: str) -> tuple[str, s
     numbers = [key for key, value in one.numbers.items() if two.numbers.get(key) != value]
     if numbers:
         path, _, leaf = numbers[0].rpartition(".")
-        told = f"{after} `{numbers[0]}` is {two.numbers.get(numbers[0])} instead of {one.numbers[numbers[0]]}, and training goes on with it"
+        told = f"{after} `{numbers[0]}` is {two.numbers.get(numbers[0])} instead of {one.numbers[numbers[0]]}, and training continues with it"
         return told, path or leaf, code
     return f"{after} the next step has another gradient of `{name}`", name.rpartition(".")[0], code
 
