@@ -70,19 +70,24 @@ def test_hyperparameters_that_are_objects_do_not_keep_a_run_from_being_resumed(t
 class AverageBegunAnew(Experts):
     """Copies its weights into their average whenever a training starts, also where a checkpoint has just brought that back."""
 
+    updates: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.average = copy.deepcopy(nn.ModuleList(self.children())).requires_grad_(False)
+        self.register_buffer("updates", torch.zeros(()))
 
     def copies(self) -> list[tuple[Tensor, Tensor]]:
         trained = [each for each in self.parameters() if each.requires_grad]
         return list(zip(self.average.parameters(), trained, strict=True))
 
     def on_fit_start(self) -> None:
+        self.updates.zero_()
         for slow, fast in self.copies():
             slow.data.copy_(fast.data)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.updates += 1
         for slow, fast in self.copies():
             slow.data.lerp_(fast.data, 0.1)
 

@@ -207,7 +207,6 @@ add(
     OCEAN,
     or_tests=("averaged_weights",),
     module="ema_net",
-    unnamed="resume names the weight in its sentence only",
     first_run=FirstRun("039188d", found=True, named=False, said="resume fails and says `ema_net.0.weight` in its sentence only"),
 )
 add(
@@ -237,7 +236,7 @@ add(
     IMAGES,
     status=Status.WARN,
     line="step = batch_idx",
-    missed="a rate that is set by hand is not taken for a schedule",
+    unnamed="no line is named where a rate is set by hand",
     first_run=FirstRun(
         "039188d", found=False, named=False, said="skipped: a rate that is set by hand is not taken for a schedule"
     ),

@@ -45,6 +45,9 @@ _MOST = 2 / 3
 _ROUNDING = 1e-6
 """Share of the largest rate up to which two rates are the same."""
 
+_EPOCHS, _BATCHES = 3, 4
+"""Of a training whose rates are set without a schedule."""
+
 _CYCLES = (CosineAnnealingWarmRestarts, CyclicLR)
 """Schedules that rise again on purpose."""
 
@@ -147,7 +150,7 @@ def learning_rate_schedule(trial: Trial) -> Evidence:
         return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
     first = _schedules(trial, _USUAL)
     if not first:
-        return Evidence(_NAME, Status.SKIPPED, "the model has no learning rate schedule that follows the steps")
+        return _judge_by_hand(trial)
     paces = _paces(trial, first)
     accumulate = trial.config.accumulate_grad_batches if getattr(trial.subject.model, "automatic_optimization", True) else 1
     usual = replace(_USUAL, accumulate=accumulate)
@@ -165,6 +168,37 @@ def learning_rate_schedule(trial: Trial) -> Evidence:
             return found
         told = told or f"{first[number].kind}: {_told(curves[usual], pace.steps(usual))}"
     return Evidence(_NAME, Status.OK, told, counterexample=usual.describe())
+
+
+def _judge_by_hand(trial: Trial) -> Evidence:
+    """Rates that the model sets itself, without a schedule: a warm-up must not begin anew in each epoch."""
+    if len(set(_rates_by_hand(trial, 1, 2))) < 2:
+        return Evidence(_NAME, Status.SKIPPED, "the model has no learning rate schedule that follows the steps")
+    rates = _rates_by_hand(trial, _EPOCHS, _BATCHES)
+    size = len(rates) // _EPOCHS
+    begin, *later = [rates[size * number : size * (number + 1)] for number in range(_EPOCHS)]
+    told = f"the learning rate, set without a schedule, goes from {rates[0]:.3g} to {rates[-1]:.3g}"
+    at = Run(_EPOCHS, _BATCHES).describe()
+    if not begin or begin != sorted(begin) or begin[0] >= begin[-1] or any(each != begin for each in later):
+        return Evidence(_NAME, Status.OK, told, counterexample=at)
+    return _finding(
+        f"the learning rate, set without a schedule, rises from {begin[0]:.3g} to {begin[-1]:.3g} in each of {_EPOCHS} epochs: its warm-up "
+        "begins again with every epoch",
+        "a warm-up that counts the batches of the epoch (batch_idx): count the steps of the run (self.trainer.global_step)",
+        "warms_up_each_epoch",
+    )
+
+
+def _rates_by_hand(trial: Trial, epochs: int, batches: int) -> list[float]:
+    """The largest rate of any group at each optimizer step of a short training."""
+    rates: list[float] = []
+    every = max(1, trial.batches_per_step)
+    trial.train(
+        [trial.subject.batch()] * (batches * every),
+        TrialOptions(epochs=epochs),
+        on_gradients=lambda _model, optimizers: rates.append(max(map(_rate, optimizers))),
+    )
+    return rates
 
 
 def _judge_processes(trial: Trial, number: int, alone: _Curve, pace: _Pace, usual: Run) -> Evidence | None:

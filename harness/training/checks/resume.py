@@ -208,7 +208,8 @@ def _differing_part(difference: FirstDifference | None, whole: _Run, rest: _Run)
         return ""
     ours, theirs = whole.trace.weights, rest.trace.weights
     owners = [name.split(".")[:-1] for name in ours if name not in theirs or not same_bits(ours[name], theirs[name])]
-    return ".".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, zip(*owners, strict=False)))
+    parts = [owner for owner in owners if owner]  # what the model holds itself, such as a counter of updates, is in no part
+    return ".".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False)))
 
 
 def _optimizer_state(training: Training) -> dict[str, Tensor]:

@@ -128,6 +128,23 @@ class SteppedByHandAtEpochs(NeverStepped):
         schedule.step()
 
 
+class WarmUpByHand(LitScores):
+    """Sound: the rate rises over the first quarter of the run, without a schedule."""
+
+    def step(self, batch_idx: int) -> int:
+        return int(self.trainer.global_step)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        warm = max(2, int(self.trainer.estimated_stepping_batches) // 4)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = 1e-2 * min(1.0, (self.step(batch_idx) + 1) / warm)
+
+
+class WarmUpOfTheEpoch(WarmUpByHand):
+    def step(self, batch_idx: int) -> int:
+        return batch_idx
+
+
 ENDS = Training(TABLE, Scheduled)
 WARNS: dict[str, Any] = {"status": Status.WARN}
 ACCUMULATED: dict[str, Any] = {"accumulate_grad_batches": 2}
@@ -144,6 +161,13 @@ for name, buggy, sound, code, more in (
     ),
     ("rate_below_zero", Training(TABLE, BelowZero), Training(TABLE, WarmUpThenRoot), "unusable_rate", {}),
     ("one_cycle_of_an_epoch", Training(TABLE, OneCycleOfAnEpoch), Training(TABLE, OneCycleOfTheRun), "schedule_raises", {}),
+    (
+        "warm_up_of_an_epoch_by_hand",
+        Training(TABLE, WarmUpOfTheEpoch),
+        Training(TABLE, WarmUpByHand),
+        "warms_up_each_epoch",
+        WARNS,
+    ),
     ("line_of_an_epoch", Training(TABLE, LineOfAnEpoch), Training(TABLE, Restarts), "schedule_ends_early", WARNS),
 ):
     plant(name, "learning_rate_schedule", buggy, sound, code, PYTORCH, **more)
