@@ -124,6 +124,7 @@ __all__ = [
     "forget_compiled",
     "is_shared_until_written",
     "memory_key",
+    "parameters_of",
     "read_loader_states",
     "refuses_gradients",
     "saved_names",
@@ -221,6 +222,11 @@ def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
     return module._buffers
 
 
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """A module's own parameters by name, to be replaced in place without its ``__setattr__``: ``_parameters``."""
+    return module._parameters
+
+
 def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     """A module's own submodules, to be replaced in place without its ``__setattr__``: ``_modules``."""
     return module._modules
@@ -291,8 +297,7 @@ class _AbsentCompiler(ModuleType):
         """Makes way for the real module, which is asked again about every function."""
         if sys.modules.get(self.NAME) is self:
             del sys.modules[self.NAME]
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
         for function in self._left:
             vars(function).pop("__dynamo_disable", None)
         self._left.clear()
@@ -315,8 +320,7 @@ def compiler_left_out() -> Iterator[None]:
     importlib.import_module(
         "torch.fx.experimental.symbolic_shapes"
     )  # torch's own import for these tensors is no reason to make way
-    absent = _AbsentCompiler()
-    sys.modules[_AbsentCompiler.NAME] = absent
+    sys.modules[_AbsentCompiler.NAME] = absent = _AbsentCompiler()
     sys.meta_path.insert(0, absent)
     try:
         yield

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 OTHERS = ("torch", "lightning", "pytest", "_pytest", "hypothesis")
 FILES = [path for package in ("harness", "pytest_modeltiers") for path in (ROOT / package).rglob("*.py")]
 TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
-OF_PYTHON = {"_getframe", "_current_frames", "_exit", "_replace", "_asdict", "_slotnames"}
+OF_PYTHON = {"_getframe", "_current_frames", "_exit", "_replace", "_asdict", "_slotnames", "_value_"}
 """Private in name only, or Python's own."""
 OF_OTHER_PACKAGES = {"_mapping", "_attn_implementation", "_inheriting"}
 """Of SQLAlchemy, transformers and multiprocessing."""
@@ -153,6 +153,7 @@ def test_what_a_module_keeps() -> None:
         "inner",
     }
     assert {*compat.buffers_of(module)} == {"running_mean", "running_var", "num_batches_tracked", "cache", "empty"}
+    assert {*compat.parameters_of(module)} <= {*compat.saved_names(module)}
     compat.children_of(module)["inner"] = replaced = nn.Identity()
     assert module.inner is replaced
 

@@ -109,7 +109,7 @@ def dataset_id(dataset: Dataset) -> str:
     return f"{origin.name}:{origin.part}:{len(dataset)}:{content.hexdigest()[:_SHOWN]}"
 
 
-def _how_it_is_read(dataset: Dataset) -> hashlib._Hash:
+def _how_it_is_read(dataset: Dataset) -> Any:
     """A hash of what turns rows into examples."""
     origin = dataset.origin
     content, classes = hashlib.sha256(), origin.classes.names if origin.classes else ()

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.compat import buffers_of, parameters_of
+
 _PIECE = 1 << 20
 """Elements of a piece."""
 
@@ -105,10 +107,10 @@ def widened(model: nn.Module) -> nn.Module:
     model is turned into one in float64 when it is called. Copies of a widened model are widened too.
     """
     for module in model.modules():
-        for name, buffer in module._buffers.items():
+        for name, buffer in buffers_of(module).items():
             if buffer is not None and buffer.is_floating_point():
-                module._buffers[name] = buffer.double()
-        if any(parameter is not None and parameter.is_floating_point() for parameter in module._parameters.values()):
+                buffers_of(module)[name] = buffer.double()
+        if any(parameter is not None and parameter.is_floating_point() for parameter in parameters_of(module).values()):
             module.register_forward_pre_hook(_widen, prepend=True)
             module.register_forward_hook(_narrow, always_call=True)
     model.register_forward_pre_hook(_widen_all, prepend=True)
@@ -130,9 +132,9 @@ def _widen(module: nn.Module, _arguments: Any) -> None:
     """Puts weights in float64 in the place of a module's own; where it calls itself, those of the outer call stay."""
     depth, own = vars(module).get(_OWN, (0, {}))
     if not depth:
-        own = {name: each for name, each in module._parameters.items() if each is not None and _can_be_wider(each)}
+        own = {name: each for name, each in parameters_of(module).items() if each is not None and _can_be_wider(each)}
         for name, each in own.items():
-            module._parameters[name] = nn.Parameter(each.double(), requires_grad=False)
+            parameters_of(module)[name] = nn.Parameter(each.double(), requires_grad=False)
     vars(module)[_OWN] = depth + 1, own
 
 
@@ -141,7 +143,7 @@ def _narrow(module: nn.Module, _arguments: Any, _result: Any) -> None:
     if depth > 1:
         vars(module)[_OWN] = depth - 1, own
     else:
-        module._parameters.update(own)
+        parameters_of(module).update(own)
 
 
 def _can_be_wider(parameter: nn.Parameter) -> bool:
