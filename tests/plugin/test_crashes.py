@@ -129,7 +129,7 @@ def test_what_ends_the_process_fails_one_test_and_the_run_goes_on(project: Any, 
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert "Traceback" not in output(result)
-    result.stdout.fnmatch_lines(["*goes on in a new process: cfg.json::TestTier1::test_full_length ended the one before it"])
+    result.stdout.fnmatch_lines(["*continues in a new process: cfg.json::TestTier1::test_full_length ended the one before it"])
     checks = {check["check_name"]: check for check in project.json("out/cfg/health_report.json")["checks"]}
     assert said in checks["tier1::full_length"]["message"]
     assert [name for name, check in checks.items() if check["status"] == "failed"] == ["tier1::full_length"]
