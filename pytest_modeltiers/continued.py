@@ -1,4 +1,4 @@
-"""The run that goes on: what it writes down for the next process, and what it repeats of the one before."""
+"""The run that continues: what it writes down for the next process, and what it repeats of the one before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run outlives its process: a segmentation fault, or native code that never returns, fails the test it is in, and the run goes on.
+"""A run outlives its process: a segmentation fault, or native code that never returns, fails the test it is in, and the run continues.
 
 Before anything heavy is imported pytest forks. The child is the run, and writes into a journal each test that begins and ends. The parent only
 waits. If the child is killed in the middle of a test, or ends itself because the model does not answer, the parent forks another one. That one

@@ -137,7 +137,7 @@ def content_hash(dataset: Dataset) -> str:
     """A hash of what a dataset's rows are read from, wherever it lies and whatever it is called.
 
     It is that of the bytes of its files, with their names inside a folder; of more than a gigabyte in all, of blocks spread evenly over each
-    file. Of rows that Python gives it is that of the first rows, or of the code where these are drawn anew each time.
+    file. Of rows that Python gives it is that of the first rows, or of the code where these are drawn again each time.
 
     Args:
         dataset: What ``open_dataset`` returned.

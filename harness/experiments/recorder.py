@@ -286,7 +286,7 @@ class Recorder:
             if self._rows or time.monotonic() - self._beaten >= self._rhythm.heartbeat_seconds:
                 try:
                     self.flush()
-                except Exception as error:  # whatever it is, the run goes on and the thread must too
+                except Exception as error:  # whatever it is, the run continues and the thread must too
                     self._warn(error)
                     self._stop.wait(self._rhythm.flush_seconds)
 

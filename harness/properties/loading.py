@@ -26,7 +26,7 @@ from harness.properties.model_variants import moved
 from harness.properties.noise import first_failure, is_packed, judge_equal, quantised_part
 from harness.properties.subject import Subject, in_dtype_of
 from harness.properties.tracing import first_divergence, recording, whole
-from harness.runtime import bytes_of_weights, seeded
+from harness.runtime import is_large, seeded
 from harness.user_code import raised
 
 NAME = "serialisation"
@@ -287,12 +287,9 @@ def through_a_file(model: nn.Module) -> State:
     return state
 
 
-_LARGE = 1 << 26
-
-
 def file_for(model: nn.Module) -> IO[bytes]:
     """A file to save a model in and to load it from: in memory, or on disk where the model is large and the disk can be written to."""
-    if bytes_of_weights(model) >= _LARGE:
+    if is_large(model):
         with contextlib.suppress(OSError):
             return TemporaryFile()
     return io.BytesIO()

@@ -98,13 +98,13 @@ class Reach:
         """The largest sizes that are judged, of so many rows or, of a large model, fewer.
 
         Args:
-            rows: How many rows.
+            rows: How many rows, at least two.
             most: Floating-point operations that a call may take; by default as many as one at the largest sizes.
         """
         most = _LARGEST if most is None else most
         sizes = largest_sizes(self.task, rows)
         fewer = [replace(sizes, batch=count) for count in range(rows, 1, -1)]
-        if found := next((each for each in fewer if self._work(each) <= most), None if fewer else sizes):
+        if found := next((each for each in fewer if self._work(each) <= most), None):
             return found
         if self.task.declared is not None or not self.task.is_text:
             return self.typical
