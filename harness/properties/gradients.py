@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Batch
+from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
 from harness.properties.carried_state import going_on
@@ -64,6 +64,9 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
     elsewhere = _reached_elsewhere(subject, model, unreached, seed) if unreached else {}
     elsewhere |= _trained_by_a_step(model, [path for path in unreached if path not in elsewhere and path not in gradients])
     unreached = [path for path in unreached if path not in elsewhere]
+    if unreached:
+        elsewhere |= _reached_at_longer_sizes(subject, model, unreached, seed)
+        unreached = [path for path in unreached if path not in elsewhere]
     if not unreached:
         outputs = " and ".join(dict.fromkeys(elsewhere.values()))
         some = f", {len(elsewhere)} of them from {outputs} only" if elsewhere else ""
@@ -166,6 +169,28 @@ def _reached_elsewhere(subject: Subject, model: nn.Module, unreached: list[str],
     return {path: name for name, paths in by_output.items() for path in unreached if path in paths}
 
 
+def _reached_at_longer_sizes(subject: Subject, model: nn.Module, unreached: list[str], seed: int) -> dict[str, str]:
+    """Of some parameters without a gradient those that have one at longer inputs, each with these in words.
+
+    Behind strides a short input is a single step, of which a recurrent layer has nothing to remember and attention nothing to choose.
+    """
+    found: dict[str, str] = {}
+    nudged = _nudged(subject.copies.of(model))
+    for sizes in subject.reach.longer():
+        try:
+            reached = _accumulate(subject, nudged, seed, steps=1, sizes=sizes)
+        except ModelRaisedError:  # a limit that the config does not say
+            break
+        found |= {
+            path: f"inputs of {sizes.describe(subject.task)}"
+            for path in unreached
+            if path not in found and reached.get(path, 0.0)
+        }
+        if len(found) == len(unreached):
+            break
+    return found
+
+
 def _trained_by_a_step(model: nn.Module, unreached: list[str]) -> dict[str, str]:
     """Of some parameters without a gradient those of parts that a Lightning module steps by hand, as a GAN does its critic.
 
@@ -216,7 +241,9 @@ def layer_facts(model: nn.Module, gradients: dict[str, float]) -> list[dict[str,
     return facts
 
 
-def _accumulate(subject: Subject, model: nn.Module, seed: int, train: bool = True, steps: int = _STEPS) -> dict[str, float]:
+def _accumulate(
+    subject: Subject, model: nn.Module, seed: int, train: bool = True, steps: int = _STEPS, sizes: Sizes | None = None
+) -> dict[str, float]:
     """Largest gradient rms of each parameter over a few batches; a parameter without a gradient is absent."""
     found: dict[str, float] = {}
 
@@ -225,7 +252,7 @@ def _accumulate(subject: Subject, model: nn.Module, seed: int, train: bool = Tru
         found[path] = max(found.get(path, 0.0), rms if rms == rms else float("inf"))
 
     with mode(model, train), seeded(seed), reading_gradients(model, read):
-        for number, batch in enumerate(_calls(subject, model, seed, steps)):
+        for number, batch in enumerate(_calls(subject, model, seed, steps, sizes)):
             model.zero_grad(set_to_none=True)
             try:
                 subject.backward(batch, model)
@@ -239,9 +266,9 @@ def _accumulate(subject: Subject, model: nn.Module, seed: int, train: bool = Tru
     return {path: value for path, value in found.items() if value == value}
 
 
-def _calls(subject: Subject, model: nn.Module, seed: int, steps: int) -> Iterator[Batch]:
+def _calls(subject: Subject, model: nn.Module, seed: int, steps: int, sizes: Sizes | None) -> Iterator[Batch]:
     """A few batches; then calls that go on from a state, and that lack optional inputs: what a gradient reaches there counts too."""
-    batches = [subject.batch(seed=seed + step) for step in range(steps)]
+    batches = [subject.batch(sizes, seed + step) for step in range(steps)]
     yield from batches
     if subject.task.signature.states:
         yield going_on(subject, batches[-1], subject.outputs(batches[0], model))

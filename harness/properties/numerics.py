@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
 from harness.batches import IGNORED, Batch, Sizes, joined, with_rows
 from harness.evidence import Evidence, Status
+from harness.owners import left_to, owners_of
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
 from harness.properties.gradient_tracing import first_bad_gradient
 from harness.properties.independence import ends_along
@@ -14,12 +17,15 @@ from harness.properties.large_tensors import all_finite, reading_gradients
 from harness.properties.model_variants import has_running_statistics, mixed_with_typical
 from harness.properties.noise import first_failure
 from harness.properties.padding import no_padding, padded, placed, tells_padding, unknown_elements
+from harness.properties.prerequisites import FINITE_OWNER
 from harness.properties.subject import Subject
 from harness.properties.tracing import finite, first_broken, recording
 from harness.runtime import seeded
 from harness.tasks.axes import BATCH, Axis
 from harness.tasks.values import EXTREMES as EXTREMES
+from harness.tasks.values import Normal
 from harness.wording import and_others
+from harness.wording import joined as joined_words
 
 _LARGE = 1e4
 _LARGE_PIXEL = 255.0
@@ -27,7 +33,12 @@ _LARGE_NORMAL = 99.0
 """Of values that are declared to be normally distributed, in standard deviations. Not 100: an input may be its own label, and
 -100 as a label counts for nothing."""
 
+_EXTREMES_OWNER = "finite_output[extremes]"
+
 _CONTENTS = ("typical", *EXTREMES)
+
+_BEYOND = ("constant_large", "constant_negative")
+"""Contents whose number is this project's choice, where values have no range."""
 
 _IMAGE_AXES = 4
 """From so many axes on, numbers are taken for the pixels of images."""
@@ -109,7 +120,18 @@ def finite_gradients(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     if together and not _bad_gradients(subject, together):
         counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
         return Evidence("gradient_flow", Status.OK, "every gradient is finite", 0.0, 0.0, "parameters", counterexample)
-    return first_failure(_finite_gradients_at(subject, sizes, content, seed) for content in _CONTENTS)
+    return _worst(_finite_gradients_at(subject, sizes, content, seed) for content in _CONTENTS)
+
+
+def _worst(found: Iterable[Evidence]) -> Evidence:
+    """The first failure, rather of this property's own than one that is left to another."""
+    left: Evidence | None = None
+    for evidence in found:
+        last = evidence
+        if evidence.status is Status.FAIL and not owners_of(evidence):
+            return evidence
+        left = left or (evidence if evidence.status is Status.FAIL else None)
+    return left or last
 
 
 def finite_gradients_by_content(subject: Subject, seed: int = 0) -> Evidence:
@@ -117,7 +139,7 @@ def finite_gradients_by_content(subject: Subject, seed: int = 0) -> Evidence:
 
     Then with padded rows, the padding of which teaches nothing.
     """
-    found = first_failure(_finite_gradients_at(subject, subject.typical, content, seed) for content in _CONTENTS)
+    found = _worst(_finite_gradients_at(subject, subject.typical, content, seed) for content in _CONTENTS)
     if found.status is Status.FAIL:
         return found
     padded_rows = (_finite_gradients_padded(subject, axis, seed) for axis in subject.task.signature.padded)
@@ -163,7 +185,7 @@ def _finite_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evide
     if content == "typical" and (seen := subject.seen_at(sizes, seed)) and seen.finite and seen.like.numel():
         return _all_finite(counterexample)
     batch = extreme_batch(subject, sizes, content, seed)
-    return _finite_forward(subject, batch, counterexample, f"at {_spoken(content)} inputs")
+    return _finite_forward(subject, batch, counterexample, f"at {_spoken(subject, batch, content)}")
 
 
 def _all_finite(counterexample: str) -> Evidence:
@@ -180,10 +202,16 @@ def _finite_gradients_at(subject: Subject, sizes: Sizes, content: str, seed: int
     bad = _bad_gradients(subject, batch)
     if not bad:
         return Evidence(name, Status.OK, "every gradient is finite", counterexample=counterexample)
+    where = _spoken(subject, batch, content)
+    message = f"the gradient of `{bad[0]}` is NaN or infinite at {where}{and_others(len(bad) - 1, 'parameter')}"
+    if owner := _owner_of_logits(subject, batch, content):
+        return left_to(
+            name, owner, f"{message}, where the logits are not finite", counterexample=counterexample, code="not_finite"
+        )
     return Evidence(
         name,
         Status.FAIL,
-        f"the gradient of `{bad[0]}` is NaN or infinite at {_spoken(content)} inputs{and_others(len(bad) - 1, 'parameter')}",
+        message,
         measured=float(len(bad)),
         bound=0.0,
         unit="parameters",
@@ -192,6 +220,19 @@ def _finite_gradients_at(subject: Subject, sizes: Sizes, content: str, seed: int
         cause="sqrt, norm, log or a division whose argument reaches zero; a `where` that hides the bad branch in forward only",
         code="gradient_not_finite",
     )
+
+
+def _owner_of_logits(subject: Subject, batch: Batch, content: str) -> str:
+    """The test that fails for logits of a batch that are not finite; empty where they are, or where it may not see it."""
+    try:
+        if all_finite(subject.logits(batch)):
+            return ""
+    except ModelRaisedError:
+        return ""
+    if subject.prerequisite_failure.not_finite:
+        return FINITE_OWNER
+    fails = any(_finite_at(subject, sizes, content, seed).status is Status.FAIL for sizes, seed in subject.reach.anchors)
+    return _EXTREMES_OWNER if content != "typical" and fails else ""
 
 
 def extreme_batch(subject: Subject, sizes: Sizes, content: str, seed: int) -> Batch:
@@ -282,5 +323,11 @@ def _source_of_bad_gradients(subject: Subject, batch: Batch) -> str:
         return first_bad_gradient(model, lambda: subject.backward(batch, model))
 
 
-def _spoken(content: str) -> str:
-    return content.replace("_", " ")
+def _spoken(subject: Subject, batch: Batch, content: str) -> str:
+    """The inputs of a content in words, with the number that the config's values do not limit."""
+    said = f"{content.replace('_', ' ')} inputs"
+    if content not in _BEYOND:
+        return said
+    free = [each.name for each in subject.task.signature.inputs if isinstance(each.values, Normal) and each.name in batch]
+    numbers = [f"`{name}` is {float(batch[name].reshape(-1)[0]):g}" for name in free if batch[name].numel()]
+    return f"{said} ({joined_words(numbers)} everywhere)" if numbers else said

@@ -25,6 +25,12 @@ MOST_ROWS = 5
 _DRAWN, _LARGEST = 2e10, 1.5e11
 """Most floating-point operations of a call whose sizes are drawn, and of one at the largest sizes: about 0.3 and 2 s on one core."""
 
+_LONGER = (8, 64)
+"""How many times longer inputs are made along an axis without a limit than its largest size that is drawn."""
+
+_SMALL_INPUTS = 2**16
+"""Most elements of inputs that are made longer."""
+
 
 @dataclass(frozen=True)
 class Reach:
@@ -110,6 +116,23 @@ class Reach:
             return self.typical
         length = max(self.typical.seq + 1, int(most / self.work / 2 / (1 + self.task.is_seq2seq)))
         return Sizes(2, min(length, sizes.seq), min(length, sizes.seq))
+
+    def longer(self) -> Iterator[Sizes]:
+        """The largest sizes that are judged, then longer ones of axes without a limit, as far as inputs stay small."""
+        yield (largest := self.largest(self.typical.batch))
+        task = self.task.declared
+        if task is None:
+            return
+        endless = [axis for axis in task.free_axes if axis.most is None and not axis.sizes and axis.name != BATCH]
+        for times in _LONGER if endless else ():
+            sizes = largest.by_axis(self.task) | {axis.name: times * axis.choices()[-1] for axis in endless}
+            known = task.complete(sizes)
+            elements = sum(
+                prod(known.get(size, 1) if isinstance(size, str) else size for size in each.axes) for each in task.inputs
+            )
+            if elements > _SMALL_INPUTS or not task.allows(sizes):
+                return
+            yield Sizes.of(sizes)
 
     def _work(self, sizes: Sizes) -> float:
         return self.work * self._elements(sizes)

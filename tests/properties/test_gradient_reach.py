@@ -5,28 +5,33 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from harness.adapters import make_adapter
 from harness.analysis import Study
 from harness.analysis.gradcheck import gradcheck
+from harness.config import SuiteConfig
 from harness.evidence import Status
+from harness.owners import owners_of
 from harness.properties.gradients import gradient_reaches
+from harness.properties.numerics import finite_gradients_by_content
 from harness.properties.subject import Subject
 from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
+from tests.planted_bugs.tier1.tabular import SoftplusByHand
 
 TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=6, num_classes=3)
 WIDTH = 8
 
 
-def subject_of(build: type[nn.Module], seed: int = 0) -> Subject:
+def subject_of(build: type[nn.Module], seed: int = 0, task: TaskSpec = TABLE) -> Subject:
     def made(weights_seed: int) -> nn.Module:
         with seeded(weights_seed):
             return build().eval()
 
     model = made(seed)
-    return Subject(model, make_adapter(TABLE), TABLE, pristine=model, rebuild=made, seed=seed)
+    return Subject(model, make_adapter(task), task, pristine=model, rebuild=made, seed=seed)
 
 
 class Adapted(nn.Module):
@@ -124,6 +129,60 @@ class FromItself(Apart):
     """Compares the left half with itself."""
 
     apart = False
+
+
+WAVES = SuiteConfig.model_validate(
+    {
+        "task_name": "waves",
+        "model_file": "model.py",
+        "inputs": {"wave": {"axes": ["batch", "time"]}},
+        "outputs": {"level": {"axes": ["batch"]}},
+        "axes": {"time": {"min": 2}},
+    }
+).task_spec()
+
+
+class BehindStrides(nn.Module):
+    """A recurrent layer sees one step of 64 samples, so that a short wave gives it nothing to remember."""
+
+    remembers = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames, self.memory, self.head = nn.Conv1d(1, WIDTH, 64, 64), nn.GRU(WIDTH, WIDTH), nn.Linear(WIDTH, 1)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        whole = functional.pad(wave, (0, -wave.shape[1] % 64))
+        steps = self.frames(whole[:, None]).permute(2, 0, 1)
+        read = self.memory(steps if self.remembers else steps[:1])[0]
+        return self.head(read.mean(0))[:, 0]
+
+
+class FirstStepOnly(BehindStrides):
+    """Gives the recurrent layer the first step, however long the wave is."""
+
+    remembers = False
+
+
+def test_a_gradient_that_only_longer_inputs_have_is_one() -> None:
+    evidence = gradient_reaches(subject_of(BehindStrides, task=WAVES))
+
+    assert evidence.status is Status.OK, evidence.explain()
+    assert "1 of them from inputs of batch=3, time=112 only" in evidence.message
+
+
+def test_a_gradient_that_no_length_has_is_none() -> None:
+    evidence = gradient_reaches(subject_of(FirstStepOnly, task=WAVES))
+
+    assert (evidence.status, evidence.code, evidence.module) == (Status.FAIL, "no_gradient", "memory")
+    assert evidence.details["unreached"] == ["memory.weight_hh_l0"]
+
+
+def test_gradients_of_logits_that_are_not_finite_are_left_to_them() -> None:
+    evidence = finite_gradients_by_content(subject_of(SoftplusByHand))
+
+    assert owners_of(evidence) == ("finite_output[extremes]",)
+    assert evidence.message.endswith("where the logits are not finite")
 
 
 def test_a_bias_that_is_subtracted_again_is_a_warning() -> None:
