@@ -232,7 +232,8 @@ class EvalConfig(Keys):
         description="Column that says which rows belong together, such as those of a session, a user, a passage or a day.",
     )
     slices: list[Name] = Field(
-        default_factory=list, description="Columns whose values are parts that tier 5 also judges one by one."
+        default_factory=list,
+        description="Columns whose values are parts that tier 5 also judges one by one; `*` for every number and level of the inputs.",
     )
     without: list[Name] = Field(
         default_factory=list, description="Columns of a table that are no features, such as ids and dates."

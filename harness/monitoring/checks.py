@@ -19,6 +19,7 @@ from harness.monitoring.drift.listing import plots_of
 from harness.monitoring.drift.shifted_rows import ShiftedRow
 from harness.monitoring.monitor import Monitor
 from harness.monitoring.reference import BaselineRows
+from harness.monitoring.slices import SliceLoss
 from harness.monitoring.thresholds import ThresholdVerdict
 from harness.monitoring.verdict import WindowVerdict, group_of
 from harness.user_code import raised
@@ -221,8 +222,19 @@ def harm(monitor: Monitor) -> Evidence:
     details["plots"] = [one.plot() for one in lasting]
     lacking = _lacking(monitor) if found.status is not Status.OK else ""
     code = "column_gone" if lacking else found.code
-    message = lacking + found.message
+    lost = monitor.lost_slices
+    message = lacking + found.message + _of_slices(lost)
+    details["slices"] = [one.to_json() for one in lost]
+    if lost and found.status is Status.OK:
+        loss, allowed = 100 * lost[0].loss, 100 * monitor.limits.impact_margin
+        return Evidence("harm", Status.WARN, message, loss, allowed, "points", details=details, code="slice_harmed")
     return Evidence("harm", found.status, message, found.measured, found.bound, found.unit, details=details, code=code)
+
+
+def _of_slices(lost: Sequence[SliceLoss]) -> str:
+    """``; in country=fr accuracy has fallen …, and in 2 other slices``, or nothing."""
+    more = f", and in {counted(len(lost) - 1, 'other slice')}" if len(lost) > 1 else ""
+    return f"; {lost[0].message}{more}" if lost else ""
 
 
 def _lacking(monitor: Monitor, *, owns: bool = False) -> str:

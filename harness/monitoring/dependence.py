@@ -165,7 +165,7 @@ def order_dependence(columns: Mapping[str, NDArray[Any]]) -> OrderDependence | N
     return OrderDependence(name, found[name], p) if p <= _LEVEL else None
 
 
-def first_rows(parts: Iterable[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+def first_rows(parts: Iterable[Mapping[str, NDArray[Any]]], most: int = LOOKED_AT) -> dict[str, NDArray[Any]]:
     """The columns of the first rows, of parts of a table in their order."""
     kept: dict[str, list[NDArray[Any]]] = {}
     rows = 0
@@ -173,9 +173,9 @@ def first_rows(parts: Iterable[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray
         for name, column in part.items():
             kept.setdefault(name, []).append(column)
         rows += len(next(iter(part.values()))) if part else 0
-        if rows >= LOOKED_AT:
+        if rows >= most:
             break
-    return {name: np.concatenate(columns)[:LOOKED_AT] for name, columns in kept.items()}
+    return {name: np.concatenate(columns)[:most] for name, columns in kept.items()}
 
 
 def _codes(column: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:

@@ -23,9 +23,9 @@ from harness.monitoring import Limits
 from harness.monitoring.dependence import Groups, OrderDependence, first_rows, one_row_a_group, order_dependence
 from harness.monitoring.drift import compare_profiles
 from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
+from harness.monitoring.drift.slice_drift import ReferenceSlices, SliceDrift, drifted_slices
 from harness.monitoring.gate import compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
-from harness.monitoring.gate.pairs import slices_by_columns, slices_of
 from harness.monitoring.profiles import Profile
 from harness.monitoring.reference import (
     BaselineRows,
@@ -37,7 +37,7 @@ from harness.monitoring.reference import (
     reference_encoder,
     without_once,
 )
-from harness.monitoring.slices import SLICES, SliceDrift, SliceVerdict, drifted_slices, slice_profiles
+from harness.monitoring.slices import Parts, SliceLoss, SliceVerdict, slices_of, slices_that_lost
 from harness.monitoring.verdict import WindowVerdict, group_of, measured_accuracy, measured_of
 from harness.monitoring.window import Window, input_columns, measure_window, measures_of
 from harness.runtime import threads_for
@@ -227,7 +227,7 @@ class Monitor:
                     known,
                     margins=expected.score_margins,
                     alpha=expected.drift.alpha,
-                    slices={**slices_of(rows.data, evaluation), **slices_by_columns(rows.data, self.slices)},
+                    slices={**slices_of(rows.data, evaluation), **self._parts(rows.data).labels},
                     groups=Groups.of_data(rows.data, self.group),
                     expected_comparisons=expected.expected_comparisons,
                     min_power=expected.drift.min_power,
@@ -297,22 +297,38 @@ class Monitor:
         if limit is None or found is None or "correct" not in found.scores:
             return None
         rows = None if self.groups is None else self.groups.one_of_each
-        return SliceVerdict.of(found.scores["correct"], slices_by_columns(self.data, self.slices), limit, rows)
+        return SliceVerdict.of(found.scores["correct"], self._parts(self.data).labels, limit, rows)
+
+    def _parts(self, data: Dataset) -> Parts:
+        """The parts that the config names, cut as the reference was."""
+        known = self.reference.slices if self.reference is not None else None
+        return Parts.of(data, self.task, self.slices, known.cuts if known else None, self.batch_size)
+
+    @cached_property
+    def window_slices(self) -> ReferenceSlices | None:
+        """The parts of the data, cut as those of the reference; ``None`` where the reference or the config names none."""
+        reference, window = self.reference, self.window
+        if not self.slices or window is None or reference is None or reference.slices is None:
+            return None
+        rows, known = self.independent_rows, reference.slices
+        return ReferenceSlices.of(rows, self.task, self.slices, reference.profile, window.correct, self.batch_size, known.cuts)
+
+    @cached_property
+    def lost_slices(self) -> list[SliceLoss]:
+        """The parts of the data in which the accuracy fell, the surest first."""
+        found, limits = self.window_slices, self.limits
+        if found is None or self.reference is None or self.reference.slices is None:
+            return []
+        before = self.reference.slices.right
+        return slices_that_lost(before, found.right, limits.impact_margin, limits.drift.alpha, limits.drift.windows)
 
     @cached_property
     def drifted_slices(self) -> list[SliceDrift]:
         """The parts of the data that drifted, the surest first; none where the reference has no such parts."""
-        known, reference = self.memory.reference, self.reference
-        if not self.slices or known is None or reference is None:
+        found = self.window_slices
+        if found is None or self.reference is None or self.reference.slices is None:
             return []
-        try:
-            with self.memory.opened("reference_profile_id") as db:
-                stored = db.get_profile(known, SLICES)
-        except ExperimentError:
-            return []
-        before = {name: Profile.from_json(each) for name, each in stored.items()}
-        now = slice_profiles(self.independent_rows, self.task, self.slices, reference.profile, self.batch_size)
-        return drifted_slices(before, now, self.limits.drift)
+        return drifted_slices(self.reference.slices.profiles, found.profiles, self.limits.drift)
 
     @cached_property
     def earlier_windows(self) -> list[WindowRecord]:

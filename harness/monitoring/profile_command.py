@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,11 +22,11 @@ from harness.models.loading import model_source
 from harness.monitoring.accuracy_estimate import AnsweredRows
 from harness.monitoring.dependence import Groups, one_row_a_group
 from harness.monitoring.drift.listing import summary_rows, summary_table
+from harness.monitoring.drift.slice_drift import ReferenceSlices
 from harness.monitoring.familiarity import WIDEST, Familiarity, familiarity_of, has_vectors, vectors_of
 from harness.monitoring.profiles import Profile
 from harness.monitoring.reference import KnownEncoding, Reference, open_window
 from harness.monitoring.simulated_shifts import estimator_of
-from harness.monitoring.slices import SLICES, slice_profiles
 from harness.monitoring.window import measure_window, measures_of
 from harness.wording import Answer, counted
 
@@ -73,20 +74,21 @@ def profile_config(
     weights = _weights(config, db_path, run) if model is None else RunWeights(None)
     if weights.path is not None:
         config = config.model_copy(update={"weights": str(weights.path)})
-    reference = reference_of(config, data, model, familiarity=familiarity)
+    named = (config.eval if part == "eval" else config.train) or config.eval_config()
+    reference = reference_of(config, data, model, familiarity=familiarity, slices=named.slices)
     profile = reference.profile
     run_id = None if db_path is None else _store(config, reference, db_path, run, name)
-    named = (config.eval if part == "eval" else config.train) or config.eval_config()
-    if run_id is not None and db_path is not None and named.slices:
-        parts = slice_profiles(data, config.task_spec(), named.slices, profile, named.batch_size or 32)
-        with ExperimentDB(db_path) as db:
-            db.log_profile(run_id, {name: each.to_json() for name, each in parts.items()}, SLICES)
     note = _note(profile, weights) + _kept(reference)
     return Answer({**_data(profile, data, run_id, name), "note": note}, _text(profile, data, run_id, name, note))
 
 
 def reference_of(
-    config: SuiteConfig, data: Dataset, model: nn.Module | None = None, *, familiarity: bool | None = None
+    config: SuiteConfig,
+    data: Dataset,
+    model: nn.Module | None = None,
+    *,
+    familiarity: bool | None = None,
+    slices: Sequence[str] = (),
 ) -> Reference:
     """What later data is compared with: the profile of a config's data, and what estimates its model's accuracy without labels.
 
@@ -95,6 +97,7 @@ def reference_of(
         data: The data.
         model: The trained model; by default the config's, where it names ``weights``.
         familiarity: Whether training rows are kept for that; by default where they can be.
+        slices: Columns whose values are parts of it.
     """
     if model is None and config.weights:
         model = model_source(config).build(config.seed)
@@ -103,16 +106,17 @@ def reference_of(
     batch_size = config.eval_config().batch_size or 32
     window = measure_window(data, task, model=model, adapter=adapter, batch_size=batch_size)
     encoding = KnownEncoding.of(data)
+    parts = ReferenceSlices.of(data, task, slices, window.profile, window.correct, batch_size) if slices else None
     if model is None or window.predicted is None or window.correct is None or not np.isfinite(window.correct).any():
         if familiarity:
             raise ConfigError(_NO_FAMILIARITY)
-        return Reference(window.profile, encoding=encoding)
+        return Reference(window.profile, encoding=encoding, slices=parts)
     near = _familiarity(config, data, familiarity)
     measures = measures_of(data, window, near)
     assert measures is not None
     known = AnsweredRows(measures, window.correct)
     estimator = estimator_of(data, task, known, model, adapter, near, batch_size)
-    return Reference(window.profile, estimator, near, encoding)
+    return Reference(window.profile, estimator, near, encoding, parts)
 
 
 _NO_FAMILIARITY = (

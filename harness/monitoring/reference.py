@@ -20,9 +20,11 @@ from harness.errors import ExperimentError, UserError
 from harness.experiments.database import ExperimentDB, log_profile_to_db
 from harness.experiments.records import RunRef, WindowRecord
 from harness.monitoring.accuracy_estimate import AccuracyEstimator
+from harness.monitoring.drift.slice_drift import ReferenceSlices
 from harness.monitoring.familiarity import Familiarity
 from harness.monitoring.features.counts import CategoricalCounts
 from harness.monitoring.profiles import Profile, load_profile
+from harness.monitoring.slices import SLICES
 from harness.tasks import TaskSpec
 
 ENCODING = "encoding"
@@ -196,12 +198,14 @@ class Reference:
         estimator: Estimates accuracy without labels; ``None`` where there was no model, were no labels, or a row has more than one answer.
         familiarity: How near rows are to the training rows, by which it estimates; ``None`` where it goes by the model's own confidence.
         encoding: How the data was read; ``None`` where that was not kept.
+        slices: What is kept of its parts; ``None`` where none were named.
     """
 
     profile: Profile
     estimator: AccuracyEstimator | None = None
     familiarity: Familiarity | None = None
     encoding: KnownEncoding | None = None
+    slices: ReferenceSlices | None = None
 
     def store(self, db: ExperimentDB, run: RunRef) -> int:
         """Stores it with a run, in the place of an older one.
@@ -212,7 +216,12 @@ class Reference:
         Raises:
             ExperimentError: There is no such run, or it cannot be stored.
         """
-        parts = ((_ESTIMATOR, self.estimator), (_FAMILIARITY, self.familiarity), (ENCODING, self.encoding))
+        parts = (
+            (_ESTIMATOR, self.estimator),
+            (_FAMILIARITY, self.familiarity),
+            (ENCODING, self.encoding),
+            (SLICES, self.slices),
+        )
         for name, part in parts:
             db.log_profile(run, None if part is None else part.to_json(), name)
         return log_profile_to_db(db, run, self.profile.to_bytes())
@@ -231,12 +240,13 @@ def load_reference(db: ExperimentDB, run: RunRef) -> Reference:
         ProfileError: What is stored is no profile, or a newer version stored it.
     """
     profile = load_profile(db, run)
-    estimator, familiarity = (_stored(db, run, name) for name in (_ESTIMATOR, _FAMILIARITY))
+    estimator, familiarity, slices = (_stored(db, run, name) for name in (_ESTIMATOR, _FAMILIARITY, SLICES))
     return Reference(
         profile,
         None if estimator is None else AccuracyEstimator.from_json(estimator),
         None if familiarity is None or estimator is None else Familiarity.from_json(familiarity),
         KnownEncoding.from_json(_stored(db, run, ENCODING)),
+        None if slices is None else ReferenceSlices.from_json(slices),
     )
 
 

@@ -1,32 +1,165 @@
-"""Parts of the data that a column names: which of them drifted, and in which the model is surely less often right than a threshold."""
+"""Parts of the data: how columns cut it, in which parts the model is less often right than a threshold, and in which it has become so."""
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring import DriftOptions
-from harness.monitoring.drift import DriftReport, FeatureDrift, compare_profiles
-from harness.monitoring.drift.verdict import Verdict
-from harness.monitoring.gate.pairs import FEWEST_IN_SLICE, slices_by_columns
-from harness.monitoring.profiles import Profile
-from harness.monitoring.window import measure_window
+from harness.monitoring.dependence import first_rows
+from harness.monitoring.features.values import is_missing, level_name
+from harness.monitoring.gate.pairs import FEWEST_IN_SLICE
+from harness.monitoring.window import input_columns
 from harness.statistics import holm
 from harness.tasks import TaskSpec
 from harness.wording import counted, p_value
 
 if TYPE_CHECKING:
     from harness.data.dataset import Dataset
+    from harness.evaluation.evaluation import Evaluation
 
 SLICES = "slices"
-"""The name under which the profiles of a reference's parts are stored beside its own."""
+"""The name under which what is known of a reference's parts is stored beside its profile."""
 
-_ROWS = 50
-"""Below as many rows the distribution of a part is not judged."""
+ALL_COLUMNS = "*"
+"""In the place of a column's name: every feature of the inputs, and the class."""
+
+_EMPTY, _OTHERS = "(empty)", "(others)"
+_MOST_LEVELS = 20
+_QUARTERS = 4
+_MOST_PAIRED = 64
+"""Parts up to which pairs of them are looked at too: the values of about 16 columns."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a column parts the rows: at numbers, or by its levels.
+
+    Attributes:
+        ends: The largest number of each part but the last, ascending; empty where there are levels.
+        levels: Those that are a part each; any other one is among ``(others)``.
+    """
+
+    ends: tuple[float, ...] = ()
+    levels: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, values: Sequence[object]) -> Cut:
+        """Each of up to 20 different values is a part; of more numbers a quarter is, of more others the 19 most frequent and the rest."""
+        counts = Counter(level_name(value) for value in values if not _is_empty(value))
+        if len(counts) <= _MOST_LEVELS:
+            return cls(levels=tuple(sorted(counts)))
+        try:
+            numbers = np.array([float(value) for value in values if not _is_empty(value)])  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            return cls(levels=tuple(sorted(level for level, _ in counts.most_common(_MOST_LEVELS - 1))))
+        quarters = np.quantile(numbers, np.arange(1, _QUARTERS) / _QUARTERS, method="higher")
+        return cls(ends=tuple(float(end) for end in np.unique(quarters)))
+
+    def labels(self, values: Sequence[object]) -> NDArray[np.str_]:
+        """The part of each value: ``3``, ``up to 0.5``, ``0.5 to 2``, ``above 2``, ``(others)``, ``(empty)``; ``[N]``."""
+        if not self.ends:
+            known = set(self.levels)
+            said = [_EMPTY if _is_empty(value) else level_name(value) for value in values]
+            return np.array([one if one in known or one == _EMPTY else _OTHERS for one in said])
+        shown = [f"{end:.4g}" for end in self.ends]
+        names = [f"up to {shown[0]}", *[f"{a} to {b}" for a, b in pairwise(shown)], f"above {shown[-1]}"]
+        numbers = np.array([_number(value) for value in values])
+        places = np.searchsorted(self.ends, numbers)
+        return np.where(np.isnan(numbers), _EMPTY, np.array(names)[np.minimum(places, len(names) - 1)])
+
+
+def _is_empty(value: object) -> bool:
+    return is_missing(value) or value == ""
+
+
+def _number(value: object) -> float:
+    try:
+        return np.nan if _is_empty(value) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return np.nan
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The rows of a dataset, cut by some columns.
+
+    Attributes:
+        labels: The part that each row is in, by column, ``[N]`` each.
+        cuts: How each column was cut, so that other rows can be cut alike.
+    """
+
+    labels: Mapping[str, NDArray[np.str_]]
+    cuts: Mapping[str, Cut]
+
+    @classmethod
+    def of(
+        cls, data: Dataset, task: TaskSpec, names: Sequence[str], cuts: Mapping[str, Cut] | None = None, batch_size: int = 32
+    ) -> Parts:
+        """The parts of a dataset.
+
+        Args:
+            data: The rows.
+            task: What they are for.
+            names: The columns, or ``"*"`` for every number and level of the inputs, and the class.
+            cuts: How the reference was cut; a column that it has not is cut by its own values.
+            batch_size: Rows at once.
+
+        Raises:
+            DataError: There is no such column.
+        """
+        values: dict[str, Sequence[object]] = {}
+        if ALL_COLUMNS in names:
+            values.update(_classes(data, task))
+            columns = first_rows(input_columns(data, task, batch_size), most=sys.maxsize)
+            values.update({name: column.tolist() for name, column in columns.items()})
+        values.update({name: data.column(name) for name in names if name != ALL_COLUMNS})
+        known = cuts or {}
+        own = {name: known.get(name) or Cut.of(column) for name, column in values.items()}
+        return cls({name: own[name].labels(column) for name, column in values.items()}, own)
+
+    @property
+    def masks(self) -> dict[str, NDArray[np.bool_]]:
+        """Which rows each part holds, by names such as ``country=fr``, bool ``[N]`` each; those of few rows left out."""
+        found = {}
+        for name, labels in self.labels.items():
+            for value, count in zip(*np.unique(labels, return_counts=True), strict=True):
+                if count >= FEWEST_IN_SLICE:
+                    found[f"{name}={value}"] = labels == value
+        return found
+
+
+def _classes(data: Dataset, task: TaskSpec) -> dict[str, list[object]]:
+    """The class of each row by name, under ``class``; none where a row has not one class, or no row has a label."""
+    key = task.signature.label_name(task.signature.main)
+    if not task.signature.has_one_answer:
+        return {}
+    ids = [int(example[key]) if key in example else -1 for example in iter(data)]
+    names = data.origin.classes.names if data.origin.classes else ()
+    said: list[object] = [None if id < 0 else _class_name(id, names) for id in ids]
+    return {"class": said} if any(one is not None for one in said) else {}
+
+
+def slices_of(data: Dataset, evaluation: Evaluation) -> dict[str, NDArray[np.str_]]:
+    """The class of each sample of up to 20 classes, and which quarter of the lengths it is in, ``[N]`` each."""
+    found: dict[str, NDArray[np.str_]] = {}
+    label, length = (evaluation.facts.get(name) for name in ("label", "length"))
+    if label is not None and 2 <= len(np.unique(label)) <= _MOST_LEVELS:
+        names = data.origin.classes.names if data.origin.classes else ()
+        found["class"] = np.array([_class_name(int(number), names) for number in label])
+    if length is not None and len(np.unique(length)) > 1:
+        found["length"] = Cut.of(length.tolist()).labels(length.tolist())
+    return found
+
+
+def _class_name(number: int, names: Sequence[str]) -> str:
+    return names[number] if 0 <= number < len(names) else str(number)
 
 
 @dataclass(frozen=True)
@@ -114,89 +247,91 @@ class SliceVerdict:
         )
 
 
-def slice_profiles(
-    data: Dataset, task: TaskSpec, names: Sequence[str], reference: Profile, batch_size: int = 32
-) -> dict[str, Profile]:
-    """The profiles of the parts of a dataset, inputs and labels only, on the scales of the whole.
+RightBySlice = dict[str, tuple[int, int]]
+"""How many labelled rows a part has, and how many of them the model is right on, by its name."""
+
+
+def right_by_slice(parts: Parts, correct: NDArray[Any]) -> RightBySlice:
+    """How often the model is right in each part, and where parts are few in each two of them together.
 
     Args:
-        data: The rows.
-        task: What they are for.
-        names: The columns whose values are parts.
-        reference: The profile on whose scales they are counted.
-        batch_size: Rows at once.
-
-    Raises:
-        DataError: There is no such column.
+        parts: The parts.
+        correct: Whether the model is right, 0 or 1, ``[N]``; NaN of a row without a label.
     """
-    found = {}
-    for name, labels in slices_by_columns(data, names).items():
-        for value in np.unique(labels):
-            rows = np.flatnonzero(labels == value)
-            if len(rows) >= _ROWS:
-                part = data.chosen(rows.tolist())
-                found[f"{name}={value}"] = measure_window(part, task, reference=reference, batch_size=batch_size).profile
-    return found
+    known = np.isfinite(correct)
+    right = known & (correct > 0)
+    masks = {name: mask & known for name, mask in parts.masks.items()}
+    pairs = combinations(masks, 2) if len(masks) <= _MOST_PAIRED else ()
+    masks |= {f"{a} and {b}": both for a, b in pairs if (both := masks[a] & masks[b]).sum() >= FEWEST_IN_SLICE}
+    counts = {name: (int(mask.sum()), int((mask & right).sum())) for name, mask in masks.items()}
+    return {name: (rows, ours) for name, (rows, ours) in counts.items() if rows >= FEWEST_IN_SLICE}
 
 
 @dataclass(frozen=True)
-class SliceDrift:
-    """A part of the data that drifted, or may have.
+class SliceLoss:
+    """A part in which the model is less often right than it was there.
 
     Attributes:
-        name: Such as ``country=fr``.
-        report: How it differs from the same part of the reference.
-        p_adjusted: Of its most significant large difference, corrected for all of its features and all parts (Holm twice).
-        parts: How many parts were compared.
+        name: Such as ``country=fr and age=up to 30``.
+        before: Rows of the reference in it, and how many of them were right.
+        now: The same of the window.
+        p_adjusted: How likely so large a fall is by chance, corrected for all parts and for the windows that share alpha.
+        looked_at: How many parts were looked at.
     """
 
     name: str
-    report: DriftReport
+    before: tuple[int, int]
+    now: tuple[int, int]
     p_adjusted: float
-    parts: int
+    looked_at: int
+
+    @property
+    def loss(self) -> float:
+        """By how much the accuracy fell, as a share."""
+        (rows_before, right_before), (rows, right) = self.before, self.now
+        return right_before / rows_before - right / rows
 
     @property
     def message(self) -> str:
-        """``in country=fr `age` has drifted: KS D = 0.31``, with its p-value."""
-        worst = _worst(self.report)
-        assert worst is not None
-        feature, verdict = worst
-        effect = verdict.difference.effect
+        """``in country=fr accuracy has fallen from 92.0% to 61.0% …``."""
+        (rows_before, right_before), (rows, right) = self.before, self.now
         return (
-            f"in {self.name} `{feature.feature}` has drifted: {effect.name} = {effect.value:.2g} (allowed below {effect.floor:g}), "
-            f"{p_value(self.p_adjusted)} adjusted for {counted(self.report.tests, 'test')} and {counted(self.parts, 'slice')}; "
-            f"{verdict.difference.where}"
+            f"in {self.name} accuracy has fallen from {right_before / rows_before:.1%} to {right / rows:.1%} ({counted(rows, 'row')} "
+            f"against {rows_before:,}, {p_value(self.p_adjusted)} adjusted for {counted(self.looked_at, 'slice')})"
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """The part as JSON values."""
+        return {**asdict(self), "loss": self.loss, "message": self.message}
 
-def drifted_slices(reference: Mapping[str, Profile], current: Mapping[str, Profile], options: DriftOptions) -> list[SliceDrift]:
-    """The parts that drifted, the surest first; all parts together raise a false alarm with a probability of at most alpha.
+
+def slices_that_lost(
+    reference: RightBySlice, window: RightBySlice, margin: float, alpha: float = 0.05, windows: int = 1
+) -> list[SliceLoss]:
+    """The parts in which the accuracy fell by more than the margin and surely, the surest first.
+
+    Fisher's exact test of each part, one-sided, corrected for all parts that both have (Holm); of so many windows in a row any false loss is
+    named with a probability of at most alpha. A part whose fall is within the margin counts as a test and is never named.
 
     Args:
-        reference: Profiles by part.
-        current: The window's, on the same scales.
-        options: The allowed error, and the least effects that matter.
+        reference: What was right of the reference's parts.
+        window: The same of the window's.
+        margin: The loss that is allowed, as a share.
+        alpha: The probability that any part is named though none lost.
+        windows: How many windows share it.
     """
-    reports = {}
-    for name in [name for name in reference if name in current]:
-        shared = reference[name].only(current[name].features)
-        reports[name] = compare_profiles(shared, current[name].only(shared.features), options)
-    worst = {name: _worst(report) for name, report in reports.items()}
-    adjusted = holm([found[1].p_adjusted if found else 1.0 for found in worst.values()])
-    drifted = [
-        SliceDrift(name, reports[name], p, len(reports))
-        for name, p in zip(reports, adjusted, strict=True)
-        if p <= options.alpha and worst[name] is not None
-    ]
-    return sorted(drifted, key=lambda one: one.p_adjusted)
+    from scipy.stats import hypergeom
 
-
-def _worst(report: DriftReport) -> tuple[FeatureDrift, Verdict] | None:
-    """The most significant difference that is large enough to matter."""
-    large = [
-        (feature, verdict)
-        for feature in report.features
-        for verdict in feature.verdicts
-        if verdict.difference.is_tested and verdict.difference.effect.is_large
+    shared = [name for name in reference if name in window]
+    found = [SliceLoss(name, reference[name], window[name], 1.0, len(shared)) for name in shared]
+    p_values = [
+        float(hypergeom.cdf(one.now[1], one.before[0] + one.now[0], one.before[1] + one.now[1], one.now[0]))
+        if one.loss > margin
+        else 1.0
+        for one in found
     ]
-    return min(large, key=lambda one: one[1].p_adjusted, default=None)
+    adjusted = [min(1.0, windows * p) for p in holm(p_values)]
+    lost = [
+        SliceLoss(one.name, one.before, one.now, p, len(shared)) for one, p in zip(found, adjusted, strict=True) if p <= alpha
+    ]
+    return sorted(lost, key=lambda one: (one.p_adjusted, -one.loss))

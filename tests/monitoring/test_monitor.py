@@ -321,6 +321,28 @@ def test_a_slice_that_is_surely_below_the_threshold_warns_though_the_whole_is_ab
     assert shop.monitored("", eval=place, thresholds={"accuracy": 0.3})["checks"]["evaluation"]["status"] == "ok"
 
 
+def test_the_part_in_which_the_model_got_worse_is_found_without_being_named(shop: Shop) -> None:
+    """Rows of high `visits` and `income` have wrong labels; a twelfth of all, so that the whole is within its margin of ten points."""
+    write(shop.folder / "parts_before.csv", *rows(3000, 51))
+    features, labels = rows(2000, 52)
+    write(shop.folder / "parts_same.csv", features, labels)
+    hurt = (features[:, 2] > 0.7) & (features[:, 1] > 0.3)
+    write(shop.folder / "parts_hurt.csv", features, np.where(hurt, 1 - labels, labels))
+    keys = {"eval": {"path": "parts_before.csv", "slices": ["*"]}, "margins": {"harm": 0.12}}
+    before = profile_config(shop.config("", **keys), shop.database).data["reference_profile_id"]
+
+    def harm(file: str) -> dict[str, Any]:
+        place = {"path": file, "slices": ["*"]}
+        check: dict[str, Any] = shop.monitored("", **{**keys, "eval": place}, reference_profile_id=before)["checks"]["harm"]
+        return check
+
+    same, now = harm("parts_same.csv"), harm("parts_hurt.csv")
+    assert (same["status"], now["status"]) == ("ok", "warn")
+    assert "in income=above 0.6" in now["message"]
+    assert "slices), and in " in now["message"]
+    assert " slice" not in same["message"]
+
+
 def test_floors_of_single_features_come_from_the_config(shop: Shop) -> None:
     def floors(**own: float) -> dict[str, Any]:
         return shop.monitored("clean.csv", drift_floors={"features": {"age": own}})

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import ComparisonError, did_you_mean
-from harness.monitoring.features.values import is_missing, level_name
+from harness.experiments.records import Scores
 from harness.wording import counted
-
-if TYPE_CHECKING:
-    from harness.data.dataset import Dataset
-    from harness.evaluation.evaluation import Evaluation
-    from harness.experiments.records import Scores
-
 
 _FEWEST = 2
 
@@ -128,56 +122,6 @@ def _refuse(wrong: NDArray[np.bool_], fault: str) -> None:
             f"{counted(count, 'sample')} of {len(wrong):,} {'has' if count == 1 else 'have'} {fault} (the first is sample "
             f"{int(wrong.argmax())}): the logits were not finite there, or the labels differ"
         )
-
-
-_MOST_CLASSES = 20
-_LENGTHS = 4
-
-
-def slices_of(data: Dataset, evaluation: Evaluation) -> dict[str, NDArray[np.str_]]:
-    """A label a sample under the name of what it says: its class, and which quarter of the lengths it is in, ``[N]`` each."""
-    found: dict[str, NDArray[np.str_]] = {}
-    label, length = (evaluation.facts.get(name) for name in ("label", "length"))
-    if label is not None and 2 <= len(np.unique(label)) <= _MOST_CLASSES:
-        names = data.origin.classes.names if data.origin.classes else ()
-        found["class"] = np.array([_name(int(number), names) for number in label])
-    if length is not None and len(np.unique(length)) > 1:
-        found["length"] = _ranges(length.astype(np.float64))
-    return found
-
-
-def _name(number: int, names: tuple[str, ...]) -> str:
-    return names[number] if 0 <= number < len(names) else str(number)
-
-
-def slices_by_columns(data: Dataset, names: Sequence[str]) -> dict[str, NDArray[np.str_]]:
-    """A label a sample, ``[N]``, for each of some columns: its value, or which quarter of the numbers it is in.
-
-    Raises:
-        DataError: There is no such column.
-    """
-    return {name: _values(data.column(name)) for name in names}
-
-
-def _values(column: Sequence[object]) -> NDArray[np.str_]:
-    """Values as text; of more than 20 different numbers the quarter, of more than 20 others the 20 most frequent and the rest together."""
-    said = np.array(["(empty)" if is_missing(value) or value == "" else level_name(value) for value in column])
-    values, where, counts = np.unique(said, return_inverse=True, return_counts=True)
-    if len(values) <= _MOST_CLASSES:
-        return said
-    try:
-        return _ranges(said.astype(np.float64))
-    except ValueError:
-        rare = np.argsort(-counts, kind="stable")[_MOST_CLASSES - 1 :]
-        return np.where(np.isin(where, rare), "(others)", said)
-
-
-def _ranges(numbers: NDArray[np.float64]) -> NDArray[np.str_]:
-    """``3-8``: the smallest and the largest number of a quarter."""
-    ends = np.unique(np.quantile(numbers, np.arange(1, _LENGTHS + 1) / _LENGTHS, method="higher"))
-    part = np.searchsorted(ends, numbers)
-    said = [f"{numbers[part == number].min():g}-{numbers[part == number].max():g}" for number in range(len(ends))]
-    return np.array(said)[part]
 
 
 FEWEST_IN_SLICE = 20
