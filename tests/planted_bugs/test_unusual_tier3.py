@@ -13,7 +13,7 @@ from .tester import LEARNING, red
 from .tier3.training import SCORES
 from .tier3.unusual import UNUSUAL
 
-SKIPPED = {"PlainBackward": {"initial_loss"}, "Adversary": {"accumulation", "training_loss[targets]"}}
+SKIPPED = {"PlainBackward": {"initial_loss"}, "Adversary": {"training_loss[targets]"}}
 """What cannot be judged of a training."""
 
 RARE = {"training_loss[balance]", "training_loss[one_class]", "training_loss[end_of_text]"}

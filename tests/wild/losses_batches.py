@@ -241,7 +241,6 @@ add(
     loss_of_right_answers,
     CRYSTALS,
     or_tests=("overfits_one_batch",),
-    missed="the step does not call forward, and its loss falls",
     first_run=FirstRun(
         "039188d",
         found=False,

@@ -143,7 +143,6 @@ add(
     loss_of_a_sure_answer,
     SEGMENTS,
     or_tests=("overfits_one_batch",),
-    missed="a loss of overlap may take the softmax, and what it takes of that is not looked at",
     first_run=FirstRun(
         "039188d", found=False, named=False, said="overfits_one_batch warns of the bug and of the twin: both learn slowly"
     ),

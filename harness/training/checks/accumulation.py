@@ -17,6 +17,7 @@ from harness.training.checks.consecutive_steps import (
     is_first_gradient_left,
     is_summed,
     left_over_from_epoch,
+    left_over_from_optimizer,
     parts_of,
     second_step,
     second_step_anew,
@@ -29,6 +30,7 @@ from harness.training.checks.optimizer_coverage import optimizer_coverage
 from harness.training.checks.step_updates import step_updates
 from harness.training.checks.training_loss import reduction
 from harness.training.trial import MOST_BATCHES, UNVARIED, Trial, Variation, first_failure
+from harness.wording import and_others
 
 _NAME = "accumulation"
 _ROWS = 4
@@ -77,11 +79,7 @@ def accumulation(trial: Trial) -> Evidence:
     if not seen.took_step:
         return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} took no optimizer step in {MOST_BATCHES} batches")
     if seen.optimizers > 1:
-        return Evidence(
-            _NAME,
-            Status.SKIPPED,
-            "several optimizers take their steps at different moments, so their gradients cannot be compared",
-        )
+        return _judge_several(trial)
     every = max(1, seen.rows // 2)
     left_over = None if seen.looks > 1 else find_gap(trial, partial(second_step_anew, every), partial(second_step, every))
     if left_over is not None and left_over.is_real:
@@ -191,6 +189,28 @@ def _judge_manual(trial: Trial, every: int) -> Evidence:
             cause = f"{_MEAN_OF_MEANS}; sum the losses, and divide the gradients by the number of labels at the step"
             return _finding(trial, unequal, message, cause, "mean_of_means")
     return _judge_scale(trial, gap, every)
+
+
+def _judge_several(trial: Trial) -> Evidence:
+    """The verdict on several optimizers, whose steps are taken at different moments, so that only what one leaves to the other is judged."""
+    left, who = left_over_from_optimizer(trial, _batch(trial, 2)), loss_name(trial)
+    if left is None:
+        message = "no optimizer takes a step with a gradient that was used before"
+        return Evidence(_NAME, Status.OK, message, counterexample=_shown(trial))
+    which = f"`{left.names[0]}`{and_others(len(left.names) - 1, 'parameter')}"
+    message = f"{who} does not clear the gradient of {which} after a step: it is still there at the next"
+    status, code, cause = Status.FAIL, "gradient_not_cleared", "manual optimisation without opt.zero_grad()"
+    if left.by_another:
+        message = f"the loss of another optimizer leaves a gradient in {which}, and {who} does not clear it before their own step"
+        status, code = Status.WARN, "gradient_of_another_loss"
+        cause = (
+            "a backward pass adds to the gradient of every parameter that it reaches: call zero_grad() before the loss of the next optimizer, "
+            "or toggle_optimizer(); fine where both losses are to train these parameters"
+        )
+    facts = {"parameters": list(left.names)}
+    return Evidence(
+        _NAME, status, message, counterexample=_shown(trial), module=left.names[0], cause=cause, details=facts, code=code
+    )
 
 
 def _judge_scale(trial: Trial, gap: Gap, every: int) -> Evidence:

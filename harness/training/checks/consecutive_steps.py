@@ -1,14 +1,17 @@
-"""What one step leaves to the next, and what the last step of an epoch leaves to the next epoch."""
+"""What one step leaves to the next, also of another optimizer, and what the last step of an epoch leaves to the next epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from harness.batches import Batch
 from harness.training.checks.gradient_noise import Quantities, disable_stochastic_layers
@@ -169,3 +172,100 @@ def left_over_from_epoch(trial: Trial, every: int, batch: Batch) -> float:
         if float(first @ later) >= _PARALLEL * float(first.norm() * later.norm()) > 0:
             factors.append(float(later.norm() / first.norm()))
     return max(factors) if max(factors) > 1 + _SAME else 1.0
+
+
+_BATCHES_OF_SEVERAL = 4
+"""Batches, or as many times those that make a step, in which several optimizers show what one leaves to the other."""
+
+
+@dataclass(frozen=True)
+class LeftOver:
+    """Steps that were taken with a gradient that was used already, beside that of a later backward pass.
+
+    Attributes:
+        names: The parameters that took them.
+        by_another: Whether the gradient was used by a step of another optimizer.
+    """
+
+    names: tuple[str, ...]
+    by_another: bool
+
+
+@dataclass
+class _Ledger:
+    """Which backward passes the gradient of each parameter is the sum of, while several optimizers take their steps.
+
+    Attributes:
+        parameters: Of the model, by name.
+        passes: Of each parameter, by id, when the backward passes were that its gradient holds.
+        used: Of each backward pass, when a step of which optimizer was taken with it.
+        found: Parameters that took a step with a gradient used before by the same optimizer, or by another, and with a later one.
+        now: Counts passes and steps.
+    """
+
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+    passes: dict[int, list[int]] = field(default_factory=dict)
+    used: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    found: dict[bool, list[str]] = field(default_factory=lambda: {False: [], True: []})
+    now: int = 0
+
+    def start(self, model: nn.Module) -> None:
+        """The model before it is trained."""
+        self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    def listening(self, backward: Callable[..., Any]) -> Callable[..., Any]:
+        """A backward pass that is noted."""
+
+        @wraps(backward)
+        def note(*args: Any, **more: Any) -> Any:
+            before = {}
+            for parameter in self.parameters.values():
+                self._passes_of(parameter)
+                before[id(parameter)] = None if parameter.grad is None else parameter.grad.detach().clone()
+            result = backward(*args, **more)
+            self.now += 1
+            for parameter in self.parameters.values():
+                earlier = before[id(parameter)]
+                if parameter.grad is not None and (earlier is None or not torch.equal(earlier, parameter.grad)):
+                    self.passes[id(parameter)].append(self.now)
+            return result
+
+        return note
+
+    def stepped(self, optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        """An optimizer has taken a step."""
+        self.now += 1
+        held = {id(tensor) for tensor in tensors_of(optimizer)}
+        own = {name: self._passes_of(parameter) for name, parameter in self.parameters.items() if id(parameter) in held}
+        for name, passes in own.items():
+            for other, when in (step for each in passes for step in self.used.get(each, ())):
+                found = self.found[other != id(optimizer)]
+                if passes[-1] > when and name not in found:
+                    found.append(name)
+        for each in {each for passes in own.values() for each in passes}:
+            self.used.setdefault(each, []).append((id(optimizer), self.now))
+
+    def _passes_of(self, parameter: nn.Parameter) -> list[int]:
+        """The backward passes that the gradient of a parameter holds now; none where it was cleared."""
+        if parameter.grad is None or not bool(parameter.grad.any()):
+            self.passes[id(parameter)] = []
+        return self.passes.setdefault(id(parameter), [])
+
+
+def left_over_from_optimizer(trial: Trial, batch: Batch) -> LeftOver | None:
+    """What steps of several optimizers were taken with that steps before them had used; ``None`` where they clear what they should.
+
+    A backward pass adds to the gradients of everything that it reaches. So the loss of a generator leaves a gradient in its critic.
+
+    Args:
+        trial: The model.
+        batch: What it learns from, again and again.
+    """
+    ledger = _Ledger()
+    hook = register_optimizer_step_post_hook(ledger.stepped)
+    try:
+        with patch.object(Tensor, "backward", ledger.listening(Tensor.backward)):
+            trial.train([batch] * _BATCHES_OF_SEVERAL * max(1, trial.batches_per_step), prepare=ledger.start)
+    finally:
+        hook.remove()
+    return next((LeftOver(tuple(names), by_another) for by_another, names in ledger.found.items() if names), None)

@@ -16,8 +16,10 @@ from harness.tasks.axes import BATCH
 from harness.tasks.signature import Output, Signature
 from harness.tasks.teaching import guessing, targeted
 from harness.tasks.values import Ids
+from harness.training.checks.initial_loss import initial_loss
 from harness.training.checks.labels import aligned, labels_in
 from harness.training.checks.observation import Observation, loss_name, observe
+from harness.training.checks.overfit_attempt import OF_NUMBERS
 from harness.training.trial import Trial, Variation
 from harness.wording import and_others, counted
 
@@ -34,8 +36,6 @@ _APART = 0.45
 
 _TOUCHING = 1e-5
 """How near a prediction is to its label where the side that it is on is a matter of rounding."""
-
-_OF_NUMBERS = ("mse", "l1", "huber")
 
 
 def targets(trial: Trial) -> Evidence:
@@ -102,7 +102,7 @@ def _telling_batch(trial: Trial) -> tuple[Batch, Sizes]:
 def _is_free(signature: Signature, output: Output, batch: Batch) -> bool:
     """Whether the labels are numbers that may be anything: neither an input again, nor yes or no."""
     name = signature.label_name(output)
-    return batch[name].is_floating_point() and name not in signature.label_sources and output.loss in _OF_NUMBERS
+    return batch[name].is_floating_point() and name not in signature.label_sources and output.loss in OF_NUMBERS
 
 
 @dataclass(frozen=True)
@@ -336,6 +336,18 @@ def scores(trial: Trial) -> Evidence:
         for activation in _ACTIVATIONS:
             if output.loss in activation.losses and _matches(signature, output, value, slope, batch, activation):
                 return _finding(trial, output, activation, sizes.describe(trial.subject.task))
+    if seen.twice:
+        is_told = bool(guessing(signature)) and trial.subject.fresh_weights and initial_loss(trial).status is Status.FAIL
+        return Evidence(
+            _NAME,
+            Status.FAIL,
+            f"{loss_name(trial)} takes {seen.twice} of an output: what is a probability already is taken for a score, so that no answer is ever "
+            "sure",
+            counterexample=sizes.describe(trial.subject.task),
+            cause="an activation that is applied twice, once by the model or the training step and once by the loss",
+            details=owned_by("initial_loss") if is_told else {},
+            code="activation_before_loss",
+        )
     if not known:
         return Evidence(_NAME, Status.SKIPPED, "the training step's scores cannot be told apart from other tensors")
     return Evidence(_NAME, Status.OK, f"{loss_name(trial)} takes scores through no softmax, sigmoid, tanh or ReLU")

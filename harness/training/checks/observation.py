@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,22 @@ from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, gra
 _SAME = 1e-4
 """Relative difference up to which two tensors are the same output; other tensors of their shape differ by more than a per mille."""
 
+_PROBABILITIES = {"SoftmaxBackward0": "a softmax", "SigmoidBackward0": "a sigmoid"}
+"""Operations of autograd's graph that make numbers between 0 and 1 of scores."""
+
+_OF_SCORES = {
+    **_PROBABILITIES,
+    "LogSoftmaxBackward0": "a log-softmax",
+    "LogSigmoidBackward0": "a log-sigmoid",
+    "BinaryCrossEntropyWithLogitsBackward0": "the sigmoid of binary_cross_entropy_with_logits",
+}
+"""Operations that take scores."""
+
+_KEEPS_VALUES = re.compile(
+    r"(Unsafe)?View|ReshapeAlias|Permute|Transpose|T|Clone|ToCopy|(Un)?[Ss]queeze|Select|Slice|Index|Alias|Expand"
+)
+"""Operations that move numbers and change none, without the end of their names."""
+
 _UNNAMED = ""
 """In place of an output's name: a tensor that may be any of those with its shape."""
 
@@ -44,6 +61,7 @@ class Observation:
         optimizers: How many optimizers there are.
         looks: How often they had gradients to look at within the step; more often than there are optimizers where one of them calls the
             training step again, as LBFGS does.
+        twice: Two activations that the loss takes an output through, one straight after the other, as a phrase; empty where there are none.
     """
 
     loss: Tensor | None
@@ -55,6 +73,7 @@ class Observation:
     repeats: int
     optimizers: int
     looks: int
+    twice: str = ""
 
     def of_one_batch(self) -> Observation:
         """The same with the loss and the slopes of one of the batches of the step, where a single one was repeated."""
@@ -117,6 +136,7 @@ def observe(
         repeats=repeats,
         optimizers=len(training.optimizers),
         looks=seen.looks,
+        twice=seen.twice,
     )
 
 
@@ -161,6 +181,7 @@ class _Seen:
         looks: How often optimizers had gradients to look at.
         is_over: Whether gradients were cleared before the step, as between the two passes of sharpness-aware minimisation: the loss and the
             logits are those of the first pass.
+        twice: As of ``Observation``.
     """
 
     signature: Signature
@@ -173,6 +194,7 @@ class _Seen:
     optimizers: set[int] = field(default_factory=set)
     looks: int = 0
     is_over: bool = False
+    twice: str = ""
 
     def note_output(self, path: str, name: str, tensor: Any) -> None:
         """An output, or what may be one."""
@@ -187,6 +209,7 @@ class _Seen:
         """What is sent back."""
         if not self.looks and not self.is_over:
             self.losses.append(loss.detach().clone())
+            self.twice = self.twice or _activated_twice(loss, [each.tensor for each in self.outputs if each.path == path_of("")])
 
     def note_gradients(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """The gradients at a step; where several optimizers take one, those that each of them has at its own."""
@@ -349,3 +372,23 @@ def _scale(sent: dict[str, Tensor], taken: dict[str, Tensor]) -> float:
 
 def _slope(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.zeros_like(each) if each.grad is None else each.grad.detach() for each in tensors]).sum(0)
+
+
+def _activated_twice(loss: Tensor, outputs: Sequence[Tensor]) -> str:
+    """Two activations that make no sense one straight after the other, between the model's outputs and a loss, as a phrase."""
+    ends, seen, waiting = {tensor.grad_fn for tensor in outputs}, set(), [loss.grad_fn]
+    if not ends - {None}:
+        return ""
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        before = [each for each, _ in node.next_functions] if node not in ends else []
+        for inner in before if node.name() in _OF_SCORES else ():
+            while inner is not None and inner not in ends and _KEEPS_VALUES.fullmatch(inner.name().removesuffix("Backward0")):
+                inner = inner.next_functions[0][0]
+            if inner is not None and inner.name() in _PROBABILITIES:
+                return f"{_OF_SCORES[node.name()]} of {_PROBABILITIES[inner.name()]}"
+        waiting += before
+    return ""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.batches import Batch
+from harness.batches import IGNORED, Batch
 from harness.compat import BatchNorm
 from harness.errors import DivergedError
 from harness.properties.calling import mode
@@ -47,6 +47,15 @@ _LEAST = 100
 """Steps that must fit into the time for an attempt to be made."""
 
 _FLAT = 0.02
+
+_TELLING = 4
+"""Labels from which two numbers of a scale are told from chance."""
+
+_FOLLOWS = 0.02
+"""What a scale may leave of the spread of the outputs that follow the labels on it."""
+
+OF_NUMBERS = ("mse", "l1", "huber")
+"""Losses of outputs that are to come to numbers."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,8 @@ class Attempt:
         largest: Largest absolute value of the output at the end.
         moved: How far each trainable parameter went, relative to its size.
         reached: Names of the parameters that got a gradient.
+        own: What is left of the loss that the model was trained by, as a share of the first.
+        scale: What the output is of the labels where it follows them on another scale, as a phrase; empty where it does not.
     """
 
     how: str = ""
@@ -107,6 +118,8 @@ class Attempt:
     largest: float = 0.0
     moved: dict[str, float] = field(default_factory=dict)
     reached: set[str] = field(default_factory=set)
+    own: float = 1.0
+    scale: str = ""
 
     @property
     def best(self) -> float:
@@ -180,7 +193,7 @@ class _Watcher:
                 self.attempt.moved[name] = way / max(float(before.norm()), 1e-12)
         found = _predictions(self._subject, self._batch, model, self._goals)
         return {
-            name: replace(self.attempt, losses=losses, predicted=found[name][0], largest=found[name][1])
+            name: replace(self.attempt, losses=losses, predicted=found[name][0], largest=found[name][1], scale=found[name][2])
             for name, losses in self.losses.items()
         }
 
@@ -227,14 +240,15 @@ def attempt_to_overfit(
 
     model = trial.subject.fresh()
     try:
-        trial.train(
+        losses = trial.train(
             [batch] * _count(trial, seconds),
             TrialOptions(rate=rate),
             prepare=set_up,
             on_gradients=watcher.look,
             model=model,
             until=watcher.is_over,
-        )
+        ).losses
+        watcher.attempt.own = losses[-1] / losses[0] if losses and losses[0] > 0 else 1.0
     except DivergedError as error:
         watcher.attempt.diverged = error
     if watcher.attempt.diverged is None and max(watcher.losses[next(iter(goals))]) == 0:
@@ -298,18 +312,41 @@ def _batch_statistics(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def _predictions(subject: Subject, batch: Batch, model: nn.Module, names: Iterable[str]) -> dict[str, tuple[float, float]]:
-    """By output, the share of the labels that the model predicts, and its largest absolute value."""
+def _predictions(subject: Subject, batch: Batch, model: nn.Module, names: Iterable[str]) -> dict[str, tuple[float, float, str]]:
+    """By output, the share of the labels that the model predicts, its largest absolute value, and what it is of the labels."""
     values, signature = _outputs(subject, batch, model), subject.task.signature
     found = {}
     for output in (each for each in signature.outputs if each.name in names):
-        value, share = values[output.name], 0.0
+        value, share, scale = values[output.name], 0.0, ""
         labels = labels_in(signature, output, batch)
         if output.loss != "ctc" and not labels.is_floating_point():
             scores, labels = labelled(signature, output, value, labels)
             share = float((scores.argmax(-1) == labels).double().mean())
-        found[output.name] = (share, float(value.abs().max()))
+        elif output.loss in OF_NUMBERS and value.numel() == labels.numel():
+            scale = _scale_of(value.double().flatten(), labels.double().flatten())
+        found[output.name] = (share, float(value.abs().max()), scale)
     return found
+
+
+def _scale_of(values: Tensor, labels: Tensor) -> str:
+    """What values are of labels that they follow on another scale, as a phrase; empty where they do not follow them."""
+    known = labels != IGNORED
+    values, labels = values[known], labels[known]
+    if len(labels) < _TELLING or not bool(values.isfinite().all()):
+        return ""
+    for told, scaled in (
+        ("the labels", labels),
+        ("the logarithms of the labels", labels.log()),
+        ("log1p of the labels", labels.log1p()),
+    ):
+        if not bool(scaled.isfinite().all()):
+            continue
+        table = torch.stack([scaled, torch.ones_like(scaled)], 1)
+        factor, shift = (float(each) for each in torch.linalg.lstsq(table, values[:, None]).solution[:, 0])
+        spread = float((values - values.mean()).norm())
+        if spread and float((values - factor * scaled - shift).norm()) <= _FOLLOWS * spread:
+            return f"{told} times {factor:.3g} {'plus' if shift >= 0 else 'minus'} {abs(shift):.3g}"
+    return ""
 
 
 def _describe_optimizer(optimizer: Optimizer) -> str:

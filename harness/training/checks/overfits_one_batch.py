@@ -19,6 +19,7 @@ from harness.tasks import TaskSpec
 from harness.tasks.teaching import guessing, learnable, targeted
 from harness.training.checks.initial_loss import initial_loss
 from harness.training.checks.loss_targets import targets
+from harness.training.checks.observation import loss_name
 from harness.training.checks.optimizer_coverage import optimizer_coverage, tensors_of
 from harness.training.checks.overfit_attempt import (
     ENOUGH,
@@ -43,6 +44,9 @@ _FIRST = 0.5
 
 _PART = 0.3
 """Share of what can be learnt up to which what is left is a matter of degree."""
+
+_LEARNT = 0.01
+"""Share of its first value that is left of the loss of a training that has learnt its batch."""
 
 _LEAST_NATS = 0.3
 """What there must be to learn in a batch of classes."""
@@ -92,6 +96,16 @@ def overfits_one_batch(trial: Trial) -> Evidence:
         return Evidence(_NAME, Status.OK, message, **facts)
     if first.diverged is not None and first.steps == 0:
         return Evidence(_NAME, Status.FAIL, str(first.diverged), code="diverged", **facts)
+    if first.scale and first.own <= _LEARNT:
+        message = (
+            f"{loss_name(trial)} learns {_rows(trial, batch)}, {first.own:.2%} of its loss is left, but output `{name}` is not the labels: it "
+            f"is {first.scale}"
+        )
+        cause = (
+            "labels that are scaled for the loss, and answers that forward does not scale back; or labels that the config gives on another "
+            "scale than the outputs"
+        )
+        return Evidence(_NAME, Status.FAIL, message, cause=cause, code="output_on_another_scale", **facts)
     if first.late and not _is_stuck(first, goal):
         return Evidence(_NAME, Status.SKIPPED, first.late, counterexample=facts["counterexample"])
     owner = _owner(trial)

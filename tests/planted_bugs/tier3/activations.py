@@ -10,7 +10,7 @@ from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
 
 from ..register import HUMBATOVA
-from .training import LIT_SCORES, TABLE, LitScores, Scores, Training, plant
+from .training import CLASSES, LIT_SCORES, TABLE, LitScores, Scores, Training, plant
 
 SEVERAL = TaskSpec(
     TaskType.TABULAR_CLASSIFICATION,
@@ -56,6 +56,31 @@ class TanhFirst(LitScores):
         return super().loss(logits.tanh(), labels)
 
 
+class Overlap(LitScores):
+    """Trained by the overlap of what is said with the labels."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        wanted = F.one_hot(labels, CLASSES).to(logits.dtype)
+        return 1 - (self.said(logits) * wanted).sum(1).mean()
+
+    def said(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1)
+
+
+class OverlapOfTwo(Overlap):
+    """Moves the classes in between, which changes no number."""
+
+    def said(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1).T.unsqueeze(0).sigmoid()[0].T
+
+
+class OfLogarithms(Overlap):
+    """Sound: the softmax of the logarithms of probabilities is the probabilities."""
+
+    def said(self, logits: Tensor) -> Tensor:
+        return logits.softmax(1).log().softmax(1)
+
+
 TAGGED = Training(SEVERAL, LitTagged)
 
 for name, buggy, sound, says in (
@@ -73,3 +98,12 @@ for name, buggy, sound, says in (
         says=says,
         also=("overfits_one_batch",),
     )
+plant(
+    "sigmoid_of_a_softmax",
+    "training_loss[scores]",
+    Training(TABLE, OverlapOfTwo),
+    Training(TABLE, OfLogarithms),
+    "activation_before_loss",
+    HUMBATOVA,
+    says="takes a sigmoid of a softmax of an output",
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,6 +61,22 @@ class SmallRate(LitScores):
         return torch.optim.SGD(self.parameters(), lr=self.rate)
 
 
+class Standardised(LitScores):
+    """Learns numbers as distances from a mean; forward brings them back."""
+
+    def __init__(self, is_back: bool = True) -> None:
+        super().__init__()
+        self.net, self.is_back = Scores(1), is_back
+        self.register_buffer("mean", torch.tensor(4.0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        found = self.net(features)[:, 0]
+        return 2 * found + self.mean if self.is_back else found
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return F.mse_loss(self.net(batch["features"])[:, 0], (batch["labels"] - self.mean) / 2)
+
+
 class LongWarmUp(LitScores):
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=1e-3)
@@ -84,6 +101,7 @@ plant(
     "cannot_overfit",
     HUMBATOVA,
     says="though every label is predicted correctly: the logits stay between -1 and 1",
+    also=("training_loss[scores]",),
 )
 plant(
     "output_cannot_be_negative",
@@ -92,6 +110,16 @@ plant(
     NUMBERS,
     "cannot_overfit",
     HUMBATOVA,
+)
+plant(
+    "answers_on_another_scale",
+    "overfits_one_batch",
+    Training(NUMBER, partial(Standardised, is_back=False)),
+    Training(NUMBER, Standardised),
+    "output_on_another_scale",
+    HUMBATOVA,
+    says="is not the labels: it is the labels times 0.5 minus 2",
+    also=("training_loss[targets]",),
 )
 plant(
     "dead_units",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from harness.evidence import Status
 
 from ..register import ISLAM, PYTORCH
-from .training import CLASSES, LIGHTNING, LIT_SCORES, MANUAL, TABLE, LitScores, ManualScores, Scores, Training, plant
+from .training import CLASSES, FEATURES, LIGHTNING, LIT_SCORES, MANUAL, TABLE, LitScores, ManualScores, Scores, Training, plant
 
 # What a step changes
 
@@ -110,6 +110,60 @@ class NoStep(ManualScores):
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         self.manual_backward(self.loss(self(batch["features"]), batch["labels"]))
+
+
+# Several optimizers
+
+
+class InTurn(ManualScores):
+    """A generator of hard inputs and the classifier that it works against; each clears its gradients before its own loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.harder = nn.Linear(FEATURES, FEATURES)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        for sign, optimizer in zip((-1, 1), self.optimizers(), strict=True):  # type: ignore[arg-type]
+            self.clear_before(optimizer)
+            self.manual_backward(
+                sign * self.loss(self(batch["features"] + 0.1 * self.harder(batch["features"])), batch["labels"])
+            )
+            optimizer.step()
+            self.clear_after(optimizer)
+
+    def clear_before(self, optimizer: Any) -> None:
+        optimizer.zero_grad()
+
+    def clear_after(self, optimizer: Any) -> None:
+        pass
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.Adam(part.parameters(), lr=1e-2) for part in (self.harder, self.net)]
+
+
+class ClearedAfterwards(InTurn):
+    """Each clears its own gradients after its step, and the loss of the other leaves some there before the next."""
+
+    def clear_before(self, optimizer: Any) -> None:
+        pass
+
+    def clear_after(self, optimizer: Any) -> None:
+        optimizer.zero_grad()
+
+
+class NeverClearedOfTwo(InTurn):
+    def clear_before(self, optimizer: Any) -> None:
+        pass
+
+
+class OneLossForBoth(InTurn):
+    """One loss trains both, and each takes its step with it."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.manual_backward(self.loss(self(batch["features"] + 0.1 * self.harder(batch["features"])), batch["labels"]))
+        for optimizer in self.optimizers():  # type: ignore[union-attr]
+            optimizer.step()
+            optimizer.zero_grad()
 
 
 plant(
@@ -326,4 +380,27 @@ plant(
     module="project",
     status=Status.WARN,
     says="`project` has the attribute `requires_grad`, which is False and freezes nothing: `project.weight` is trained",
+)
+plant(
+    "cleared_after_the_step_only",
+    "accumulation",
+    Training(TABLE, ClearedAfterwards),
+    Training(TABLE, InTurn),
+    "gradient_of_another_loss",
+    LIGHTNING,
+    status=Status.WARN,
+    module="net.hidden.weight",
+    also=("overfits_one_batch",),
+    says="the loss of another optimizer leaves a gradient in `",
+)
+plant(
+    "never_cleared_of_two",
+    "accumulation",
+    Training(TABLE, NeverClearedOfTwo),
+    Training(TABLE, OneLossForBoth),
+    "gradient_not_cleared",
+    LIGHTNING,
+    module="harder.weight",
+    also=("overfits_one_batch",),
+    says="does not clear the gradient of `",
 )
