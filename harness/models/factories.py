@@ -23,8 +23,8 @@ from harness.models.settings import (
     read_settings,
     reads_from,
     takes_settings,
-    usual_value,
 )
+from harness.models.usual_values import snake_case, usual_value
 from harness.models.wrapped import call_by
 from harness.models.written_calls import WrittenCalls
 
@@ -168,6 +168,7 @@ def factories(
         inner = {name for part in set(functions) & used for name in callables[part].__code__.co_names}  # one that chooses a layer
         models = [name for name in _not_parts(classes) if name not in inner or len(classes) == 1]
         names = [*(name for name in _USUAL_NAMES if name in callables), *reversed(whole), *reversed(models)]
+        names = sorted(names, key=is_only_for_training)
     written = WrittenCalls.of(module)
     for name in dict.fromkeys(names):
         factory = _with_arguments(module, name, callables[name], given, written)
@@ -175,6 +176,14 @@ def factories(
             yield factory
         else:
             refused[name] = factory
+
+
+_FOR_TRAINING = re.compile(r"discriminator|critic(?!s)|loss|criterion|(?:^|_)ema(?:_|$)", re.IGNORECASE)
+
+
+def is_only_for_training(name: str) -> bool:
+    """Whether a name is that of something by which the model of a file is trained, such as the discriminator beside a generator."""
+    return _FOR_TRAINING.search(name) is not None and "actor" not in name.lower()
 
 
 def _is_model_class(value: object) -> bool:
@@ -275,23 +284,24 @@ def _fill(
 
     Returns those that get none of these, and the guesses.
     """
-    constants = {name.lower(): value for name, value in vars(module).items() if type(value) in (bool, int, float, str)}
+    constants = {snake_case(name): value for name, value in vars(module).items() if type(value) in (bool, int, float, str)}
+    options = {snake_case(name): value for name, value in defaults.items()}
     wants: list[inspect.Parameter] = []
     guessed: list[str] = []
     for parameter in required:
         name = parameter.name
         if parameter.kind is parameter.POSITIONAL_ONLY:
             wants.append(parameter)
-        elif name.lower() in constants:
-            kwargs[name] = constants[name.lower()]
+        elif snake_case(name) in constants:
+            kwargs[name] = constants[snake_case(name)]
         elif (usual := usual_value(name)) is not None and _may_hold(parameter, usual):
             kwargs[name] = usual
             guessed.append(name)
         elif (word := compared_word(name, target)) is not None:
             kwargs[name] = word
             guessed.append(name)
-        elif name in defaults:
-            kwargs[name] = defaults[name]
+        elif snake_case(name) in options:
+            kwargs[name] = options[snake_case(name)]
             guessed.append(name)
         else:
             wants.append(parameter)

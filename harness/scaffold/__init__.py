@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,23 +9,19 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-import torch
 from torch import nn
 
-from harness.compat import compiler_left_out
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError
 from harness.files import write_whole
-from harness.models.attempts import Patience, methods_to_call
+from harness.models.attempts import Patience
 from harness.models.copies import Reuse
-from harness.models.factories import Factory, called_through, factories, has_forward, inner_model
+from harness.models.factories import Factory, factories
 from harness.models.first_call.argument import GivenInput
 from harness.models.inspection import Guess, guess_task, signature_of
 from harness.models.loading import refuse_dangerous
-from harness.models.settings import compared_words
-from harness.models.structure import StoppedError, stopping_at
-from harness.models.wrapped import call_by
 from harness.models.written_calls import WrittenCalls
 from harness.scaffold.bridge import Source, bridge_path, bridge_text, import_model, needs_bridge, refuse_elsewhere
+from harness.scaffold.building import agreeing, built
 from harness.scaffold.config_text import config_text
 from harness.scaffold.declared import Declared, declare, said_axes, with_near_classes
 from harness.scan import training_calls
@@ -37,10 +30,6 @@ from harness.user_code import raised
 
 _SHOWN = 2
 """Names of a file of which a message says what was wrong with each."""
-
-_VAST = 1_000_000_000
-_MANY = 1 << 26
-"""Bytes of parameters of a model that is simply built."""
 
 _MAKES = ("from_name", "from_config", "make_default", "make_", "build", "create")
 
@@ -174,18 +163,11 @@ def _find(
     possible = list(factories(source.module, arguments, only, tried))
     shapes = WrittenCalls.of(source.module).shapes
     for index, made in enumerate(possible):
-        try:
-            if not trust:
-                refuse_dangerous(source.file, source.file.name, made.name, made.kwargs)
-            patience.stage(f"building {made.call}")
-            made, model = _built(replace(made, method=asked.call))
-            guess, declared = _task_of(made, model, source.module, asked, (*_image_of(made), *shapes), patience)
-        except (Exception, SystemExit) as error:  # a model may do anything while it is looked at
-            why = str(error) if isinstance(error, UserError) else f"cannot be looked at: {raised(error)}"
-            tried[made.call if made.kwargs or made.settings else made.name] = why.removeprefix(f"{made.name} ") + _makers(made)
-        else:
-            others = tuple(other.name for other in possible[index + 1 :] if not _is_loss(other.name))
-            return _Found(made, model, guess, declared, others)
+        others = tuple(other.name for other in possible[index + 1 :] if not _is_loss(other.name))
+        found = _looked_at(source, made, asked, shapes, patience, trust)
+        if isinstance(found, _Found):
+            return replace(found, others=others)
+        tried[made.call if made.kwargs or made.settings else made.name] = found.removeprefix(f"{made.name} ") + _makers(made)
         if patience.is_over and index + 1 < len(possible):
             left = ", ".join(other.name for other in possible[index + 1 :])
             tried[left] = f"not tried: stopped after {patience.seconds:g} s; --factory NAME takes one of them"
@@ -205,6 +187,27 @@ def _find(
     raise FactoryError(
         f"{source.file.name}: nothing here is a model that a suite can be written for. Tried:{found}\n{_WHAT_TO_ADD}"
     )
+
+
+def _looked_at(
+    source: Source, made: Factory, asked: _Asked, shapes: tuple[tuple[int, ...], ...], patience: Patience, trust: bool
+) -> _Found | str:
+    """A model of a factory and its task, with guessed sizes that agree where those that were guessed first do not; or why there is none."""
+    attempts, why = [replace(made, method=asked.call)], ""
+    for attempt in attempts:
+        try:
+            if not trust:
+                refuse_dangerous(source.file, source.file.name, attempt.name, attempt.kwargs)
+            patience.stage(f"building {attempt.call}")
+            whole, model = built(attempt)
+            guess, declared = _task_of(whole, model, source.module, asked, (*_image_of(whole), *shapes), patience)
+        except (Exception, SystemExit) as error:  # a model may do anything while it is looked at
+            if not why:
+                why = str(error) if isinstance(error, UserError) else f"cannot be looked at: {raised(error)}"
+                attempts += agreeing(attempt, why)
+        else:
+            return _Found(whole, model, guess, declared, ())
+    return why
 
 
 def _task_of(
@@ -246,87 +249,6 @@ def _makers(made: Factory) -> str:
         return ""
     methods = [name for name, value in vars(made.target).items() if isinstance(value, classmethod) and name.startswith(_MAKES)]
     return f" (another way: --factory {made.name}.{methods[0]})" if methods else ""
-
-
-def _built(made: Factory) -> tuple[Factory, nn.Module]:
-    """A model of a factory, called through a submodule where it has no ``forward``."""
-    try:
-        model = _built_unless_vast(made)
-    except FactoryError as error:
-        if re.search(r"'int' object is not (?:iterable|subscriptable)|object of type 'int' has no len", str(error)):
-            made, model = _built_from_lists(made, error)
-        else:
-            made, model = _built_by_other_words(made, error)
-    if made.method:
-        call_by(model, made.method, made.name)
-        return made, model
-    through = inner_model(model)
-    methods = [] if has_forward(model) else methods_to_call(type(model))
-    if methods and not (through and hasattr(model, "training_step")):  # whose methods are steps of a training
-        call_by(model, methods[0], made.name)
-        return replace(made, method=methods[0]), model
-    return (replace(made, through=through), called_through(model, through)) if through else (made, model)
-
-
-def _built_from_lists(made: Factory, refused: FactoryError) -> tuple[Factory, nn.Module]:
-    """A model of which a guessed size has to be a list of sizes.
-
-    Raises:
-        FactoryError: No size does, taken for a list.
-    """
-    for name in made.guessed:
-        if type(made.kwargs.get(name)) is int:
-            listed = replace(made, kwargs={**made.kwargs, name: [made.kwargs[name]] * 2})
-            with contextlib.suppress(FactoryError):
-                return listed, listed.source.build()
-    raise refused
-
-
-def _built_by_other_words(made: Factory, refused: FactoryError) -> tuple[Factory, nn.Module]:
-    """A model of which a guessed word, such as a mode whose package is not there, is another one that the code compares it with.
-
-    Raises:
-        FactoryError: No other word builds it.
-    """
-    for name in made.guessed:
-        for word in compared_words(name, made.target)[1:] if isinstance(made.kwargs.get(name), str) else ():
-            other = replace(made, kwargs={**made.kwargs, name: word})
-            with contextlib.suppress(FactoryError):
-                return other, other.source.build()
-    raise refused
-
-
-def _built_unless_vast(made: Factory) -> nn.Module:
-    """A model; of one with many weights it is found out first how many, on meta, for which PyTorch imports its compiler for a second."""
-    try:
-        with stopping_at(_MANY):
-            return made.source.build()
-    except StoppedError:
-        _refuse_vast(made)
-    except FactoryError as error:
-        if "memory" in str(error.__cause__):  # a single weight that is larger than memory is refused before it is counted
-            _refuse_vast(made)
-        raise
-    return made.source.build()
-
-
-def _refuse_vast(made: Factory) -> None:
-    """Refuses a model that would take minutes and all memory to build, such as one of the published size of a language model.
-
-    Raises:
-        FactoryError: It has too many parameters.
-    """
-    try:
-        with compiler_left_out(), torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
-            count = sum(parameter.numel() for parameter in made.outline().parameters())
-    except (Exception, SystemExit):  # a model that cannot be outlined is built
-        return
-    if count > _VAST:
-        name = made.settings.expression if made.settings else made.call
-        raise FactoryError(
-            f"{made.name} makes a model of {count / 1e9:.1f} billion parameters, more than init builds (1 billion): give smaller sizes than "
-            f"those of {name}, as --arg NAME=VALUE"
-        )
 
 
 def _instances(module: ModuleType) -> list[str]:

@@ -225,3 +225,18 @@ def test_settings_that_a_class_leaves_open_get_usual_sizes(tmp_path: Path) -> No
     config = load_config(scaffold(tmp_path / "model.py").config)
     assert (config.task_type, config.vocab_size, config.num_classes) == ("sequence_classification", 256, 3)
     assert "vars(TokenModel.get_default_config())" in (tmp_path / "modeltiers_model.py").read_text()
+
+
+def test_guessed_sizes_that_have_to_agree_are_made_equal(tmp_path: Path) -> None:
+    text = (
+        "class Net(nn.Module):\n"
+        "    def __init__(self, input_size, output_size):\n"
+        "        super().__init__()\n"
+        "        self.sizes, self.layer = output_size, nn.GRUCell(input_size, 8)\n"
+        "        self.last = nn.Linear(8, output_size)\n"
+        "    def forward(self, items):\n"
+        "        return self.last(self.layer(torch.nn.functional.one_hot(items, self.sizes).float()))\n"
+    )
+    keys = declared(models.HEAD + text, tmp_path)
+    assert keys["inputs"] == {"items": {"axes": ["batch"], "values": {"ids": 16}}}
+    assert load_config(tmp_path / "modeltiers.toml").model_kwargs == {"input_size": 16, "output_size": 16}

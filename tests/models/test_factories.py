@@ -120,3 +120,22 @@ def test_settings_are_those_of_a_file_beside_the_model_that_has_them_all(tmp_pat
     assert made.settings is not None
     assert made.settings.expression == "SimpleNamespace(rates=[8, 4], resblock='1')"
     assert (made.guessed, made.place) == ((), "config_v1.json")
+
+
+def test_names_in_camel_case_say_the_same_and_a_discriminator_is_not_the_model(tmp_path: Path) -> None:
+    made = first(
+        tmp_path,
+        "class Generator(nn.Module):\n"
+        "    def __init__(self, hiddenSize, nHead, isTrained, classCount):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(hiddenSize, classCount)\n"
+        "    def forward(self, x):\n"
+        "        return self.layer(x)\n\n\n"
+        "class Discriminator(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(4, 1)\n"
+        "    def forward(self, x):\n"
+        "        return self.layer(x)\n",
+    )
+    assert (made.name, made.kwargs) == ("Generator", {"hiddenSize": 64, "nHead": 4, "isTrained": False, "classCount": 4})

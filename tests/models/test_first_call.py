@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ForwardError
+from harness.models.first_call.alike import names_alike
 from harness.models.first_call.argument import GivenInput
 from harness.models.first_call.examples import written_examples
 from harness.models.first_call.hints import read_hints
@@ -226,3 +227,38 @@ def test_an_input_that_the_file_makes_is_made_again(
     made = written_examples(module, module.Net())
     assert (tuple(made["x"][0].shape) if made else None) == shape
     sys.modules.pop(module.__name__, None)
+
+
+def test_two_images_of_a_pair_grow_together_to_the_side_that_the_linear_layer_says() -> None:
+    def forward(self: nn.Module, img_a: Tensor, img_b: Tensor) -> Tensor:
+        one, other = (self.layers[2](self.layers[1](self.layers[0](x)).flatten(1)) for x in (img_a, img_b))  # type: ignore[index,operator]
+        return (one - other).abs()
+
+    call = found(forward, nn.Conv2d(1, 3, 9), nn.MaxPool2d(8), nn.Linear(3 * 6 * 6, 2))
+    sizes = shapes(call)
+    assert sizes["img_a"] == sizes["img_b"]
+    assert (sizes["img_a"][2] - 8) // 8 == 6
+
+
+def test_a_length_at_which_the_output_is_no_number_is_not_taken() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        pooled = self.layers[0](x)[..., ::16]  # type: ignore[index,operator]
+        return (pooled - pooled.mean(-1, keepdim=True)) / pooled.std(-1, keepdim=True)
+
+    assert shapes(found(forward, nn.Conv1d(2, 2, 1)))["x"][2] > 16
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        (["x1", "x2"], [("x1", "x2")]),
+        (["anchor", "positive", "negative", "margin"], [("anchor", "positive", "negative")]),
+        (["img_a", "img_b", "t"], [("img_a", "img_b")]),
+        (["first_seq", "second_seq"], [("first_seq", "second_seq")]),
+        (["x", "pos"], []),
+        (["h_0", "c_0"], []),
+        (["user", "item"], []),
+    ],
+)
+def test_names_that_differ_by_a_number_or_a_word_take_the_same(names: list[str], groups: list[tuple[str, ...]]) -> None:
+    assert names_alike(names) == groups

@@ -531,3 +531,18 @@ def test_a_formula_of_two_axes(size: Callable[[int, int], int], formula: str | N
     steps = (16, 20, 24, 28)
     changes = [("h", {h: size(h, 12) for h in steps}), ("w", {w: size(16, w) for w in (12, *steps)})]
     assert product(changes, {"h": 16, "w": 12}, size(16, 12)) == formula
+
+
+class Standardised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv1d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)[..., ::2]
+        return (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True)
+
+
+def test_a_size_at_which_the_output_is_no_number_does_not_work() -> None:
+    found = signature_from_call(Standardised(), {"x": torch.randn(3, 2, 9)})
+    assert found.keys["axes"]["time"]["min"] == 3

@@ -77,7 +77,7 @@ class Guesses:
         """Larger images and longer sequences."""
         for path in sorted(paths):
             argument = self.at(path)
-            if argument is None or len(argument.sizes) < 2 or argument.holds == "parts":
+            if argument is None or argument.fixed or len(argument.sizes) < 2 or argument.holds == "parts":
                 continue
             if len(argument.sizes) > 3:
                 sizes = argument.sizes[:2] + tuple(size * 2 for size in argument.sizes[2:])

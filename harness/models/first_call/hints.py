@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from harness.models.first_call.alike import made_alike
 from harness.models.first_call.argument import BATCH, FEW, IMAGE_SIDE, Argument, default_sizes
+from harness.models.usual_values import snake_case
 
 _FLEXIBLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -116,7 +118,7 @@ def read_hints(model: nn.Module, kwargs: Mapping[str, Any], examples: Mapping[st
         elif parameter.default is None and parameter.kind not in _FLEXIBLE:
             optional[parameter.name] = guess
     has_tables = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in model.modules())
-    return Hints(_masked(_of_one_graph(required, has_tables), has_tables), optional, sizes)
+    return Hints(made_alike(_masked(_of_one_graph(required, has_tables), has_tables)), optional, sizes)
 
 
 def part_guess(key: str) -> Argument:
@@ -293,7 +295,7 @@ def _sizes_of(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, int]:
     found |= {p.name: p.default for p in defaults if type(p.default) is int}
     found |= {key: value for key, value in vars(model).items() if type(value) is int and not key.startswith("_")}
     found |= {key: value for key, value in kwargs.items() if type(value) is int}
-    return {key.lower(): value for key, value in found.items() if value > 0}
+    return {snake_case(key): value for key, value in found.items() if value > 0}
 
 
 def hidden_state(model: nn.Module, rows: int) -> Any:

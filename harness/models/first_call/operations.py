@@ -188,3 +188,41 @@ def repaired_sizes(guesses: Guesses, failure: Failure) -> Repairs:
     rule = _RULES.get(failure.operation)
     if rule is not None:
         yield from rule(guesses, failure)
+
+
+_IMAGE_AXES = 4
+
+
+class Sides:
+    """Remembers which width each side of images gave at the first linear layer, as no formula gives it behind strides."""
+
+    def __init__(self) -> None:
+        self._widths: dict[tuple[str, int], dict[int, int]] = {}
+
+    def narrowed(self, guesses: Guesses, failure: Failure) -> Repairs:
+        """A side between one that gave too little and one that gave too much.
+
+        Args:
+            guesses: The arguments of the call that failed.
+            failure: How it failed.
+        """
+        if failure.operation != "linear" or len(failure.tensors) < 2 or not failure.tensors[0].shape:
+            return
+        got, wanted = failure.tensors[0].shape[-1], failure.tensors[1].shape[-1]
+        for path in sorted(failure.sources):
+            argument = guesses.at(path)
+            if argument is None or not argument.is_free or len(argument.sizes) < _IMAGE_AXES:
+                continue
+            widths = self._widths.setdefault((path, wanted), {})
+            widths[argument.sizes[-1]] = got
+            low = max((side for side, width in widths.items() if width < wanted), default=None)
+            high = min((side for side, width in widths.items() if width > wanted), default=None)
+            if low is None or high is None or high - low < 2:
+                continue
+            area = len(argument.sizes) - 2
+            ends = [widths[side] ** (1 / area) for side in (low, high)]
+            share = (wanted ** (1 / area) - ends[0]) / (ends[1] - ends[0])
+            for side in dict.fromkeys((round(low + share * (high - low)), (low + high) // 2)):
+                if low < side < high:
+                    sizes = argument.sizes[:2] + (side,) * area
+                    yield 0, guesses.put(path, replace(argument, sizes=sizes, made=None))

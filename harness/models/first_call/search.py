@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from harness.errors import ConfigError, ForwardError, did_you_mean
 from harness.models.attempts import Patience, signature_of
+from harness.models.first_call.alike import changed_alike
 from harness.models.first_call.argument import BATCH, FEW, Argument
 from harness.models.first_call.guesses import Guesses
 from harness.models.first_call.hints import STATES, Hints, hidden_state
+from harness.models.first_call.operations import Sides
 from harness.models.first_call.repairs import last_resorts, repairs
 from harness.models.first_call.tried import FoundCall, TriedModel, shown, why_not
 from harness.models.first_call.watching import Failure, Watch, tensors_in
@@ -113,6 +115,7 @@ def _search(
     closest: tuple[Guesses, Failure] | None = None
     begun = subject.calls
     doubtful: FoundCall | None = None
+    sides = Sides()
     while queue and subject.calls - begun < (min(most, _AT_LEAST) if subject.patience.is_over else most):
         cost, _, guesses = heapq.heappop(queue)
         if guesses.key in tried:
@@ -121,27 +124,34 @@ def _search(
         subject.patience.say(f"calling it with {', '.join(f'{name}={shown(a)}' for name, a in guesses.arguments.items())}")
         returned, failure, watch, values = subject.call(guesses)
         if failure is None:
-            if guesses.arguments and any(True for _ in tensors_in(_plain(returned), "")):
+            is_a_call = bool(guesses.arguments) and any(True for _ in tensors_in(_plain(returned), ""))
+            if is_a_call:
                 found = _as_it_reads(subject, FoundCall(guesses.arguments, values, returned), watch)
-                if _takes_more_rows(subject, found):
+                if not _has_nan(returned) and _takes_more_rows(subject, found):
                     return found, None
                 if doubtful is None:
                     doubtful, most = found, min(most, subject.calls - begun + _MOST_CALLS_FOR_A_BETTER_ONE)
-            changes = [] if guesses.arguments else _first_options(optional)
+            changes = list(guesses.grown(guesses.paths())) if is_a_call else []
+            changes += [] if guesses.arguments else _first_options(optional)
             failure = Failure(TypeError(f"forward returned {type(returned).__name__}, no tensor"))
         else:
-            changes = [*repairs(guesses, failure), *_options(guesses, failure, optional)]
+            changes = [*sides.narrowed(guesses, failure), *repairs(guesses, failure), *_options(guesses, failure, optional)]
         if closest is None or failure.done > closest[1].done or (guesses.arguments and not closest[0].arguments):
             closest = (guesses, failure)
         if isinstance(failure.error, NotImplementedError) and not failure.operation:  # no other argument mends that
             break
         if cost < 24:
             changes += list(last_resorts(guesses))
-        for more, changed in changes:
+        for more, changed in changed_alike(guesses, changes):
             if cost + more < cheapest.get(changed.key, cost + more + 1):
                 cheapest[changed.key] = cost + more
                 heapq.heappush(queue, (cost + more, next(order), changed))
     return doubtful, closest
+
+
+def _has_nan(returned: Any) -> bool:
+    """Whether an output is not a number somewhere, as the deviation over too few elements is."""
+    return any(bool(tensor.isnan().any()) for _, tensor in tensors_in(_plain(returned), ""))
 
 
 def _takes_more_rows(subject: TriedModel, found: FoundCall) -> bool:

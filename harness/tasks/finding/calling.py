@@ -55,6 +55,7 @@ class Call:
     Attributes:
         inputs: The tensors of the call.
         outputs: What it returned, by name.
+        usual: What it returns for random inputs of the same sizes, once that is known.
         dropped: Arguments that are left out, with the reason.
         groups: Arguments that are objects of a class.
         trace: What the call did that tells what its inputs and outputs mean.
@@ -88,6 +89,7 @@ class Call:
         except Exception as error:
             shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.inputs.items())
             raise ExampleError(f"{self._name} called with the example ({shapes}) raised {raised(error)}") from error
+        self.usual = self.outputs
         self.trace.finish(self.outputs)
         self._cost = first.used
         self.begin(seconds)
@@ -123,6 +125,13 @@ class Call:
         except Exception:  # whatever a model raises of a size that it does not take
             return None
         return found if list(found) == list(self.outputs) and self._keeps_rows(inputs, found) else None
+
+    def is_as_finite(self, found: Mapping[str, Any] | None) -> bool:
+        """Whether there are outputs, finite where the usual ones are; a deviation over a single element, for one, is NaN."""
+        return found is not None and all(
+            bool(tensor.isfinite().all()) or not bool(before.isfinite().all())
+            for tensor, before in zip(tensors_in(found), tensors_in(self.usual), strict=False)
+        )
 
     def _keeps_rows(self, inputs: Tensors, found: Mapping[str, Any]) -> bool:
         """Whether the outputs that had as many rows as the inputs have as many again."""

@@ -207,7 +207,9 @@ class FoundInputs:
         Raises:
             ExampleError: It refuses those too.
         """
-        if self.tried({}) is not None or self.call.is_spent:
+        usual = self.tried({})
+        self.call.usual = usual or self.call.outputs
+        if usual is not None or self.call.is_spent:
             return
         made = self._batch({})
         for name, tensor in self.call.inputs.items():
@@ -257,7 +259,7 @@ class FoundInputs:
         return Found(keys.get("min", 1), None, step) if is_alike else None
 
     def _takes(self, axis: str, size: int) -> bool:
-        return self.tried({axis: size}) is not None
+        return self.call.is_as_finite(self.tried({axis: size}))
 
     def _is_more_rows(self, axis: str) -> bool:
         """Whether twice the size is taken for twice the rows, as by ``x.view(-1, 784)``."""

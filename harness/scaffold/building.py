@@ -1,0 +1,131 @@
+"""A model of a factory: built, with other arguments where guessed ones do not go together; and what is called of it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+
+import torch
+from torch import nn
+
+from harness.compat import compiler_left_out
+from harness.errors import FactoryError
+from harness.models.attempts import methods_to_call
+from harness.models.factories import Factory, called_through, has_forward, inner_model
+from harness.models.settings import compared_words
+from harness.models.structure import StoppedError, stopping_at
+from harness.models.wrapped import call_by
+
+_VAST = 1_000_000_000
+_MANY = 1 << 26
+"""Bytes of parameters of a model that is simply built."""
+
+_MOST_AGREEMENTS = 4
+"""Pairs of guessed sizes that are made equal at most."""
+
+
+def agreeing(made: Factory, message: str) -> Iterator[Factory]:
+    """The factory with two of its guessed sizes equal that a message speaks of, such as one of an input and one of an output.
+
+    Args:
+        made: What makes a model that could not be built or called.
+        message: What was raised.
+    """
+    said = re.sub(r"\(\w+\.py, line \d+\).*", "", message.rpartition("raise")[2])
+    numbers = {int(number) for number in re.findall(r"(?<![\w.])\d+(?![\w.]*\w)|(?<=x)\d+|\d+(?=x)", said)}
+    sizes = {name: made.kwargs[name] for name in made.guessed if type(made.kwargs.get(name)) is int}
+    named = [
+        pair for pair in combinations(sizes, 2) if sizes[pair[0]] != sizes[pair[1]] and {sizes[name] for name in pair} <= numbers
+    ]
+    for one, other in named[: _MOST_AGREEMENTS // 2]:
+        yield replace(made, kwargs={**made.kwargs, other: sizes[one]})
+        yield replace(made, kwargs={**made.kwargs, one: sizes[other]})
+
+
+def built(made: Factory) -> tuple[Factory, nn.Module]:
+    """A model of a factory, called through a submodule, or by another method, where it has no ``forward``.
+
+    Raises:
+        FactoryError: It cannot be built, with other guesses neither.
+    """
+    try:
+        model = _built_unless_vast(made)
+    except FactoryError as error:
+        if re.search(r"'int' object is not (?:iterable|subscriptable)|object of type 'int' has no len", str(error)):
+            made, model = _built_from_lists(made, error)
+        else:
+            made, model = _built_by_other_words(made, error)
+    if made.method:
+        call_by(model, made.method, made.name)
+        return made, model
+    through = inner_model(model)
+    methods = [] if has_forward(model) else methods_to_call(type(model))
+    if methods and not (through and hasattr(model, "training_step")):  # whose methods are steps of a training
+        call_by(model, methods[0], made.name)
+        return replace(made, method=methods[0]), model
+    return (replace(made, through=through), called_through(model, through)) if through else (made, model)
+
+
+def _built_from_lists(made: Factory, refused: FactoryError) -> tuple[Factory, nn.Module]:
+    """A model of which a guessed size has to be a list of sizes.
+
+    Raises:
+        FactoryError: No size does, taken for a list.
+    """
+    for name in made.guessed:
+        if type(made.kwargs.get(name)) is int:
+            listed = replace(made, kwargs={**made.kwargs, name: [made.kwargs[name]] * 2})
+            with contextlib.suppress(FactoryError):
+                return listed, listed.source.build()
+    raise refused
+
+
+def _built_by_other_words(made: Factory, refused: FactoryError) -> tuple[Factory, nn.Module]:
+    """A model of which a guessed word, such as a mode whose package is not there, is another one that the code compares it with.
+
+    Raises:
+        FactoryError: No other word builds it.
+    """
+    for name in made.guessed:
+        for word in compared_words(name, made.target)[1:] if isinstance(made.kwargs.get(name), str) else ():
+            other = replace(made, kwargs={**made.kwargs, name: word})
+            with contextlib.suppress(FactoryError):
+                return other, other.source.build()
+    raise refused
+
+
+def _built_unless_vast(made: Factory) -> nn.Module:
+    """A model; of one with many weights it is found out first how many, on meta, for which PyTorch imports its compiler for a second."""
+    try:
+        with stopping_at(_MANY):
+            return made.source.build()
+    except StoppedError:
+        _refuse_vast(made)
+    except FactoryError as error:
+        if "memory" in str(error.__cause__):  # a single weight that is larger than memory is refused before it is counted
+            _refuse_vast(made)
+        raise
+    return made.source.build()
+
+
+def _refuse_vast(made: Factory) -> None:
+    """Refuses a model that would take minutes and all memory to build, such as one of the published size of a language model.
+
+    Raises:
+        FactoryError: It has too many parameters.
+    """
+    try:
+        with compiler_left_out(), torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
+            count = sum(parameter.numel() for parameter in made.outline().parameters())
+    except (Exception, SystemExit):  # a model that cannot be outlined is built
+        return
+    if count > _VAST:
+        name = made.settings.expression if made.settings else made.call
+        raise FactoryError(
+            f"{made.name} makes a model of {count / 1e9:.1f} billion parameters, more than init builds (1 billion): give smaller sizes than "
+            f"those of {name}, as --arg NAME=VALUE"
+        )
