@@ -72,7 +72,7 @@ class Evidence:
         cause: What usually causes it.
         details: Further facts, JSON-ready.
         compared: How ``measured`` and ``bound`` are shown, where the usual words do not fit.
-        code: What kind of finding it is, in snake case, such as ``reads_later_positions``: stays the same when the message is worded anew. Empty
+        code: What kind of finding it is, in snake case, such as ``reads_later_positions``: stays the same when the message is reworded. Empty
             where a property has one kind only.
         investigate: Finds ``module``, and ``place`` where it returns a ``Blame``; slow, so it is left until the finding is reported.
     """

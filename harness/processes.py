@@ -31,7 +31,7 @@ def end_with(parent):
 if hasattr(os, "killpg"):
     threading.Thread(target=end_with, args=(PARENT,), daemon=True).start()
 """
-"""Ends the process, and all it started where it has a group of its own, once its parent is gone, in whatever way."""
+"""Ends the process, and all it started where it has its own group, once its parent is gone, in whatever way."""
 
 _BOOT = """\
 import importlib.util, runpy, sys

@@ -26,13 +26,13 @@ USUAL = ("finite_output", "eval_deterministic", "batch_independence", "causal", 
 
 @dataclass
 class Watch:
-    """Judges a model while it is trained. The training goes on as it would have without: it is copies that are judged.
+    """Judges a model while it is trained. The training continues as it would have without: it is copies that are judged.
 
     Attributes:
         example: Forward's arguments of one working call; see ``pytest_modeltiers.live.judge``.
         only: Names of properties.
         every: Steps from one judging to the next; ``None`` for the start and the end only.
-        share: Seconds that one test may go on drawing examples.
+        share: Seconds that one test may draw examples.
         stop: Whether a failure ends the training.
         folder: Where the report of each judging is written, in a folder for each step; ``None`` for nowhere.
         task: What the model is for; by default what its calls show.

@@ -23,7 +23,7 @@ def fixtures_by_name(item: pytest.Item) -> dict[str, Any]:
 
 @contextmanager
 def modules_may_raise() -> Iterator[None]:
-    """Drawing goes on where a loaded module raises when it is asked for its file: ``providers._get_local_constants``.
+    """Drawing continues where a loaded module raises when it is asked for its file: ``providers._get_local_constants``.
 
     Hypothesis looks for constants in every loaded module. A module that is imported at its first use (speechbrain has such) may lack a
     package then, and its ImportError would end the draw. Without this private part that error is reported as an internal one.

@@ -186,7 +186,7 @@ def trial(request: pytest.FixtureRequest, suite: Suite, subject: Subject, traini
 
 @pytest.fixture
 def monitor(request: pytest.FixtureRequest, suite: Suite, subject: Subject) -> Monitor:
-    """The model, the config's evaluation data, and the runs it is held against; each part is measured once."""
+    """The model, the config's evaluation data, and the runs it is compared with; each part is measured once."""
     is_foreign = any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec"))
     return suite.monitor_of(subject) if is_foreign else suite.monitor
 

@@ -80,7 +80,7 @@ class Judge:
     Attributes:
         name: The property.
         subject: The model.
-        share: Seconds the test may go on drawing examples.
+        share: Seconds the test may draw examples.
         start: Seed of what is drawn.
         selection: What else is judged in this run.
         label: The property with its case, such as ``finite_output[typical]``.
@@ -233,7 +233,7 @@ class Judge:
         return {**found, "forwards": calls.forwards, "rows": calls.rows}
 
     def stop(self, reason: str) -> None:
-        """Records that the test could not go on, which is a failure; nothing more is looked into."""
+        """Records that the test could not continue, which is a failure; nothing more is looked into."""
         self._keep(Evidence(self.name, Status.FAIL, reason, code="not_measured"))
         assert self.worst is not None
         self._final = replace(self.worst, investigate=None)

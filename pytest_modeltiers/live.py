@@ -156,7 +156,7 @@ def judge(
         adapter: How it is called; by default as the example was.
         only: Names of properties, where not all are wanted.
         tiers: Which tiers: 1, 2 or both.
-        share: Seconds that one test may go on drawing examples.
+        share: Seconds that one test may draw examples.
         seed: Seed of what is drawn.
         progress: Whether to show a bar; by default in notebooks and on terminals.
 
@@ -241,7 +241,7 @@ def judge_model(
         task: What the model is for.
         adapter: How it is called; by default the task's own.
         seed: Seed of the weights and of what is drawn.
-        share: Seconds that one property may go on drawing examples.
+        share: Seconds that one property may draw examples.
         only: Names of properties, where not all are wanted.
         tiers: Which tiers; those that need nothing but a model are 1 and 2.
         mending_seconds: Processor time that may be spent on each failure to look for a change of the code that mends it.
@@ -305,7 +305,7 @@ def judged(
     Args:
         given: The model, with how it is copied.
         tests: The tests.
-        share: Seconds that one test may go on drawing examples.
+        share: Seconds that one test may draw examples.
         mending_seconds: See ``judge_model``.
     """
 

@@ -33,7 +33,7 @@ _LAST_TIER = 3
 """The last tier whose tests ask the model itself."""
 
 _SHARE = 0.05
-"""Seconds that a test may go on drawing examples when it is asked again."""
+"""Seconds that a test may draw examples when it is asked again."""
 
 _MOST_BYTES = 1 << 26
 """Of weights: a larger model takes too long to be built again and again."""
@@ -110,7 +110,7 @@ def _files_of(model: nn.Module) -> list[str]:
 
 
 class _Again:
-    """Asks tests once more, of a model that is built anew."""
+    """Asks tests once more, of a model that is built again."""
 
     def __init__(self, judge: Judge, name: str, case: str | None, remake: Remake) -> None:
         self.judge, self.name, self.case, self.remake = judge, name, case, remake

@@ -210,11 +210,11 @@ class Suite:
 
     @cached_property
     def monitor(self) -> Monitor:
-        """The suite's own model and what it is held against."""
+        """The suite's own model and what it is compared with."""
         return self.monitor_of(self.subject(self.model()))
 
     def monitor_of(self, subject: Subject) -> Monitor:
-        """A subject and what it is held against."""
+        """A subject and what it is compared with."""
         from harness.monitoring.run import monitor_of
 
         return monitor_of(self.config, subject.model, subject.adapter)
@@ -310,7 +310,7 @@ class Suite:
 
     @property
     def share(self) -> float:
-        """Processor seconds the next test may go on drawing examples."""
+        """Processor seconds the next test may draw examples."""
         return self.budget.share(self._tests_left)
 
     @property
@@ -381,7 +381,7 @@ for _function in (test_module, test_classes, tests_for):
 
 
 def forget_suites() -> None:
-    """Lets every config be read, and its model be built, anew."""
+    """Lets every config be read, and its model be built, again."""
     _suite.cache_clear()
 
 

@@ -93,7 +93,7 @@ class Budget:
         return self.left * _PART
 
     def share(self, tests: float) -> float:
-        """Processor seconds that the next test may go on drawing examples."""
+        """Processor seconds that the next test may draw examples."""
         return max(self.left / max(1.0, tests), (self.left - self.seconds / 2) * _LENT)
 
     def limit(self, tests: float) -> float:
@@ -105,7 +105,7 @@ _SHORTEST = 0.02
 """Seconds between two looks at the time."""
 
 _CLEANING = 2.0
-"""Seconds until a block that goes on in spite of its end is ended once more."""
+"""Seconds until a block that continues in spite of its end is ended once more."""
 
 _PATROL = 1.0
 """Seconds between two looks at whether the alarm is overdue."""

@@ -38,7 +38,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def tab(browser: Browser) -> Page:
-    """Where pages are opened, one after the other; to start anew for each would take longer than most tests."""
+    """Where pages are opened, one after the other; to start again for each would take longer than most tests."""
     return browser.new_page()
 
 

@@ -134,7 +134,7 @@ def out_of_reach(page: Page) -> list[str]:
     for _ in operable:
         page.keyboard.press("Tab")
         stop = page.evaluate(_with_name(_FOCUS), LEAST_OF_SHAPES)
-        if stop is None or stop["place"] in places:  # behind the last, the browser goes on to its own buttons or begins anew
+        if stop is None or stop["place"] in places:  # behind the last, the browser continues to its own buttons or begins again
             break
         places.append(stop["place"])
         faults += [f"{stop['name']} does not show the focus"] if not stop["isSeen"] else []

@@ -1,6 +1,6 @@
 """Whether autograd's gradients are the derivatives of the output.
 
-A directional derivative in float64, along a random direction through all parameters at once, is held against central differences. One
+A directional derivative in float64, along a random direction through all parameters at once, is compared with central differences. One
 parameter with a wrong gradient is enough to set the two apart; which one it is, and which module computes the gradient wrongly, is looked
 for then.
 """
@@ -107,7 +107,7 @@ def _finding(probe: GradientProbe, moving: dict[str, Tensor], wrong: dict[str, D
     name = max(wrong, key=lambda each: wrong[each].gap)
     derivative = wrong[name]
     flat = [each for each, part in wrong.items() if part.is_flat]
-    # What an estimator gives no gradient at all, such as a codebook, has one from a loss of its own.
+    # What an estimator gives no gradient at all, such as a codebook, has one from its own loss.
     stairs = all(part.is_flat or part.claimed == 0 for part in wrong.values())
     stairs = stairs and any(_is_staircase(probe, moving[each]) for each in flat)
     if stairs:

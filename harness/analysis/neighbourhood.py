@@ -28,7 +28,7 @@ class IdsRead:
 
     Attributes:
         ids: What the model is given, the rows first.
-        has_tables: Whether each place of the last axis has a table of its own, so that places may be looked up one by one, or all in one table
+        has_tables: Whether each place of the last axis has its own table, so that places may be looked up one by one, or all in one table
             after a number is added to each.
     """
 
@@ -105,7 +105,7 @@ class Lookups(TorchFunctionMode):
 
 
 def _places(name: str, ids: Tensor, arg: Tensor) -> Iterator[tuple[str, Tensor, bool]]:
-    """All places at once, each moved by a number of its own; or single places."""
+    """All places at once, each moved by its own number; or single places."""
     if arg.shape == ids.shape and len(ids) > 1:
         moved = arg - ids
         if torch.equal(moved, moved[:1].expand_as(moved)):
@@ -138,7 +138,7 @@ class RealInputs:
     batch: Batch
 
     def point(self) -> Point:
-        """The real inputs of the batch; of ids those whose embedding was seen, which is none where they are read in a way of their own."""
+        """The real inputs of the batch; of ids those whose embedding was seen, which is none where they are read in their own way."""
         dtype = floating_dtype(self.model)
         numbers = {each.name: self.batch[each.name].to(dtype) for each in self._inputs if _is_real(each, self.batch[each.name])}
         if not self._ids:

@@ -126,7 +126,7 @@ def optional_mask(task: TaskSpec) -> str:
 
 
 def state(task: TaskSpec) -> str:
-    """A call goes on where another one ended."""
+    """A call continues where another one ended."""
     return _of("input", [each.name for each in task.signature.states], "is a carried state", "are carried states")
 
 

@@ -87,7 +87,7 @@ def _run(named: str, suite: list[str], arguments: argparse.Namespace, folder: Pa
 
 @contextmanager
 def _checked_out(revision: str, config: Path | None) -> Iterator[tuple[Path, Path]]:
-    """A commit in a folder of its own, as long as it is needed: the folder in it that is like the current one, and the config.
+    """A commit in its own folder, as long as it is needed: the folder in it that is like the current one, and the config.
 
     Raises:
         ComparisonError: There is no such commit, no config is named, or the commit does not have it.

@@ -216,7 +216,7 @@ class Loader(DataLoader[Batch]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Makes the next iteration go on where a state was taken.
+        """Makes the next iteration continue where a state was taken.
 
         Raises:
             DataError: The state is of batches that were dealt differently.
@@ -249,7 +249,7 @@ def make_loader(
         rank: This process.
         world_size: How many processes share the dataset.
         num_workers: Processes that encode, decode and collate; the batches stay the same.
-        shuffle: Whether each epoch has an order of its own.
+        shuffle: Whether each epoch has its own order.
         pin_memory: Whether batches are put where a GPU copies fast from.
     """
     if not task.signature.deals_rows:

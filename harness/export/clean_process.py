@@ -239,7 +239,7 @@ _TRIED, _ROUGHLY = 6, 1e-3
 
 
 def try_other_sizes(exporter: type[Exporter], path: Path, program: Program, *, outputs: bool) -> None:
-    """Runs a traced file at other sizes, in a process of its own: kernels of recurrent layers do not survive sizes that were frozen.
+    """Runs a traced file at other sizes, in its own process: kernels of recurrent layers do not survive sizes that were frozen.
 
     Args:
         exporter: The exporter of its format.

@@ -156,7 +156,7 @@ class Program:
 
 
 def program_of(subject: Subject, dynamic: bool | Mapping[Any, bool | list[int]] = True) -> Program:
-    """A subject's model as exporters take it: a copy that was never called, on the CPU, with an example of its own.
+    """A subject's model as exporters take it: a copy that was never called, on the CPU, with its own example.
 
     Args:
         subject: The model.
@@ -348,7 +348,7 @@ def _nearest(axis: Axis, size: int, limits: tuple[int, int]) -> int:
 
 
 def input_fields(model: nn.Module, adapter: Any, task: TaskSpec) -> tuple[str, ...]:
-    """The fields that reach a model, in order; all of the task's where the adapter has a way of its own to call it.
+    """The fields that reach a model, in order; all of the task's where the adapter has its own way to call it.
 
     A state is one of them where the first call is given zeros for it; one that the first call leaves out is left out here too.
     """

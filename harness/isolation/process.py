@@ -181,7 +181,7 @@ class IsolatedProcess:
         self._own_folder.remove()
 
     def _pause(self, is_paused: bool) -> None:
-        """Lets it run only while it is waited for: nothing of the model goes on between two tests."""
+        """Lets it run only while it is waited for: nothing of the model continues between two tests."""
         with contextlib.suppress(OSError):
             if self.is_alive:
                 os.kill(self._process.pid, signal.SIGSTOP if is_paused else signal.SIGCONT)

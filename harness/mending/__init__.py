@@ -59,7 +59,7 @@ def find_mending(
     Args:
         place: File and line at fault.
         files: The files of the model's code.
-        holds: Builds the model anew and asks whether the property holds.
+        holds: Builds the model again and asks whether the property holds.
         broken: The same of other properties: those that do not hold. None may join them.
         seconds: Processor time that the search may take.
         only: Names of the rules whose changes may be mendings; all by default.

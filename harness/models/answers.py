@@ -235,7 +235,7 @@ def reading_length_first(adapter: Adapter, model: nn.Module) -> bool:
         plan = adapter.plan(model)
     except (AttributeError, UserError):  # an adapter that calls the model in another way
         return False
-    # An adapter with a call of its own may arrange the axes as it likes.
+    # An adapter with its own call may arrange the axes as it likes.
     usual = type(adapter).logits is Adapter.logits
     return usual and not plan.length_first and reads_length_first(model, plan, adapter.task)
 

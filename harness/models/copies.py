@@ -1,4 +1,4 @@
-"""Copies of a model that share nothing with it: deep copies where those are sound, and otherwise models built anew with its state."""
+"""Copies of a model that share nothing with it: deep copies where those are sound, and otherwise models built again with its state."""
 
 from __future__ import annotations
 

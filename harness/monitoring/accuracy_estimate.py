@@ -209,7 +209,7 @@ def fit_estimator(reference: AnsweredRows, shifted: Sequence[AnsweredRows] = ())
 
     Args:
         reference: The rows of the reference.
-        shifted: Rows that were shifted, each as a window of its own.
+        shifted: Rows that were shifted, each as its own window.
 
     Raises:
         DataError: There are no labelled rows, or they are something else.

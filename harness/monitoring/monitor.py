@@ -204,7 +204,7 @@ class Monitor:
         """The model against its baseline, on the rows that the baseline was scored on.
 
         ``None`` where no baseline is named, where those rows are not at hand, and where they are the data, which has no labels. The scores
-        are stored as a run of their own, so that all comparisons with one baseline keep their error rate together.
+        are stored as their own run, so that all comparisons with one baseline keep their error rate together.
         """
         baseline, rows = self.memory.baseline, self.baseline_rows
         if baseline is None or rows is None or rows.data is None:

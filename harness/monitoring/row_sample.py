@@ -162,7 +162,7 @@ _FEWEST = 30
 
 
 def row_hashes(columns: Sequence[NDArray[np.float64]]) -> NDArray[np.uint64]:
-    """A hash of each row, uint64 ``[N]``, the same everywhere and for ever.
+    """A hash of each row, uint64 ``[N]``, the same on every machine.
 
     Args:
         columns: Float64 ``[N]`` each.

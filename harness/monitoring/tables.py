@@ -16,7 +16,7 @@ from harness.monitoring import DEFAULT_DRIFT_OPTIONS, DriftOptions
 from harness.monitoring.drift import DriftReport, compare_profiles
 from harness.monitoring.drift.listing import drift_table, summary_rows, summary_table
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
-from harness.monitoring.features.ranges import goes_on
+from harness.monitoring.features.ranges import continues
 from harness.monitoring.profiles import BINS, Profile, load_profile, profile_of_source
 from harness.monitoring.profiles.sources import Options, source_of
 from harness.monitoring.profiles.tables import TEXT_PARTS, column_groups
@@ -164,7 +164,7 @@ def compare_table(data: Any, reference: Profile, options: DriftOptions = DEFAULT
 
 
 def _is_later(reference: FeatureCounts, current: FeatureCounts) -> bool:
-    return isinstance(reference, NumericCounts) and isinstance(current, NumericCounts) and goes_on(reference, current)
+    return isinstance(reference, NumericCounts) and isinstance(current, NumericCounts) and continues(reference, current)
 
 
 def _parent(feature: str, kept: dict[str, Any]) -> str:

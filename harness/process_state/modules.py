@@ -1,4 +1,4 @@
-"""Modules and functions of libraries that a model replaces; what is of the user's own may be imported anew for the next model, and stays."""
+"""Modules and functions of libraries that a model replaces; what is of the user's own may be imported again for the next model, and stays."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ Calls = Callable[[nn.Module], Outputs]
 
 
 def chunks_equal_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
-    """A call that is cut in two, or into small pieces, gives what the whole gives, where each piece goes on from the state of the last."""
+    """A call that is cut in two, or into small pieces, gives what the whole gives, where each piece continues from the state of the last."""
     if reason := _unseen(subject):
         return Evidence(_NAME, Status.SKIPPED, reason)
     base = subject.batch(sizes, seed)
@@ -63,7 +63,7 @@ def requests_apart(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
 
 
 def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
-    """Some output of a call depends on the state that it goes on from."""
+    """Some output of a call depends on the state that it continues from."""
     if reason := _unseen(subject):
         return Evidence(_NAME, Status.SKIPPED, reason)
     model = subject.double if subject.double is not None else subject.model
@@ -194,7 +194,7 @@ def _joined(subject: Subject, base: Batch, axis: str, cuts: tuple[int, ...], mod
 
 
 def going_on(subject: Subject, batch: Batch, outputs: Outputs) -> Batch:
-    """A batch that goes on from the states of an earlier call."""
+    """A batch that continues from the states of an earlier call."""
     states = {each.name: outputs[each.state] for each in subject.task.signature.states}
     return {**batch, **{name: value for name, value in states.items() if value is not None}}
 

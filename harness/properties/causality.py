@@ -66,7 +66,7 @@ def _read(subject: Subject, axis: str) -> Iterator[Input]:
 
 
 def _causal_along(subject: Subject, sizes: Sizes, axis: str, positions: list[int], seed: int) -> Evidence:
-    """Judges positions along an axis: each is changed in a row of its own of as few calls as hold them, where rows may be shared."""
+    """Judges positions along an axis: each is changed in its own row of as few calls as hold them, where rows may be shared."""
     signature, by_axis = subject.task.signature, sizes.by_axis(subject.task)
     ends = {position: ends_along(signature, signature.main, axis, position, by_axis) for position in positions}
     positions = [position for position in positions if all(size >= 1 for _, size in ends[position])]

@@ -40,7 +40,7 @@ class DeviceWatch(TorchDispatchMode):
     """Refuses operators that mix tensors of two devices, as a real device does; scalars on the CPU may mix with anything.
 
     Args:
-        answer: What ``.item()`` of a tensor without data gives, so that control flow on values can go on.
+        answer: What ``.item()`` of a tensor without data gives, so that control flow on values can continue.
     """
 
     def __init__(self, answer: int) -> None:

@@ -267,7 +267,7 @@ def _accumulate(
 
 
 def _calls(subject: Subject, model: nn.Module, seed: int, steps: int, sizes: Sizes | None) -> Iterator[Batch]:
-    """A few batches; then calls that go on from a state, and that lack optional inputs: what a gradient reaches there counts too."""
+    """A few batches; then calls that continue from a state, and that lack optional inputs: what a gradient reaches there counts too."""
     batches = [subject.batch(sizes, seed + step) for step in range(steps)]
     yield from batches
     if subject.task.signature.states:

@@ -69,7 +69,7 @@ def initial_loss(subject: Subject, seed: int = 0) -> Evidence:
 def symmetry(subject: Subject, seed: int = 0) -> Evidence:
     """No two units of a layer are the same and stay the same.
 
-    Two rows of a weight matrix that are equal and receive equal, non-zero gradients are one unit that is stored twice, for ever.
+    Two rows of a weight matrix that are equal and receive equal, non-zero gradients are one unit that is stored twice, forever.
     """
     if not subject.fresh_weights:
         return _NOT_FRESH

@@ -299,7 +299,7 @@ def judge_rows(
 
 
 def _is_state(subject: Subject, compare: Comparison, bound: float) -> bool:
-    """Whether two results agree as soon as each call is made on a copy of its own, so that only ``stateless`` is violated."""
+    """Whether two results agree as soon as each call is made on its own copy, so that only ``stateless`` is violated."""
     with subject.isolating():
         return difference(*compare(subject.model)) <= bound
 

@@ -43,7 +43,7 @@ class Reading:
     Attributes:
         title: Of the picture.
         outputs: Names of the outputs' places.
-        inputs: Names of the inputs' places, each of which was changed in a call of its own.
+        inputs: Names of the inputs' places, each of which was changed in its own call.
         gaps: By how much each output changed with each input, ``[output][input]``.
         forbidden: Which output must not read which input.
         base: The batch.

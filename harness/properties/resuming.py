@@ -1,4 +1,4 @@
-"""A model that is saved in the middle of its training, and goes on in another process."""
+"""A model that is saved in the middle of its training, and continues in another process."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
     """No activation that bounds its output from below stands behind the scores of classes.
 
     The last operator on the way to the logits is read off the autograd graph, and the lowest of some logits confirms it. A model whose
-    adapter or training step has a loss of its own may take probabilities on purpose, for which this is a warning.
+    adapter or training step has its own loss may take probabilities on purpose, for which this is a warning.
     """
     counterexample = f"{_BATCHES} batches of {subject.typical.describe(subject.task)}, seed={seed}"
     if not isinstance(subject.task.signature.main.kind, SCORES):

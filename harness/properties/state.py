@@ -230,7 +230,7 @@ def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
 
 
 def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
-    """A deep copy gives the same logits, and goes on giving them when the original's weights change."""
+    """A deep copy gives the same logits, and continues giving them when the original's weights change."""
     if subject.copies.fault:
         return Evidence(
             "serialisation",

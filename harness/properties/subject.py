@@ -142,7 +142,7 @@ class Subject:
 
     @cached_property
     def copies(self) -> Copies:
-        """How the model is copied: deeply, or built anew where a deep copy is no copy."""
+        """How the model is copied: deeply, or built again where a deep copy is no copy."""
         if self.given_copies is not None:
             return self.given_copies
         build = partial(self.rebuild, self.seed) if self.rebuild is not None else None

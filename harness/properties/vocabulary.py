@@ -1,4 +1,4 @@
-"""Whether every token id can be read, each as a token of its own."""
+"""Whether every token id can be read, each as its own token."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def repro(
         trust: Whether the code in it may be run. Without it the hashes are checked and the code is listed; a bundle without code is run.
         output_dir: Where it is unpacked, a folder that is empty or not there; by default a new one among the temporary files.
         data_dir: Where the data files are that the bundle does not hold.
-        train: Trains the unpacked config; by default ``modeltiers train`` in a process of its own.
+        train: Trains the unpacked config; by default ``modeltiers train`` in its own process.
 
     Raises:
         ReproError: It is no bundle, or not whole, or its data is missing, or it cannot be trained.

@@ -106,7 +106,7 @@ def bound_in(function: ast.AST) -> set[str]:
         node = pending.pop()
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             bound.add(node.name)
-            continue  # a scope of its own
+            continue  # its own scope
         if isinstance(node, (ast.Global, ast.Nonlocal)):
             elsewhere.update(node.names)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):

@@ -315,7 +315,7 @@ def _with(metrics: Mapping[str, float], logged: Mapping[str, float], metric: str
 
 
 def _sets(grid: Grid) -> dict[str, Any]:
-    """The values in an order of their own, for comparison."""
+    """The values in their own order, for comparison."""
     return {key: sorted(values, key=identity) for key, values in grid.values.items()}
 
 

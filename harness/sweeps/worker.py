@@ -187,7 +187,7 @@ def _do(number: int, pickled_job: bytes, running: list[Job]) -> Outcome:
 
 
 def _lead_a_group() -> None:
-    """Makes the worker and the processes that its trials start a group of their own.
+    """Makes the worker and the processes that its trials start their own group.
 
     They can be stopped together then, and Ctrl-C in a terminal reaches them only through the sweep's process, once.
     """

@@ -173,7 +173,7 @@ class RunSettings:
             path: Its file, for messages.
 
         Raises:
-            CheckpointError: With another setting the run cannot go on from there.
+            CheckpointError: With another setting the run cannot continue from there.
         """
         kept = _state_of_run(content).get(SETTINGS, {})
         changed = {
@@ -215,7 +215,7 @@ _COUNTED = {
     "seed": _ORDER,
     "train": _ORDER,
 }
-"""Settings that a run cannot go on without, with the reason."""
+"""Settings that a run cannot continue without, with the reason."""
 
 
 def _state_of_run(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -245,7 +245,7 @@ class CheckpointFolder:
         return next(iter(sorted(self.folder.glob("epoch=*.ckpt"))), None)
 
     def set_aside(self) -> Path | None:
-        """Moves the checkpoints of an earlier run into a folder of their own; returns it."""
+        """Moves the checkpoints of an earlier run into their own folder; returns it."""
         files = [*self.folder.glob("*.ckpt"), *self.folder.glob("dashboard.*")] if self.folder.is_dir() else []
         if not files:
             return None
@@ -257,7 +257,7 @@ class CheckpointFolder:
         return target
 
     def drop_unfinished(self) -> None:
-        """Deletes checkpoints that a killed run left half written: a run that goes on may never write those of their names again."""
+        """Deletes checkpoints that a killed run left half written: a run that continues may never write those of their names again."""
         for partial in self.folder.glob(".*.ckpt.partial"):
             partial.unlink(missing_ok=True)
 
@@ -300,5 +300,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error)
-    # torch's writer hides what the system said behind an assertion of its own.
+    # torch's writer hides what the system said behind its own assertion.
     return "the disk is full" if "PytorchStreamWriter" in text or "unexpected pos" in text else text.splitlines()[0]

@@ -82,7 +82,7 @@ class Compute:
 def choose_compute(config: TrainingConfig, machine: Machine) -> Compute:
     """Settles what a training runs on.
 
-    Where the machine has less than the config asks for, a note says so, names the key, and training goes on with what there is. What has no
+    Where the machine has less than the config asks for, a note says so, names the key, and training continues with what there is. What has no
     such fallback, or is a mistake on every machine, is an error.
 
     Raises:

@@ -188,7 +188,7 @@ def make_schedule(optimizer: Optimizer, config: TrainingConfig, steps: int) -> L
 
 
 def follow_config(optimizer: Optimizer, schedule: LambdaLR, model: nn.Module, config: TrainingConfig) -> None:
-    """Has the optimizer and schedule of a checkpoint go on with the config's rate and decay, where they had others.
+    """Has the optimizer and schedule of a checkpoint continue with the config's rate and decay, where they had others.
 
     Args:
         optimizer: As ``make_optimizer`` makes it, with the state that was loaded.

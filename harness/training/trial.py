@@ -169,7 +169,7 @@ class Trial:
 
     @cached_property
     def held_out(self) -> Batch:
-        """The rows of a validation pass, which are others than those that are trained on."""
+        """The rows of a validation pass, none of which is trained on."""
         return self.subject.batch(seed=100)
 
     @cached_property
@@ -192,7 +192,7 @@ class Trial:
         other.validates = self.validates
         return other
 
-    def anew(self, seed: int = 0) -> nn.Module:
+    def new_model(self, seed: int = 0) -> nn.Module:
         """A model to begin a training with: built under a seed where it can be, as a copy has the past of what no seed reaches; or a copy."""
         return self.subject.rebuild(seed) if self.subject.rebuild is not None else self.subject.fresh()
 

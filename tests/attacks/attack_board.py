@@ -91,7 +91,7 @@ def run_on_this_side(folder: Path) -> list[End]:
 
 
 def run_board(folder: Path, code: Mapping[str, str], *, alone: bool = True, kernel: bool = True) -> list[End]:
-    """Runs attempts without isolation, with the kernel's sandbox only, and in isolation; each on a field of its own."""
+    """Runs attempts without isolation, with the kernel's sandbox only, and in isolation; each on its own field."""
     empty = dict.fromkeys(code, "")
     without = _run(folder / "alone", code, None) if alone else empty
     native = _run(folder / "kernel", code, ["attack_without_guard"]) if kernel else empty

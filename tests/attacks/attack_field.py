@@ -61,7 +61,7 @@ class Field:
         self._bystander = self._start_bystander()
 
     def job(self, folder: Path) -> dict[str, Any]:
-        """What ``attack_child.run_all`` is asked to do, in a folder of its own."""
+        """What ``attack_child.run_all`` is asked to do, in its own folder."""
         at = {name: found.getsockname() for name, found in self._listeners.items()}
         unix = b"\x01\x00" + os.fsencode(at["datagram"]) + b"\0"
         names = {

@@ -153,7 +153,7 @@ NASTY: dict[str, tuple[Any, ...]] = {
     "min_seq_len": (1, 2, 0, 10**6, "1"),
     "target_vocab_size": (5, 0, "5"),
 }
-"""What goes wrong at a key of its own."""
+"""What goes wrong at its own key."""
 
 VAST = (-(2**63), -1, 2**31, 10**9, 2**32, 2**63, 10**30, -0.0, 1e308, float("nan"), float("inf"))
 """Numbers that nothing has so many of. None is large without being vast: a model of a hundred million tokens can be built, but takes a while."""

@@ -1,4 +1,4 @@
-"""Which example is in which batch is a matter of seed, epoch and rank; a run that is cut off goes on where it was."""
+"""Which example is in which batch is a matter of seed, epoch and rank; a run that is cut off continues where it was."""
 
 from __future__ import annotations
 

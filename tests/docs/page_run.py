@@ -1,4 +1,4 @@
-"""A page of the documentation, done as it says, in a folder of its own."""
+"""A page of the documentation, done as it says, in its own folder."""
 
 from __future__ import annotations
 

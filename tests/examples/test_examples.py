@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
 OTHERS = ("lm_tiny_monitoring.json", "digits/modeltiers.json")
-"""Examples with a test of their own."""
+"""Examples with their own test."""
 
 LONG = (
     "lm_tiny_ddp.json",

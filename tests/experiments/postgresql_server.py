@@ -1,4 +1,4 @@
-"""A private PostgreSQL server for the tests: on a socket in a folder of its own, without a port."""
+"""A private PostgreSQL server for the tests: on a socket in its own folder, without a port."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An artifact whose runtime does not survive an input ends a process of its own, not this one."""
+"""An artifact whose runtime does not survive an input ends its own process, not this one."""
 
 from __future__ import annotations
 

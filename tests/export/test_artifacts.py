@@ -180,7 +180,7 @@ def test_an_entry_of_another_shape_is_made_anew(kept: str, tmp_path: Path) -> No
     again = make_exports(scores(), None, "pytorch")
     again.cache = cache
 
-    with pytest.warns(CacheWarning, match="has another shape and is made anew"):
+    with pytest.warns(CacheWarning, match="has another shape and is made again"):
         assert again.floor.epsilon == known.epsilon
 
     assert json.loads(entry.read_text()).keys() == right.keys()

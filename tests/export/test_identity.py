@@ -166,7 +166,7 @@ def forget(folder: Path) -> None:
 
 
 def built(folder: Path, file: str = "model.py") -> nn.Module:
-    """The model of a file that is imported anew."""
+    """The model of a file that is imported again."""
     forget(folder)
     return source_of_file(folder / file, "model_file", "build_model").build(0)
 

@@ -21,7 +21,7 @@ REFERENCES = ("aria-labelledby", "aria-describedby", "for")
 def finding(number: int) -> CheckResult:
     """One that no other is like."""
     details = {**LEAK.details, "module": f"blocks.{number}.attn", "place": f"models/gpt.py:{number}"}
-    message = f"{LEAK.message}, in a way of its own: {'x' * (number % 50)}"
+    message = f"{LEAK.message}, in its own way: {'x' * (number % 50)}"
     return CheckResult(f"tier1::causal[case{number}]", "failed", message, details, 0.0123, LEAK.recommendation)
 
 

@@ -141,7 +141,7 @@ def build(kind: Callable[[], nn.Module]) -> nn.Module:
 
 @pytest.mark.parametrize("kind", SOUND)
 def test_a_deep_copy_that_is_one_is_taken(kind: Callable[[], nn.Module]) -> None:
-    assert Copies(build(kind), lambda: pytest.fail("built anew")).fault == ""
+    assert Copies(build(kind), lambda: pytest.fail("built again")).fault == ""
 
 
 @pytest.mark.parametrize("kind", FAULTY)

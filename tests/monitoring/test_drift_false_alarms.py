@@ -36,7 +36,7 @@ def on_quantiles(rng: np.random.Generator, m: int, n: int) -> Pair:
 
 
 def tied(rng: np.random.Generator, m: int, n: int) -> Pair:
-    """Zeros in most rows, and a few other values, each in a bin of its own."""
+    """Zeros in most rows, and a few other values, each in its own bin."""
     shares = np.array([0.7, 0.1, 0.08, 0.06, 0.04, 0.02])
     values = np.arange(len(shares), dtype=np.float64)
     after = np.where(values == 0, np.finfo(np.float64).tiny, np.nextafter(values, np.inf))

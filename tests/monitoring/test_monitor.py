@@ -601,7 +601,7 @@ def test_each_floor_of_a_config_is_one_that_the_command_goes_by(shop: Shop, feat
         if difference["effect"]["name"] == {"ks": "KS D", "cramers_v": "Cramér's V"}[feature]
     }
     assert used == {floor}
-    assert {*DriftFloors.model_fields} == {"ks", "cramers_v", "features"}, "floors of features have a test of their own"
+    assert {*DriftFloors.model_fields} == {"ks", "cramers_v", "features"}, "floors of features have their own test"
 
 
 NAMES = np.array(["good", "bad", "late"])

@@ -60,7 +60,7 @@ class Model(Setup):
         return self.judged(properties)
 
     def judged(self, properties: Collection[str], share: float = 5.0) -> dict[str, Evidence]:
-        """The same, with the seconds that one property may go on drawing examples."""
+        """The same, with the seconds that one property may draw examples."""
         return judge_model(self.build, self.task, only=properties, share=share)
 
 

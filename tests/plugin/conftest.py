@@ -1,6 +1,6 @@
 """A small project to run the plugin in.
 
-Runs are in this process unless what they show needs a process of its own: a subprocess spends seconds on importing torch.
+Runs are in this process unless what they show needs its own process: a subprocess spends seconds on importing torch.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Project:
         return result
 
     def run_apart(self, *args: Any) -> pytest.RunResult:
-        """Runs pytest in a process of its own; one that hangs is ended, and on a busy machine others take long too."""
+        """Runs pytest in its own process; one that hangs is ended, and on a busy machine others take long too."""
         return self.pytester.runpytest_subprocess(*_WITHOUT_HINTS, *args, timeout=300)
 
     def ids(self, *args: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Runs whose process dies or hangs in native code: the test it was in fails, what was judged stands, and the run goes on."""
+"""Runs whose process dies or hangs in native code: the test it was in fails, what was judged stands, and the run continues."""
 
 from __future__ import annotations
 
@@ -187,4 +187,4 @@ def test_the_run_ends_with_the_process_that_waits_for_it(project: Any, number: i
         except ProcessLookupError:
             return
         time.sleep(0.1)
-    pytest.fail("the run goes on")
+    pytest.fail("the run continues")

@@ -1,4 +1,4 @@
-"""What an isolated process may answer: nonsense ends its suite in one line, and the run goes on. ``tests/attacks`` has the ways to answer it."""
+"""What an isolated process may answer: nonsense ends its suite in one line; the run continues. ``tests/attacks`` has the ways to answer it."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class AtMostTwoRows(Wide):
 
 
 class Translator(nn.Module):
-    """Its target has a vocabulary of its own."""
+    """Its target has its own vocabulary."""
 
     target_rows = 31
 

@@ -78,7 +78,7 @@ class Scaled(Adapter):
 
 @pytest.fixture
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The user's module, in a folder of its own, and rows beside the run."""
+    """The user's module, in its own folder, and rows beside the run."""
     code = tmp_path / "code"
     code.mkdir()
     (code / "net_of_a_run.py").write_text(NET, encoding="utf-8")

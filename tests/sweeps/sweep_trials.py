@@ -15,7 +15,7 @@ BASE: dict[str, Any] = {"task_name": "lm_tiny", "learning_rate": 0.1, "batch_siz
 
 
 def quick(trial: TrialContext) -> dict[str, float]:
-    """A loss that is least at a rate of 0.01 and a batch of 8, without a run of its own."""
+    """A loss that is least at a rate of 0.01 and a batch of 8, without its own run."""
     rate, size = trial.config.learning_rate, trial.config.batch_size
     return {"val_loss": abs(rate - 0.01) * 100 + abs(size - 8), "val_accuracy": 1 / size}
 
@@ -42,7 +42,7 @@ def tiny_training(trial: TrialContext) -> dict[str, float]:
 
 
 def told(trial: TrialContext) -> dict[str, float]:
-    """Does what ``model_kwargs.do`` says, with a run of its own."""
+    """Does what ``model_kwargs.do`` says, with its own run."""
     do = trial.config.model_kwargs["do"]
     with trial.run() as run:
         run.log_metric("train_loss", 1.0, step=0)

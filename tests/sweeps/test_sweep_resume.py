@@ -1,4 +1,4 @@
-"""A sweep that stopped goes on: what is done is not done again, and a sweep of something else is refused."""
+"""A sweep that stopped continues: what is done is not done again, and a sweep of something else is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two engines take the same steps, and go on from any of them."""
+"""The two engines take the same steps, and continue from any of them."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ print("after")
 
 
 def on_a_terminal(event: str = "pass", columns: int = 100, stdout: Any = None, **environment: str) -> tuple[str, int]:
-    """What a training writes on a terminal of its own, and how it ended."""
+    """What a training writes on its own terminal, and how it ended."""
     pty = pytest.importorskip("pty")
     near, far = pty.openpty()
     variables = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}

@@ -89,8 +89,8 @@ def blame_onnx(
         bound: Up to where logits count as equal.
         save_to: Folder for a small file that shows the difference by itself.
         ours: Whether the file is known to be, to the byte, what the exporter wrote of this model. Otherwise it may have to be exported
-            anew to tell, which takes longer than all the rest.
-        kept: Gives the path of what the exporter wrote of this model, where that is kept; it then is not exported anew.
+            again to tell, which takes longer than all the rest.
+        kept: Gives the path of what the exporter wrote of this model, where that is kept; it then is not exported again.
         place: Which of the file's outputs it is, where none has its name.
 
     Raises:

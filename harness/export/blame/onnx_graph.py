@@ -106,7 +106,7 @@ class OnnxGraph:
         return _Tracing(self, feeds, arrays).trace()
 
     def part(self, names: Iterable[str], end: str, arrays: Arrays) -> tuple[onnx.ModelProto, Arrays]:
-        """The nodes that make some values as a model of its own, and its inputs.
+        """The nodes that make some values as a separate model, and its inputs.
 
         Args:
             names: The values.

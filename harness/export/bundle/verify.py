@@ -136,7 +136,7 @@ class Replays:
         return ExportedFile(exporter_class(format), path, fields, outputs, self.timeout, torch.get_num_threads())
 
     def _run(self, format: str, path: Path, config: Path | None = None) -> Evidence:
-        """Runs an artifact in a process of its own on every golden batch it takes."""
+        """Runs an artifact in its own process on every golden batch it takes."""
         taken = self.golden.taken(format)
         batches = [self.golden.inputs[number] for number in taken]
         run = self._file(format, path).run(batches, config=config)
@@ -218,7 +218,7 @@ def _gap(found: Tensor, expected: Tensor) -> float:
 
 
 def _run_script(arguments: Sequence[str], folder: Path, timeout: float) -> str:
-    """Runs a script in a process of its own, in an empty folder; returns what went wrong."""
+    """Runs a script in its own process, in an empty folder; returns what went wrong."""
     command = [sys.executable, "-B", "-c", _RUN_SCRIPT, *arguments]
     try:
         done = subprocess.run(

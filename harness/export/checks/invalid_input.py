@@ -142,7 +142,7 @@ def _limited(program: Program, fixed: Container[str]) -> dict[str, int]:
 
 
 def _answers(exports: Exports, format: str, cases: list[InvalidCase]) -> list[Answer]:
-    """What the artifact makes of each batch; in a process of its own where a wrong input may end that."""
+    """What the artifact makes of each batch; in its own process where a wrong input may end that."""
     run, exporter = exports.runner(format), exports.exporter(format)
     if exporter.may_crash:
         path, program = exports.artifact(format).path, exports.program

@@ -66,7 +66,7 @@ class QuantisationFacts:
         kind: ``dynamic`` or ``static``.
         calibration_batches: Batches the ranges of a static one were seen on.
         preparation: The shape inference that worked on the model.
-        per_channel: Whether each channel of a weight has a scale of its own.
+        per_channel: Whether each channel of a weight has its own scale.
     """
 
     kind: Kind

@@ -106,7 +106,7 @@ def manifest_path(path: Path) -> Path:
 
 
 def find_artifact(path: Path) -> Artifact | None:
-    """The artifact at a path, its files held against their hashes; ``None`` where there is no file."""
+    """The artifact at a path, its files compared with their hashes; ``None`` where there is no file."""
     if not path.is_file():
         return None
     manifest = Manifest.read(manifest_path(path))
@@ -195,7 +195,7 @@ class Cache:
             key: The key.
             compute: Computes it.
             keep: Whether what was computed is worth remembering; a failure may be the machine's.
-            read: Makes of an object what it stands for; one of which that fails is computed anew.
+            read: Makes of an object what it stands for; one of which that fails is computed again.
         """
         path = self.folder / "values" / f"{key}.json"
         found = _read_json(path, read)
@@ -278,7 +278,7 @@ def _read_json(path: Path, read: Callable[[dict[str, Any]], object]) -> dict[str
         found: dict[str, Any] = json.loads(text)
         read(found)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        warnings.warn(CacheWarning(f"an entry of the cache has another shape and is made anew: {path}"), stacklevel=3)
+        warnings.warn(CacheWarning(f"an entry of the cache has another shape and is made again: {path}"), stacklevel=3)
         return None
     return found
 

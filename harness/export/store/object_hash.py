@@ -187,7 +187,7 @@ _READERS: tuple[tuple[Any, Any], ...] = (
     (_DESCRIPTORS, _builtin),
     (torch.ScriptObject, _script_object),
 )
-"""What is read in a way of its own, the first that fits."""
+"""What is read in its own way, the first that fits."""
 
 
 def _instance(value: Any) -> Parts:

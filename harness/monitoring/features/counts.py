@@ -97,7 +97,7 @@ class NumericCounts(FeatureCounts):
     """Values of a numeric feature, counted between fixed edges.
 
     Bin ``i`` holds ``edges[i - 1] <= x < edges[i]``; the first is open below and the last above. A value that makes up more than one
-    bin's share of the reference has a bin of its own, between itself and the next greater float.
+    bin's share of the reference has its own bin, between itself and the next greater float.
 
     Attributes:
         edges: Inner edges, strictly increasing, float64 ``[B - 1]``.

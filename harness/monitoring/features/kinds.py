@@ -1,6 +1,6 @@
 """The table of feature kinds, and the kind of a column.
 
-A new kind is a class in a file of its own, as in ``numeric.py``, and a line in this table. A new drift statistic is a function, and an entry in
+A new kind is a class in its own file, as in ``numeric.py``, and a line in this table. A new drift statistic is a function, and an entry in
 the ``statistics`` of the kind that it compares.
 """
 

@@ -29,7 +29,7 @@ from harness.monitoring.features import (
 )
 from harness.monitoring.features.category_drift import compare_shares
 from harness.monitoring.features.counts import NumericCounts
-from harness.monitoring.features.ranges import DATE, RANGE, compare_ranges, edges_around, goes_on, shown
+from harness.monitoring.features.ranges import DATE, RANGE, compare_ranges, continues, edges_around, shown
 from harness.monitoring.features.values import Numbers, QuantileSketch, is_missing
 from harness.monitoring.statistics import ks_critical, ks_distance, ks_p_value
 
@@ -69,7 +69,7 @@ def _atoms(weights: NDArray[np.int64], bins: int) -> NDArray[np.intp]:
 
 
 def _without_atom_behind(atoms: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The atoms that need an end of their own: behind the others the next atom begins."""
+    """The atoms that need their own end: behind the others the next atom begins."""
     return atoms[np.append(np.diff(atoms) > 1, True)] if len(atoms) else atoms
 
 
@@ -176,8 +176,8 @@ class NumericCounter:
 def compare_distributions(
     feature: str, reference: NumericCounts, current: NumericCounts, options: DriftOptions
 ) -> Iterable[Difference]:
-    """The difference of the finite values; none of moments that go on, as those at which rows were made do."""
-    return [] if goes_on(reference, current) else [ks_difference(feature, reference, current, options.floors.ks)]
+    """The difference of the finite values; none of moments that continue, as those at which rows were made do."""
+    return [] if continues(reference, current) else [ks_difference(feature, reference, current, options.floors.ks)]
 
 
 def compare_missing(

@@ -1,4 +1,4 @@
-"""The range of a reference: values of a window outside it, as a few in other units are; and moments that go on after it."""
+"""The range of a reference: values of a window outside it, as a few in other units are; and moments that continue after it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def edges_around(low: float, high: float, after: float, unit: str) -> NDArray[np
     return np.concatenate([[low, after], beyond, -beyond if low < 0 else []])
 
 
-def goes_on(reference: NumericCounts, current: NumericCounts) -> bool:
+def continues(reference: NumericCounts, current: NumericCounts) -> bool:
     """Whether most values of a window are moments after the last one of the reference."""
     if reference.unit != DATE or not (reference.finite and current.finite):
         return False
@@ -58,7 +58,7 @@ def compare_ranges(feature: str, reference: NumericCounts, current: NumericCount
     times as large as any of the reference are rarer still: where tails fall with the inverse square root or faster, by ``10 ** -0.5`` each.
     """
     m, n = reference.finite, current.finite
-    if not (m and n) or goes_on(reference, current):
+    if not (m and n) or continues(reference, current):
         return []
     first, last = _places(reference)
     below, above = int(current.counts[:first].sum()), int(current.counts[last + 1 :].sum())

@@ -154,7 +154,7 @@ def level_name(value: Any) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def key_of(level: str) -> int:
-    """A level's hash, 64 bits, the same everywhere and for ever."""
+    """A level's hash, 64 bits, the same on every machine."""
     return int.from_bytes(hashlib.blake2b(level.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 

@@ -86,7 +86,7 @@ def _limit_bits(width: int) -> int:
 
 @lru_cache(maxsize=8)
 def _signs(width: int, seed: int) -> NDArray[np.float64]:
-    """Random signs ``[D, 8]``, the same everywhere and for ever."""
+    """Random signs ``[D, 8]``, the same on every machine."""
     digest = hashlib.shake_256(f"profile projection 1, seed {seed}, width {width}".encode()).digest(width * DIRECTIONS // 8)
     bits = np.unpackbits(np.frombuffer(digest, np.uint8)).reshape(width, DIRECTIONS)
     return 1.0 - 2.0 * bits.astype(np.float64)

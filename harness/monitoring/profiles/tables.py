@@ -240,7 +240,7 @@ def _is_own_level(column: Column) -> bool:
 
 
 HOUR = "hour"
-"""The feature of moments that is left when the day goes on: the hour of the day, which shows another time zone."""
+"""The feature of moments that stays the same from day to day: the hour of the day, which shows another time zone."""
 
 
 def _hours(column: Column, are_cells: bool) -> NDArray[np.float64]:

@@ -148,7 +148,7 @@ class PassedSession:
 
 @dataclass(frozen=True)
 class HeldCache(Decoder):
-    """The model keeps the cache, and is told where the next tokens stand or goes on by itself.
+    """The model keeps the cache, and is told where the next tokens stand or continues by itself.
 
     Attributes:
         set_up: The method that makes the cache; empty for none.

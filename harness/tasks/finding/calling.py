@@ -102,7 +102,7 @@ class Call:
         return self._allowance.is_over
 
     def begin(self, seconds: float) -> None:
-        """Counts anew, for what comes next; a slow model gets as long as a few calls take."""
+        """Starts the count again, for what comes next; a slow model gets as long as a few calls take."""
         self._seconds = max(seconds, min(_FEW_CALLS * self._cost, _LONGEST)) if seconds else 0.0
         self._allowance = Allowance(self._seconds)
 

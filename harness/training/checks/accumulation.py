@@ -20,7 +20,7 @@ from harness.training.checks.consecutive_steps import (
     left_over_from_optimizer,
     parts_of,
     second_step,
-    second_step_anew,
+    second_step_repeated,
 )
 from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
 from harness.training.checks.labels import fully_labelled
@@ -81,7 +81,7 @@ def accumulation(trial: Trial) -> Evidence:
     if seen.optimizers > 1:
         return _judge_several(trial)
     every = max(1, seen.rows // 2)
-    left_over = None if seen.looks > 1 else find_gap(trial, partial(second_step_anew, every), partial(second_step, every))
+    left_over = None if seen.looks > 1 else find_gap(trial, partial(second_step_repeated, every), partial(second_step, every))
     if left_over is not None and left_over.is_real:
         return _finding(trial, left_over, *_say_left_over(trial, every))
     if getattr(trial.subject.model, "automatic_optimization", True):

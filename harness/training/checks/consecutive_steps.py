@@ -70,7 +70,7 @@ def second_step(every: int, trial: Trial, vary: Variation = UNVARIED) -> Quantit
     return _two_steps(every, trial, vary).gradients[-1]
 
 
-def second_step_anew(every: int, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+def second_step_repeated(every: int, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
     """The gradient of the second step's batches in a model that has the weights of there and no past; arguments as of ``second_step``."""
     seen = _two_steps(every, trial, UNVARIED)
 
@@ -85,10 +85,10 @@ def second_step_anew(every: int, trial: Trial, vary: Variation = UNVARIED) -> Qu
 def is_first_gradient_left(trial: Trial, every: int) -> bool:
     """Whether what the second step has too much is the gradient of the first, or a share of it where a scaler divides both."""
     seen = _two_steps(every, trial, UNVARIED)
-    anew = second_step_anew(every, trial)
-    names = [name for name in anew if name in seen.gradients[0]]
+    repeated = second_step_repeated(every, trial)
+    names = [name for name in repeated if name in seen.gradients[0]]
     first = _flat(seen.gradients[0], names)
-    rest = _flat(seen.gradients[-1], names) - _flat(anew, names)
+    rest = _flat(seen.gradients[-1], names) - _flat(repeated, names)
     return float(first @ rest) >= _PARALLEL * float(first.norm() * rest.norm()) > 0
 
 

@@ -168,7 +168,7 @@ class _Tuning:
         return f"{_STEPS} steps on one batch, {sizes.describe(self.trial.subject.task)}; all frozen but {_named(self.head)}"
 
     def _tune(self, renewed: bool, factor: float) -> _Tuned:
-        model = self.trial.anew()
+        model = self.trial.new_model()
         frozen = frozenset(name for name, p in model.named_parameters() if p.requires_grad and name not in self.head.parameters)
         watch, scale, every = _Watch(frozen), RateScale(factor), self.trial.batches_per_step
         self.head.freeze_rest(model)
@@ -214,7 +214,7 @@ class _Tuning:
         names = tuned.watch.thawed
         if not names:
             return None
-        model = self.trial.anew()
+        model = self.trial.new_model()
         self.head.freeze_rest(model)
         model.train()
         by_train = dict(model.named_parameters())[names[0]].requires_grad

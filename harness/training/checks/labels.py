@@ -60,7 +60,7 @@ def guessing_loss(signature: Signature, output: Output, batch: Batch) -> float:
 def irreducible_loss(signature: Signature, output: Output, batch: Batch) -> float:
     """The mean loss that no model can go below on a batch: what equal inputs with different labels leave open.
 
-    Along a causal axis only what stands up to a position is known there, so rows that begin alike and go on differently leave something open
+    Along a causal axis only what stands up to a position is known there, so rows that begin alike and continue differently leave something open
     at the place where they part.
     """
     groups: dict[Hashable, list[float]] = defaultdict(list)

@@ -62,7 +62,7 @@ class _Watch:
         factors: What groups say of a factor on the rate under a name that the optimizer does not know, by that name and by parameter.
         groups: Of each optimizer, the first parameter of each group.
         has_empty_spare: Whether a group without weight decay holds no parameter.
-        has_own_shapes: Whether a schedule gives each group a shape of its own.
+        has_own_shapes: Whether a schedule gives each group its own shape.
     """
 
     configured: dict[int, float] = field(default_factory=dict)

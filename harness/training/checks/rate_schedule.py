@@ -126,7 +126,7 @@ class _Curve:
 
     @property
     def end(self) -> int:
-        """The step at which the rate is lowest for the first time after its peak; where it falls for ever, the last one that was looked at."""
+        """The step at which the rate is lowest for the first time after its peak; where it falls forever, the last one that was looked at."""
         margin = _ROUNDING * max(self.rates)
         peak = next(step for step, rate in enumerate(self.rates) if rate >= max(self.rates) - margin)
         low = min(self.rates[peak:])
@@ -171,7 +171,7 @@ def learning_rate_schedule(trial: Trial) -> Evidence:
 
 
 def _judge_by_hand(trial: Trial) -> Evidence:
-    """Rates that the model sets itself, without a schedule: a warm-up must not begin anew in each epoch."""
+    """Rates that the model sets itself, without a schedule: a warm-up must not begin again in each epoch."""
     if len(set(_rates_by_hand(trial, 1, 2))) < 2:
         return Evidence(_NAME, Status.SKIPPED, "the model has no learning rate schedule that follows the steps")
     rates = _rates_by_hand(trial, _EPOCHS, _BATCHES)

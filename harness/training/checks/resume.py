@@ -150,7 +150,7 @@ class _Interruption:
 
     def _run(self, options: TrialOptions | None = None, prepare: Prepare | None = None) -> _Run:
         trace, options = TrainingTrace(), replace(options or TrialOptions(), epochs=_EPOCHS)
-        training = self.trial.train(self.batches, options, model=self.trial.anew(), prepare=prepare, on_gradients=trace)
+        training = self.trial.train(self.batches, options, model=self.trial.new_model(), prepare=prepare, on_gradients=trace)
         return _Run(training, trace.close(training))
 
     def _resume(self, prepare: Prepare | None = None) -> _Run:
@@ -161,7 +161,7 @@ class _Interruption:
 
     def _find_unsaved(self, whole: _Run, part: _Run, rest: _Run) -> str:
         """Path of the attribute that, if it were saved, would make the runs equal; failing that, of one that differs."""
-        saved, begun = part.training.model, self.trial.anew()
+        saved, begun = part.training.model, self.trial.new_model()
         now, then = unsaved_attributes(saved), unsaved_attributes(begun)
         suspects = [path for path, value in now.items() if then.get(path) != value]
         # The checkpoint lay in a folder that is gone by the time someone asks.

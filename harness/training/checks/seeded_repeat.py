@@ -58,7 +58,7 @@ def seeded_repeat(trial: Trial) -> Evidence:
     reason = too_long(trial, 2 * len(batches))
     if reason:
         return Evidence(_NAME, Status.SKIPPED, reason)
-    models = [trial.anew(_SEED), trial.anew(_SEED)]
+    models = [trial.new_model(_SEED), trial.new_model(_SEED)]
     mismatch = find_mismatch(weights_of(models[0]), weights_of(models[1]))
     if mismatch is not None:
         return _built_otherwise(mismatch, counterexample)
@@ -132,7 +132,7 @@ def _is_rounding(trial: Trial, difference: FirstDifference) -> bool:
         return False
     batches = _batches(double)
     try:
-        first, *others = (_trained(double, batches, trial.anew(_SEED).double()).trace for _ in range(_REPEATS))
+        first, *others = (_trained(double, batches, trial.new_model(_SEED).double()).trace for _ in range(_REPEATS))
     except (RuntimeError, TypeError, NotImplementedError):  # the loss may not take float64 though the model does
         return False
     differences = [found for other in others if (found := find_first_difference(first, other)) is not None]
@@ -155,7 +155,7 @@ def _in_another_process(
     def find() -> str:
         if difference.kind != "loss":
             return _named(difference)
-        mine = _trained(trial, batches, trial.anew(_SEED), traced=difference.step).entries
+        mine = _trained(trial, batches, trial.new_model(_SEED), traced=difference.step).entries
         again = _ask(trial, batches, seconds, traced=difference.step).result
         return first_differing_module(mine, again.entries) or _outside(trial)
 
@@ -208,7 +208,7 @@ def train_again(work: _Work) -> _Trained:
 
 
 def _ask(trial: Trial, batches: Sequence[Batch], seconds: float, traced: int = 0) -> Answer:
-    spec = TrialSpec.rebuilding(trial, _SEED) or TrialSpec.of(trial, trial.anew(_SEED))
+    spec = TrialSpec.rebuilding(trial, _SEED) or TrialSpec.of(trial, trial.new_model(_SEED))
     environment = {"PYTHONHASHSEED": "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"}
     try:
         return run_in_processes(train_again, [_Work(spec, list(batches), traced)], seconds, [environment])[0]
@@ -228,7 +228,7 @@ def _culprit(trial: Trial, batches: Sequence[Batch], difference: FirstDifference
     """Path of the module whose computation does not repeat, or of a parameter where the forward passes agree."""
     if difference.kind != "loss":
         return _named(difference)
-    first, second = (_trained(trial, batches, trial.anew(_SEED), traced=difference.step) for _ in range(2))
+    first, second = (_trained(trial, batches, trial.new_model(_SEED), traced=difference.step) for _ in range(2))
     return first_differing_module(first.entries, second.entries) or _outside(trial)
 
 

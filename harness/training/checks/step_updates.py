@@ -297,7 +297,7 @@ def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | 
 
 
 def _judge_frozen_statistics(watch: _Watch, model: nn.Module) -> _Finding | None:
-    """A finding where a norm of a part that is frozen as a whole goes on to average the batches."""
+    """A finding where a norm of a part that is frozen as a whole continues to average the batches."""
     buffers = lasting_buffers(model)
     names = [name for path in frozen_norms(model) for name in (f"{path}.running_mean", f"{path}.running_var")]
     moved = [name for name in names if name in buffers and name in watch.buffers and _changed(watch.buffers[name], buffers[name])]

@@ -71,7 +71,7 @@ def train_in_two_processes(
         batch: The rows of both together, an even number of them.
         stances: What is done to the model, in train mode, before it is trained; one training each.
         seconds: What it may take.
-        find_unused: Whether parameters without a gradient are put up with; of plain models, whose loss is not the user's.
+        find_unused: Whether parameters without a gradient are accepted; of plain models, whose loss is not the user's.
 
     Raises:
         PackingError: The model cannot be given to another process.

@@ -101,7 +101,7 @@ def _trained(trial: Trial, validates: bool) -> list[_Moment]:
     batches = [trial.subject.batch(seed=seed) for seed in range(2 * count)]
     held_out = [trial.held_out] if validates else None
     watch = _Watch()
-    trial.train(batches, TrialOptions(epochs=_EPOCHS), model=trial.anew(), on_gradients=watch.look, held_out=held_out)
+    trial.train(batches, TrialOptions(epochs=_EPOCHS), model=trial.new_model(), on_gradients=watch.look, held_out=held_out)
     return watch.moments
 
 

@@ -1,4 +1,4 @@
-"""Models that are saved and loaded: what is left out, made anew, or kept from before."""
+"""Models that are saved and loaded: what is left out, made again, or kept from before."""
 
 from __future__ import annotations
 

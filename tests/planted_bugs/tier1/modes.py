@@ -113,7 +113,7 @@ class OwnNorm(nn.Module):
 
 
 class Normed(nn.Module):
-    """A perceptron of large features with a norm of its own."""
+    """A perceptron of large features with its own norm."""
 
     def __init__(self, wrong: bool = False) -> None:
         super().__init__()

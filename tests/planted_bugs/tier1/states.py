@@ -1,4 +1,4 @@
-"""Models that go on from the state of an earlier call, declared by their signature; each has a bug of a kind that people report."""
+"""Models that continue from the state of an earlier call, declared by their signature; each has a bug of a kind that people report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .declared import Keys, plant_declared
 
 
 class Recurrent(nn.Module):
-    """A recurrent network that goes on from the state of an earlier call; the bugs start over, or go on by themselves."""
+    """A recurrent network that continues from the state of an earlier call; the bugs start over, or continue by themselves."""
 
     def __init__(self, wrong: str = "") -> None:
         super().__init__()
@@ -89,7 +89,7 @@ plant_declared(
 
 
 class Stacked(nn.Module):
-    """Two recurrent layers whose state is a pair; the bugs return it with its rows first, or go on from one that was kept."""
+    """Two recurrent layers whose state is a pair; the bugs return it with its rows first, or continue from one that was kept."""
 
     def __init__(self, wrong: str = "") -> None:
         super().__init__()

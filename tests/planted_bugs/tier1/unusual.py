@@ -30,14 +30,14 @@ class HardBatchesGoTwice(Perceptron):
 
 
 class SampledHidden(Perceptron):
-    """A variational layer that goes on sampling in eval mode."""
+    """A variational layer that continues sampling in eval mode."""
 
     def finish(self, x: Tensor) -> Tensor:
         return x + 0.1 * torch.randn_like(x)
 
 
 class SampledWithItsOwnGenerator(Perceptron):
-    """Random features that are the same in every call, from a generator of their own."""
+    """Random features that are the same in every call, from their own generator."""
 
     def finish(self, x: Tensor) -> Tensor:
         rng = torch.Generator().manual_seed(0)

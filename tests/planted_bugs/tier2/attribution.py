@@ -17,7 +17,7 @@ from .parts import WIDTH, Attention, Encoder, Patches
 
 
 class Residual(Attention):
-    """An attention with a residual connection of its own, which must not be cut."""
+    """An attention with its own residual connection, which must not be cut."""
 
     def __init__(self, cut: bool) -> None:
         super().__init__()

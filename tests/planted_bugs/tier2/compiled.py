@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 class Inner(nn.Module):
-    """A layer with a path of its own for the compiler; the bug leaves the activation out there."""
+    """A layer with its own path for the compiler; the bug leaves the activation out there."""
 
     def __init__(self, fault: str) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ def scores(*axes: int | str) -> Keys:
 
 
 class TwoHeads(nn.Module):
-    """Scores of actions, and a value with an activation of its own; the bug's has a wrong backward."""
+    """Scores of actions, and a value with its own activation; the bug's has a wrong backward."""
 
     def __init__(self, function: type[torch.autograd.Function] = Swish) -> None:
         super().__init__()

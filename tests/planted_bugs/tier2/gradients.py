@@ -112,7 +112,7 @@ class Rounded(nn.Module):
 
 
 class Codebook(nn.Module):
-    """The nearest of a few codes, with a straight-through estimator; the codes are trained by a loss of their own."""
+    """The nearest of a few codes, with a straight-through estimator; the codes are trained by their own loss."""
 
     def __init__(self, on: bool) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class BatchStatistics(nn.Module):
 
 
 class Table(nn.Module):
-    """A perceptron around a module of its own."""
+    """A perceptron around its own module."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()

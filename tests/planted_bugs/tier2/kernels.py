@@ -60,7 +60,7 @@ class Switchable(Encoder):
 
 
 class Biased(nn.TransformerEncoderLayer):
-    """A layer with a method of its own, which the fast path of eval mode does not call."""
+    """A layer with its own method, which the fast path of eval mode does not call."""
 
     def _sa_block(self, x: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None, is_causal: bool = False) -> Tensor:
         return 0.5 * super()._sa_block(x, attn_mask, key_padding_mask, is_causal)

@@ -41,7 +41,7 @@ class Norm(nn.Module):
 
 
 class Table(nn.Module):
-    """A perceptron without biases around a module of its own."""
+    """A perceptron without biases around its own module."""
 
     def __init__(self, inner: Callable[[], nn.Module]) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ class ClipsTheHead(Clips):
 
 
 class ClipsBothParts(ClipsTheHead):
-    """Sound: clips each part to a limit of its own."""
+    """Sound: clips each part to its own limit."""
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         optimizer: Any = self.optimizers()

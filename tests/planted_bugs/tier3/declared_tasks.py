@@ -95,7 +95,7 @@ class Pair(nn.Module):
 
 
 class LitPolicy(lightning.LightningModule):
-    """A policy with a training step of its own, which takes batches as tuples."""
+    """A policy with its own training step, which takes batches as tuples."""
 
     def __init__(self) -> None:
         super().__init__()

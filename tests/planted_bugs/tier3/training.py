@@ -138,7 +138,7 @@ def language_model() -> LMStub:
 
 
 class LitScores(lightning.LightningModule):
-    """A classifier of table rows with a training step of its own."""
+    """A classifier of table rows with its own training step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class LitScores(lightning.LightningModule):
 
 
 class LitLM(lightning.LightningModule):
-    """A language model with a training step of its own."""
+    """A language model with its own training step."""
 
     def __init__(self) -> None:
         super().__init__()
