@@ -2,9 +2,12 @@
 
     python benchmarks/isolation.py [CONFIG ...]        # by default the examples
     python benchmarks/isolation.py --k "causal or padding" my/configs/*.json
+    board/bin/python benchmarks/isolation.py --packages 60 --k "shape_contract or gradient_flow"  # models of the board of packages
+    python benchmarks/isolation.py --start 5           # what isolation adds to the processor time of a run of one test
 
-Each config is copied with its folder, so that nothing is written beside it. A check that is skipped in isolation, as it needs what is refused to
-everybody, is listed and no difference. Exits with 1 where a test has another verdict.
+Each config is copied with its folder, so that nothing is written beside it; a few are judged in one run of pytest. A check that is skipped in
+isolation, as it needs what is refused to everybody, is listed and no difference. Exits with 1 where a test has another verdict, and where
+isolation adds more than a second.
 """
 
 from __future__ import annotations
@@ -12,33 +15,110 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from harness.config_file import read_keys
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+_FOLDER = Path(__file__).parent.parent / "examples"
+EXAMPLES = sorted(found for kind in ("*.json", "*/*.json", "*/*.toml") for found in _FOLDER.glob(kind))
+_AT_ONCE = 5
+_MOST_ADDED = 1.0
+
+Verdicts = dict[tuple[str, str], str]
+"""By the config's label and the test's name."""
 
 
-def verdicts(config: Path, isolated: bool, keyword: str) -> dict[str, str]:
-    """The verdict of each test, by its name."""
+def verdicts(configs: Sequence[tuple[str, Path]], isolated: bool, keyword: str) -> Verdicts:
+    """The verdicts on some configs, each given with a label."""
+    found: Verdicts = {}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name) / "copy"
-        shutil.copytree(config.parent, folder, ignore=shutil.ignore_patterns(".git", "*.db", "checkpoints"))
-        keys = {**read_keys(config), **({"isolation": "process"} if isolated else {})}
-        (folder / "compared.json").write_text(json.dumps(keys), encoding="utf-8")
-        command = [sys.executable, "-m", "pytest", "--model-config", "compared.json", "--model-hints", "0", "-q"]
-        command += ["--modeltiers-json", "found.json", *(["-k", keyword] if keyword else [])]
-        environment = {**os.environ, "MODELTIERS_CACHE": f"{name}/cache"}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-        if not (folder / "found.json").is_file():
-            return {"(collection)": (done.stdout.strip().splitlines() or ["nothing was printed"])[-1]}
-        found = json.loads((folder / "found.json").read_text(encoding="utf-8"))
-    skipped = {check["check_name"]: f"skipped: {check['reason']}" for check in found["skipped"]}
-    return {**skipped, **{check["check_name"]: check["status"] for check in found["checks"]}}
+        options: list[str] = []
+        for place, (_, config) in enumerate(configs):
+            folder = Path(name) / f"c{place}"
+            shutil.copytree(config.parent, folder, ignore=shutil.ignore_patterns(".git", "*.db", "checkpoints"))
+            keys = {**read_keys(config), **({"isolation": "process"} if isolated else {})}
+            (folder / f"compared{place}.json").write_text(json.dumps(keys), encoding="utf-8")
+            options += ["--model-config", f"c{place}/compared{place}.json"]
+        done = pytest_run(Path(name), [*options, "--model-report", "out", *(["-k", keyword] if keyword else [])])
+        for place, (label, _) in enumerate(configs):
+            report = Path(name) / "out" / (f"compared{place}" if len(configs) > 1 else "") / "health_report.json"
+            if not report.is_file():
+                found[label, "(collection)"] = (done.stdout.strip().splitlines() or ["nothing was printed"])[-1]
+                continue
+            read = json.loads(report.read_text(encoding="utf-8"))
+            found |= {(label, check["check_name"]): f"skipped: {check['reason']}" for check in read["skipped"]}
+            found |= {(label, check["check_name"]): check["status"] for check in read["checks"]}
+    return found
+
+
+def pytest_run(folder: Path, options: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """A run of pytest in a folder, with a cache of its own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--model-hints", "0", *options]
+    environment = {**os.environ, "MODELTIERS_CACHE": str(folder / "cache")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def of_packages(folder: Path, number: int) -> Iterator[tuple[str, Path]]:
+    """Configs of models of the board of packages, one of each package in turn."""
+    from packages.entries import ENTRIES
+    from packages.run import in_turns
+
+    for entry in islice(in_turns([entry for entry in ENTRIES if entry.task]), number):
+        own = folder / entry.key.replace(",", "")
+        own.mkdir()
+        (own / "model.py").write_text(entry.model_file, encoding="utf-8")
+        (own / "config.json").write_text(json.dumps({**entry.task, "model_file": "model.py", "tier": "1"}), encoding="utf-8")
+        yield entry.key, own / "config.json"
+
+
+def compare(configs: Sequence[tuple[str, Path]], keyword: str) -> int:
+    """Prints each difference, and how many there are."""
+    compared = differ = refused = 0
+    for first in range(0, len(configs), _AT_ONCE):
+        some = configs[first : first + _AT_ONCE]
+        plain, isolated = (verdicts(some, each, keyword) for each in (False, True))
+        for label, test in sorted({*plain, *isolated}):
+            before, now = (found.get((label, test), "not run") for found in (plain, isolated))
+            if now.startswith("skipped: isolation refuses"):
+                refused += 1
+                print(f"{label}: {test}: {now}", flush=True)
+            else:
+                compared += 1
+                if before != now:
+                    differ += 1
+                    print(f"{label}: {test}: {before}, in isolation {now}", flush=True)
+        print(f"{first + len(some)} of {len(configs)} models: {compared} verdicts, {differ} differ", flush=True)
+    print(f"{compared} verdicts compared, {differ} differ; {refused} checks need what isolation refuses")
+    return int(bool(differ) or not compared)
+
+
+def start(rounds: int) -> int:
+    """Prints the least processor time of a run of one test with and without isolation, in turns."""
+    least = {"plain": float("inf"), "isolated": float("inf")}
+    with tempfile.TemporaryDirectory() as name:
+        keys = {"task_name": "lm_tiny", "tier": "1"}
+        for kind, more in (("plain", {}), ("isolated", {"isolation": "process"})):
+            (Path(name) / f"{kind}.json").write_text(json.dumps({**keys, **more}), encoding="utf-8")
+        for _ in range(rounds):
+            for kind in least:
+                before = _used()
+                pytest_run(Path(name), ["--model-config", f"{kind}.json", "-k", "shape_contract"])
+                least[kind] = min(least[kind], _used() - before)
+    added = least["isolated"] - least["plain"]
+    print(f"a run of one test: {least['plain']:.2f} s, in isolation {least['isolated']:.2f} s: {added:.2f} s more")
+    return int(added > _MOST_ADDED)
+
+
+def _used() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> int:
@@ -46,22 +126,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("configs", nargs="*", type=Path)
     parser.add_argument("--k", default="", help="tests, as of pytest's -k")
+    parser.add_argument("--packages", type=int, default=0, help="so many models of the board of packages, in its environment")
+    parser.add_argument("--start", type=int, default=0, help="measure the start only, so many times")
     arguments = parser.parse_args()
-    compared = differ = refused = 0
-    for config in arguments.configs or sorted(EXAMPLES.glob("*.json")):
-        plain, isolated = (verdicts(config.absolute(), each, arguments.k) for each in (False, True))
-        for test in sorted({*plain, *isolated}):
-            before, now = plain.get(test, "not run"), isolated.get(test, "not run")
-            if now.startswith("skipped: isolation refuses"):
-                refused += 1
-                print(f"{config.name}: {test}: {now}")
-            else:
-                compared += 1
-                if before != now:
-                    differ += 1
-                    print(f"{config.name}: {test}: {before}, in isolation {now}")
-    print(f"{compared} verdicts compared, {differ} differ; {refused} checks need what isolation refuses")
-    return bool(differ) or not compared
+    if arguments.start:
+        return start(arguments.start)
+    with tempfile.TemporaryDirectory() as folder:
+        given = [
+            (f"{config.absolute().parent.name}/{config.name}", config.absolute()) for config in arguments.configs or EXAMPLES
+        ]
+        return compare(list(of_packages(Path(folder), arguments.packages)) if arguments.packages else given, arguments.k)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+import pickletools
+import re
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 from harness.errors import ModelSourceError, WeightsError, optional_package
 from harness.model_file import architecture_of, settings_of
 from harness.models.wrapped import plain_name
-from harness.wording import shortened
+from harness.wording import counted, shortened
 
 _SHOWN = 5
 _LONGEST = 200
@@ -113,23 +116,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     _refuse_other_kinds(path)
     if path.suffix == ".json":
         return {name: tensor for shard in sorted(_shards(path)) for name, tensor in read_state(_beside(path, shard)).items()}
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        _refuse_dangerous(path)
-        # Mapped, as safetensors are: what is copied into the model is not read into memory of its own first.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(
-            f"`weights`: {path} is refused: loading it would run code ({reason}). Save model.state_dict() or use .safetensors. "
-            "If you trust the file, convert it once: torch.save(torch.load(PATH, weights_only=False).state_dict(), NEW_PATH)"
-        ) from None
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), "the file is cut short")
-        raise WeightsError(f"`weights`: {path} cannot be read: {type(error).__name__}: {reason}") from None
+    content = _safe_tensors(path) if path.suffix == ".safetensors" else read_pickled(path, "weights", _KEEP_WEIGHTS)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):
@@ -140,6 +127,86 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"`weights`: {path} holds no state dict: names are text, got {type(odd).__name__} {shortened(repr(odd), _LONGEST)}"
         )
     return content
+
+
+_KEEP_WEIGHTS = (
+    "Save model.state_dict() or use .safetensors. "
+    "If you trust the file, convert it once: torch.save(torch.load(PATH, weights_only=False).state_dict(), NEW_PATH)"
+)
+
+_CODE = re.compile(r"GLOBAL (\S+)|reduce for unrecognized function (\S+)|but got <class '(\S+)'>$", re.MULTILINE)
+"""How torch names the code that a pickle would run."""
+
+_PICKLE = b"\x80"
+_BEGINNINGS = (b"PK\x03\x04", _PICKLE)
+"""How files begin that ``torch.save`` writes: archives, and pickles as it once did."""
+
+
+def read_pickled(path: Path, key: str, instead: str, device: Any = "cpu", mapped: bool = True) -> Any:
+    """What a file of ``torch.save`` holds; no code in it is run.
+
+    Args:
+        path: The file.
+        key: Of the config that names it, for the message.
+        instead: What to do with a file that would run code, for the message.
+        device: Where its tensors go.
+        mapped: Whether they may stay in the file, as safetensors do: what is copied from them is then not read into memory of its own first.
+
+    Raises:
+        WeightsError: It would run code, is damaged, or is another kind of file.
+    """
+    try:
+        _refuse_dangerous(path)
+        return torch.load(path, map_location=device, weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
+    except _DangerousError as error:
+        code = str(error)
+    except Exception as error:
+        code = next((name for found in _CODE.findall(str(error)) for name in found if name), "") or _code_of_plain_pickle(path)
+        if not code:
+            raise WeightsError(f"`{key}`: {path} {_no_weights(path, error)}") from None
+    raise WeightsError(f"`{key}`: {path} is refused: loading it would run code ({code}). {instead}")
+
+
+def _safe_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise WeightsError(f"`weights`: {path} cannot be read: {_first_line(error)}") from None
+
+
+def _code_of_plain_pickle(path: Path) -> str:
+    """What a pickle calls that ``torch.save`` has not written, as torch reads none of a later protocol; empty where it calls nothing."""
+    with suppress(Exception), path.open("rb") as file:  # a damaged one
+        if file.read(1) == _PICKLE:
+            file.seek(0)
+            calls = {"GLOBAL", "STACK_GLOBAL", "INST"}
+            return "a pickle that calls functions" if any(step.name in calls for step, *_ in pickletools.genops(file)) else ""
+    return ""
+
+
+def _no_weights(path: Path, error: Exception) -> str:
+    """What is wrong with a file that torch cannot read: its beginning, where that is no file of weights', else what torch says last."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head and not head.startswith(_BEGINNINGS):
+        said = f"its {counted(path.stat().st_size, 'byte')} begin with {head!r}"
+        return f"is not a file of weights: {said}; expected .safetensors or what torch.save writes"
+    if not head or (not head.startswith(_PICKLE) and not zipfile.is_zipfile(path)):
+        return f"is {'cut short: an archive without its end' if head else 'empty'}; copy or download it again"
+    if not isinstance(error, pickle.UnpicklingError):
+        return f"cannot be read: {_first_line(error)}"
+    found = [line for line in str(error).splitlines() if line and not line.startswith(_ADVICE)]
+    return f"cannot be read: it is damaged, or not written by torch.save ({found[-1] if found else 'its pickle ends too soon'})"
+
+
+_ADVICE = ("Weights only load failed", "Please file an issue", "Check the documentation")
+"""How lines begin in which torch says what else one could do."""
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'the file is cut short')}"
 
 
 def _shards(index: Path) -> dict[str, list[str]]:
@@ -212,14 +279,18 @@ def _refuse_other_kinds(path: Path) -> None:
         raise WeightsError(f"`weights`: {path} is a web page, not weights; download the file itself")
 
 
+class _DangerousError(Exception):
+    """A scanner of pickles found code; the text names it."""
+
+
 def _refuse_dangerous(path: Path) -> None:
-    """Raises what the unpickler would raise, before it has begun, where a scanner of pickles knows better."""
+    """Refuses before the unpickler has begun, where a scanner of pickles knows better."""
     from harness.scan import dangerous_names
 
     with path.open("rb") as file:
         names = dangerous_names(file, path.name)
     if names:
-        raise pickle.UnpicklingError(f"picklescan found {', '.join(names[:_SHOWN])}")
+        raise _DangerousError(f"picklescan found {', '.join(names[:_SHOWN])}")
 
 
 def not_finite(state: dict[str, Tensor]) -> list[str]:
@@ -315,18 +386,7 @@ def checkpoint_arguments(path: Path, factory: Callable[..., Any]) -> dict[str, A
     """
     if not path.is_file():
         raise WeightsError(f"`model`: no such file {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise WeightsError(
-            f"`model`: {path} is refused: loading it would run code ({reason}). Give only its weights as `weights`, and the arguments of "
-            "the class as `model_kwargs`"
-        ) from None
-    except Exception as error:
-        raise WeightsError(
-            f"`model`: {path} cannot be read: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-        ) from None
+    content = read_pickled(path, "model", "Give only its weights as `weights`, and the arguments of the class as `model_kwargs`")
     kept = content.get(_ARGUMENTS, {}) if isinstance(content, dict) else {}
     parameters = inspect.signature(factory).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

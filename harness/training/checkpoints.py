@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
 import re
 import shutil
 import zipfile
@@ -18,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, WeightsError
 from harness.files import replacing
+from harness.models.weights import read_pickled
 
 _SETTINGS = ("hyper_parameters", "datamodule_hyper_parameters", "hparams_type")
 """The keys under which Lightning's ``save_hyperparameters`` keeps the arguments of a model, and the class that holds them."""
@@ -86,19 +86,11 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise CheckpointError(
             f"`resume_from_checkpoint`: {path} is damaged: {part} is not what was written; resume from another checkpoint"
         )
+    ours = "Checkpoints that this project writes hold only tensors, numbers and text"
     try:
-        content = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next(iter(str(error).splitlines()), "")
-        if "Unsupported" not in reason and "GLOBAL" not in reason and "Weights only" not in reason:
-            raise CheckpointError(f"`resume_from_checkpoint`: {path} is damaged or not a checkpoint: {reason}") from None
-        raise CheckpointError(
-            f"`resume_from_checkpoint`: {path} is refused: loading it would run code. Checkpoints that this project writes hold only tensors, "
-            "numbers and text"
-        ) from None
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), "it is truncated")
-        raise CheckpointError(f"`resume_from_checkpoint`: {path} is damaged: {reason}") from None
+        content = read_pickled(path, "resume_from_checkpoint", ours, map_location, mapped=False)
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(
             f"`resume_from_checkpoint`: {path} is not a training checkpoint; give files with only weights as `weights`"

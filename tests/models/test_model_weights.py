@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from harness.errors import WeightsError
 from harness.models.loading import ModelSource
-from harness.models.weights import load_weights
+from harness.models.weights import checkpoint_arguments, load_weights
 
 
 class Net(nn.Module):
@@ -223,8 +225,35 @@ def test_a_damaged_file_is_not_called_dangerous(tmp_path: Path) -> None:
     whole = (tmp_path / "w.pt").read_bytes()
     (tmp_path / "w.pt").write_bytes(whole[: len(whole) // 2])
 
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match="is cut short: an archive without its end"):
         load_weights(Net(), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.ckpt", "w.bin"])
+@pytest.mark.parametrize("seed", range(4))
+def test_other_bytes_are_named_as_what_they_are(name: str, seed: int, tmp_path: Path) -> None:
+    content = random.Random(seed).randbytes(3000)
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(WeightsError) as caught:
+        load_weights(Net(), tmp_path / name)
+
+    said = f"{tmp_path / name} is not a file of weights: its 3,000 bytes begin with {content[:16]!r}"
+    assert str(caught.value).startswith(f"`weights`: {said}")
+    assert "run code" not in str(caught.value)
+    with pytest.raises(WeightsError) as of_a_model:
+        checkpoint_arguments(tmp_path / name, Net)
+    assert str(of_a_model.value).startswith(f"`model`: {said}")
+
+
+def test_a_plain_pickle_is_refused_only_where_it_calls_something(tmp_path: Path) -> None:
+    (tmp_path / "calls.pt").write_bytes(pickle.dumps({"weight": Fraction(1, 2)}))
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps([1, 2]))
+
+    with pytest.raises(WeightsError, match=r"calls\.pt is refused: loading it would run code \(a pickle that calls functions\)"):
+        load_weights(Net(), tmp_path / "calls.pt")
+    with pytest.raises(WeightsError, match=r"plain\.pt cannot be read: it is damaged, or not written by torch\.save"):
+        load_weights(Net(), tmp_path / "plain.pt")
 
 
 def sharded(folder: Path, **names: str) -> Path:

@@ -56,9 +56,15 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "last.ckpt"
     write_checkpoint(content(nn.Linear(8, 8)), path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(CheckpointError, match=r"last\.ckpt is damaged") as caught:
+    with pytest.raises(CheckpointError, match=r"`resume_from_checkpoint`: .*last\.ckpt is (empty|cut short)") as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
+
+
+def test_other_bytes_are_no_checkpoint_and_not_called_dangerous(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"\x1f\x8b\x08 compressed")
+    with pytest.raises(CheckpointError, match=r"not a file of weights: its 14 bytes begin with b'\\x1f"):
+        read_checkpoint(tmp_path / "last.ckpt")
 
 
 def test_a_flipped_bit_is_refused_wherever_it_changes_what_is_read(tmp_path: Path) -> None:

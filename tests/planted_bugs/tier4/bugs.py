@@ -142,7 +142,7 @@ register(
         Exported(truncated("pytorch"), "pytorch"),
         Exported(of(Scores, "pytorch"), "pytorch"),
         code="unreadable_file",
-        says="cannot be read",
+        says="is cut short",
     ),
     PlantedBug(
         "truncated_safetensors",
