@@ -39,6 +39,10 @@ _REFUSES = re.compile(
 
 NONE = "the model has no adapters (LoRA and the like) that can be merged or disabled"
 _MOVED = 0.05
+_LOW_RANK = re.compile(r"lora|low_?rank", re.IGNORECASE)
+
+_ACTS = 0.01
+"""Share of the largest logit by which fresh adapters may change the logits: more than a matrix that begins near zero does."""
 
 _RESTORED = 1e-3
 """What merging and unmerging may leave of a change, as a share of the largest value of a weight: far more than rounding."""
@@ -226,7 +230,7 @@ def disabled_is_base(subject: Subject, seed: int = 0) -> Evidence:
     )
     if found.status is not Status.OK:
         return found
-    return judge_equal(
+    found = judge_equal(
         subject,
         NAME,
         on_again,
@@ -235,6 +239,27 @@ def disabled_is_base(subject: Subject, seed: int = 0) -> Evidence:
         "a switch that changes the weights, or leaves them merged",
         code="enabling_does_not_restore",
     )
+    return found if found.status is not Status.OK else _fresh_ones_act(subject, adapters, batch, at) or found
+
+
+def _fresh_ones_act(subject: Subject, adapters: Adapters | None, batch: dict[str, Tensor], at: str) -> Evidence | None:
+    """A warning where low-rank adapters that nothing has trained change the logits; not of peft's, which may change the base weights too."""
+    is_of_low_rank = adapters is not None and (adapters.can_merge or any(map(_LOW_RANK.search, named_as_adapters(subject.model))))
+    if not (is_of_low_rank and subject.fresh_weights) or hasattr(subject.model, "peft_config"):
+        return None
+    model = subject.fresh()
+    with recording(model, lines=True) as acting:
+        fresh = subject.logits(batch, model)
+    with disabled(model, adapters), recording(model, lines=True) as base:
+        without = subject.logits(batch, model)
+    apart, bound = difference(fresh, without), max(_ACTS * float(without.abs().max()), subject.bound(NAME))
+    message = "adapters change the logits before they have learnt anything"
+    cause = (
+        "both matrices of an adapter that begin at random: one of them begins at zero, so that training begins with the base model; fine where "
+        "the frozen weights were changed to make up for it, or the adapters are trained already"
+    )
+    found = Evidence(NAME, Status.WARN, message, apart, bound, "between the logits", at, cause=cause, code="fresh_adapter_acts")
+    return replace(found, investigate=lambda: first_divergence(base, acting, whole)) if apart > bound else None
 
 
 def adapters_of(subject: Subject) -> Adapters | None:

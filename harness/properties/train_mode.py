@@ -7,6 +7,7 @@ one that is trained.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.owners import left_to, owned_by
 from harness.properties.adapter_layers import merged_equals_unmerged
-from harness.properties.calling import NoGradientError
+from harness.properties.calling import NoGradientError, WithoutNoise
 from harness.properties.noise import difference, judge_equal
 from harness.properties.prerequisites import hidden_by
 from harness.properties.subject import Subject
@@ -54,6 +55,9 @@ _ALONG_AN_AXIS: dict[str, Callable[[Tensor, int], Tensor]] = {
 _DRAWN = 64
 """Calls in train mode whose mean tells whether eval mode gives the mean."""
 
+_BESIDE = 3.0
+"""Standard errors that eval mode is off the mean of what is drawn, in the median of the logits, where it gives another mean."""
+
 _DROPS = re.compile(r"drop|stochastic_?depth", re.IGNORECASE)
 """Names of the classes of layers that drop something at random."""
 
@@ -73,7 +77,7 @@ def equals_eval(subject: Subject, seed: int = 0) -> Evidence:
         return Evidence(NAME, Status.SKIPPED, "forward returns other tensors in train mode than in eval mode")
     if subject.bound(NAME) < difference(trained.logits, evaluated):
         if trained.draws:
-            return Evidence(NAME, Status.SKIPPED, DRAWS)
+            return _judge_drawn(subject, batch, trained, counterexample)
         if added := _added_in_eval_mode(trained.logits, evaluated, subject.bound(NAME)):
             return Evidence(NAME, Status.OK, f"eval mode adds {added} to what train mode gives", counterexample=counterexample)
         if trained.is_weighted_by_rates(evaluated):
@@ -102,6 +106,42 @@ def equals_eval(subject: Subject, seed: int = 0) -> Evidence:
     if found.status is Status.FAIL and merged_equals_unmerged(subject, seed).status is Status.FAIL:
         return replace(found, details=owned_by("adapter_layers[merged]"), investigate=None)
     return found
+
+
+def _judge_drawn(subject: Subject, batch: Batch, trained: _Stilled, counterexample: str) -> Evidence:
+    """The verdict on a train mode that draws noise: eval mode gives what the noise's mean gives, or the mean of what train mode gives."""
+    evaluated, bound = subject.logits(batch), subject.bound(NAME)
+
+    def culprit() -> str:
+        with WithoutNoise():
+            calls = trained.calls_of(subject.model)
+        return first_divergence(_recorded(subject, batch, subject.model), calls, whole)
+
+    with WithoutNoise():
+        middle, again = trained.logits_of_draw(0), trained.logits_of_draw(1)
+    if difference(middle, again) > bound:  # it draws other things than Gaussian noise
+        return Evidence(NAME, Status.SKIPPED, DRAWS)
+    if difference(middle, evaluated) <= bound:
+        message = "eval mode gives what train mode gives at the mean of the noise that it draws"
+        return Evidence(NAME, Status.OK, message, counterexample=counterexample)
+    draws = torch.stack([trained.logits_of_draw(number).double() for number in range(_DRAWN)])
+    error = draws.std(0) / math.sqrt(_DRAWN)
+    off = ((draws.mean(0) - evaluated.double()).abs() - bound).clamp(min=0) / error.clamp(min=torch.finfo(error.dtype).tiny)
+    if float(off.median()) < _BESIDE:
+        return Evidence(NAME, Status.OK, "eval mode gives the mean of what train mode draws", counterexample=counterexample)
+    return Evidence(
+        NAME,
+        Status.WARN,
+        "eval mode gives neither what train mode gives at the mean of the noise that it draws, nor the mean of what it gives",
+        difference(middle, evaluated),
+        bound,
+        "between the logits",
+        counterexample,
+        cause="noise that eval mode adds as a number, such as one standard deviation, or another latent than the mean that training scatters "
+        "around",
+        investigate=culprit,
+        code="beside_the_mean_of_noise",
+    )
 
 
 def after_eval(subject: Subject, seed: int = 0) -> Evidence:
@@ -234,6 +274,11 @@ class _Stilled:
         """The logits of a model, as those of ``logits``."""
         with seeded(self._seed):
             return self._subject.raw_logits(self._batch, self._model(like))
+
+    def logits_of_draw(self, number: int) -> Tensor:
+        """The logits of the model itself under another seed."""
+        with seeded(self._seed + number):
+            return self._subject.raw_logits(self._batch, self._model(self._subject.model))
 
     def is_weighted_by_rates(self, evaluated: Tensor) -> bool:
         """Whether eval mode gives the mean of what train mode draws, and only because it reads the rates.

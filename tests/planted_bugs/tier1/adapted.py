@@ -87,6 +87,17 @@ class UnmergesTheWeightOnly(AdaptedPerceptron):
     layer = _UnmergesTheWeightOnly
 
 
+class _BothMatricesDrawn(Adapted):
+    def __init__(self, size_in: int, size_out: int) -> None:
+        super().__init__(size_in, size_out)
+        nn.init.normal_(self.up, std=0.5)
+
+
+@planted("adapter_layers[disabled]", task=TABLE, sound=AdaptedPerceptron, module="middle", source=LORA, status=Status.WARN)
+class BothMatricesDrawn(AdaptedPerceptron):
+    layer = _BothMatricesDrawn
+
+
 class _MovesIntoTheWeight(Adapted):
     def merge(self) -> None:
         if not self.merged:

@@ -29,6 +29,30 @@ class Gated(nn.Module):
         return self.leave(hidden if self.wrong and not self.training else 0.5 * hidden)
 
 
+class Latent(nn.Module):
+    """A latent that scatters in training; the bug answers by its mean and one deviation."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.enter, self.leave = nn.Linear(6, 24), nn.Linear(12, 4)
+
+    def forward(self, features: Tensor) -> Tensor:
+        mean, spread = self.enter(features).chunk(2, 1)
+        deviation = F.softplus(spread)
+        noise = torch.randn_like(mean) if self.training else torch.full_like(mean, float(self.wrong))
+        return self.leave(mean + deviation * noise)
+
+
+class LogNormal(Latent):
+    """Sound: in eval mode it answers by the mean of what it draws, which is not what it gives at the mean of the noise."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        mean = self.enter(features)[:, :12]
+        noise = torch.randn_like(mean) if self.training else torch.full_like(mean, 0.125 + self.wrong)
+        return self.leave((mean + 0.5 * noise).exp() if self.training else (mean + noise).exp())
+
+
 def stops_dropping(model: nn.Module, _given: Any, _output: Tensor) -> None:
     """A hook that is meant for one evaluation."""
     if not model.training:
@@ -205,6 +229,8 @@ class Checkpointed(nn.Module):
         return self.leave(self.norm(hidden))
 
 
+for name, model in (("one_deviation_in_eval_mode", Latent), ("another_mean_in_eval_mode", LogNormal)):
+    plant_declared(name, model, TABLE, "train_mode[equals_eval]", source="MONAI#8933", status=Status.WARN)
 plant_declared("scaled_in_train_mode_only", Gated, TABLE, "train_mode[equals_eval]", source="PyTorch forums")
 plant_declared(
     "statistics_with_momentum_zero",
