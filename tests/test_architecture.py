@@ -234,6 +234,6 @@ def test_the_entry_point_imports_only_the_standard_library_and_pytest() -> None:
 
 
 def test_light_modules_import_no_torch() -> None:
-    light = "harness, harness.config, harness.catalogue, harness.cli, pytest_modeltiers.plugin"
+    light = "harness, harness.config, harness.catalogue, harness.cli, harness.monitoring.table_command, pytest_modeltiers.plugin"
     code = f"import {light}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -101,6 +101,7 @@ def add_profile(commands: Any) -> None:
     profile.add_argument(
         "--categorical", action="append", default=[], metavar="COLUMN", help="a column of FILE that is levels; repeatable"
     )
+    _add_parts(profile)
     profile.add_argument(
         "--familiarity",
         action=argparse.BooleanOptionalAction,
@@ -112,9 +113,28 @@ def add_profile(commands: Any) -> None:
     profile.set_defaults(run=_profile)
 
 
+def _add_parts(command: argparse.ArgumentParser) -> None:
+    """Adds what is looked at beside the columns of a FILE."""
+    command.add_argument(
+        "--slices",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="a column of FILE whose values are compared one by one too; repeatable",
+    )
+    command.add_argument(
+        "--measure",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="what is measured of FILE's rows too: NAME=COLUMN~REGEX, such as refused=answer~^Sorry, or FILE.py:FUNCTION, which takes "
+        "the rows as lists by column and returns new columns by name, such as scores or embeddings; repeatable",
+    )
+
+
 def _profile(arguments: argparse.Namespace) -> int:
     if arguments.file is not None and arguments.config is None:
-        from harness.monitoring.tables import profile_file
+        from harness.monitoring.table_command import profile_file
 
         answer = profile_file(
             arguments.file,
@@ -122,6 +142,8 @@ def _profile(arguments: argparse.Namespace) -> int:
             name=arguments.name,
             categorical=arguments.categorical,
             without=arguments.without,
+            slices=arguments.slices,
+            measures=arguments.measure,
         )
         print(json.dumps(answer.data, allow_nan=False) if arguments.json else answer.text)
         return 0
@@ -160,6 +182,7 @@ def add_monitor(commands: Any) -> None:
         metavar="RUN",
         help="the run whose profile to compare with, instead of the config's; of FILE another file too",
     )
+    _add_parts(monitor)
     monitor.add_argument(
         "--html", type=Path, metavar="PAGE", help="a page that lists every feature, the worst first, with a search"
     )
@@ -173,11 +196,18 @@ def add_monitor(commands: Any) -> None:
 
 def _monitor(arguments: argparse.Namespace) -> int:
     if arguments.file is not None and arguments.config is None:
-        from harness.monitoring.tables import monitor_file
+        from harness.monitoring.table_command import monitor_file
 
         if arguments.reference is None:
             raise ConfigError("monitor: name what to compare with by --reference: a stored profile, or another file")
-        answer = monitor_file(arguments.file, arguments.reference, arguments.db, arguments.html)
+        answer = monitor_file(
+            arguments.file,
+            arguments.reference,
+            arguments.db,
+            arguments.html,
+            slices=arguments.slices,
+            measures=arguments.measure,
+        )
         print(json.dumps(answer.data, allow_nan=False) if arguments.json else answer.text)
         return int(answer.data["status"] == "fail" or (arguments.strict and answer.data["status"] == "warn"))
     _check_one(arguments, "monitor")

@@ -15,14 +15,13 @@ from numpy.typing import NDArray
 from harness.monitoring.dependence import first_rows
 from harness.monitoring.features.values import is_missing, level_name
 from harness.monitoring.gate.pairs import FEWEST_IN_SLICE
-from harness.monitoring.window import input_columns
 from harness.statistics import holm
-from harness.tasks import TaskSpec
 from harness.wording import counted, p_value
 
 if TYPE_CHECKING:
     from harness.data.dataset import Dataset
     from harness.evaluation.evaluation import Evaluation
+    from harness.tasks import TaskSpec
 
 SLICES = "slices"
 """The name under which what is known of a reference's parts is stored beside its profile."""
@@ -74,6 +73,15 @@ class Cut:
         places = np.searchsorted(self.ends, numbers)
         return np.where(np.isnan(numbers), _EMPTY, np.array(names)[np.minimum(places, len(names) - 1)])
 
+    def to_json(self) -> dict[str, Any]:
+        """The cut as JSON-ready values."""
+        return {"ends": list(self.ends), "levels": list(self.levels)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cut:
+        """The inverse of ``to_json``."""
+        return cls(tuple(data["ends"]), tuple(data["levels"]))
+
 
 def _is_empty(value: object) -> bool:
     return is_missing(value) or value == ""
@@ -114,6 +122,8 @@ class Parts:
         Raises:
             DataError: There is no such column.
         """
+        from harness.monitoring.window import input_columns  # and with it torch, which tables without a model do not need
+
         values: dict[str, Sequence[object]] = {}
         if ALL_COLUMNS in names:
             values.update(_classes(data, task))

@@ -1,32 +1,31 @@
-"""Tables without a model: ``modeltiers profile FILE``, ``modeltiers monitor FILE``, and what is found of their columns and rows."""
+"""Tables without a model: their profile, and what is found of their columns, parts and rows."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from harness.errors import ProfileError, ProfileMismatchError, did_you_mean
 from harness.evidence import Status
-from harness.experiments.database import ExperimentDB, existing_database
-from harness.experiments.records import RunRef
 from harness.monitoring import DEFAULT_DRIFT_OPTIONS, DriftOptions
 from harness.monitoring.drift import DriftReport, compare_profiles
-from harness.monitoring.drift.listing import drift_table, summary_rows, summary_table
+from harness.monitoring.drift.slice_drift import FEWEST_ROWS, drifted_slices
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.features.ranges import continues
-from harness.monitoring.profiles import BINS, Profile, load_profile, profile_of_source
+from harness.monitoring.measures import Measure, measured_table
+from harness.monitoring.profiles import BINS, Profile, profile_of_source
 from harness.monitoring.profiles.sources import Options, source_of
-from harness.monitoring.profiles.tables import TEXT_PARTS, column_groups
+from harness.monitoring.profiles.tables import TEXT_PARTS, ChangedTable, column_groups, tables_of
 from harness.monitoring.row_sample import RowSample, lost_correlations
-from harness.wording import Answer, counted, listed
+from harness.monitoring.slices import Cut
+from harness.wording import counted, listed
 
 TABLE = "table"
 """What a profile keeps of a table beside its counts, in ``meta``."""
-
-DATABASE = "experiments.db"
 
 _TELLING = 0.01
 """Rows tell whose they are where no more than this share of the reference is repetitions."""
@@ -80,7 +79,13 @@ class TableReport:
 
 
 def profile_of_table(
-    data: Any, reference: Profile | None = None, *, categorical: Iterable[str] = (), without: Iterable[str] = ()
+    data: Any,
+    reference: Profile | None = None,
+    *,
+    categorical: Iterable[str] = (),
+    without: Iterable[str] = (),
+    slices: Iterable[str] = (),
+    measures: Iterable[Measure] = (),
 ) -> Profile:
     """As ``compute_dataset_profile`` of a table, with what is kept of its rows: which columns go together, and hashes of some rows.
 
@@ -89,8 +94,53 @@ def profile_of_table(
         reference: The profile that it is to be compared with.
         categorical: Columns that are levels, whatever they look like.
         without: Columns that are no features.
+        slices: Columns whose values are parts, which are profiled too.
+        measures: What is measured of the rows beside their columns.
     """
-    return _profiled(data, reference, tuple(categorical), tuple(without))[0]
+    measures, data_with = tuple(measures), measured_table(data, tuple(measures))
+    found = _profiled(data_with, reference, tuple(categorical), tuple(without))[0]
+    if reference is not None:
+        return found
+    kept = {**found.meta[TABLE], "measures": [one.said for one in measures], "slices": _slices(data_with, tuple(slices), found)}
+    return Profile.of(found.n, found.features, {**found.meta, TABLE: kept})
+
+
+def _slices(data: Any, names: tuple[str, ...], reference: Profile) -> dict[str, Any]:
+    """The parts of a reference: how each column was cut, and the profiles of the parts."""
+    cuts = {}
+    for name in names:
+        values = [value for part in tables_of(data) for value in np.asarray(_slice_column(part, name)).tolist()]
+        cuts[name] = Cut.of(values)
+    profiles = _slice_profiles(data, cuts, reference)
+    return {
+        "cuts": {name: cut.to_json() for name, cut in cuts.items()},
+        "profiles": {name: each.to_json() for name, each in profiles.items()},
+    }
+
+
+def _slice_column(part: Mapping[str, Any], name: str) -> Any:
+    if name not in part:
+        raise ProfileError(f"`slices`: no column {name!r}.{did_you_mean(name, part)}")
+    return part[name]
+
+
+def _slice_profiles(data: Any, cuts: Mapping[str, Cut], reference: Profile) -> dict[str, Profile]:
+    """The parts of a table, on the scales of a profile of the whole."""
+    found = {}
+    for name, cut in cuts.items():
+        values = {value for part in tables_of(data) for value in np.unique(cut.labels(np.asarray(part[name]).tolist())).tolist()}
+        for value in sorted(values):
+            rows = ChangedTable(data, partial(_rows_of, name=name, cut=cut, value=value))
+            source = source_of(rows, Options())
+            profile = profile_of_source(source, reference.only(each for each in reference.features if each != name), BINS)
+            if profile.n >= FEWEST_ROWS:
+                found[f"{name}={value}"] = profile
+    return found
+
+
+def _rows_of(part: Mapping[str, Any], name: str, cut: Cut, value: str) -> dict[str, Any]:
+    chosen = cut.labels(np.asarray(part[name]).tolist()) == value
+    return {each: np.asarray(column)[chosen] for each, column in part.items()}
 
 
 def _profiled(
@@ -126,22 +176,26 @@ def _check_there(columns: Sequence[str], **asked: Sequence[str]) -> None:
             raise ProfileError(f"`{key}`: no column {unknown!r}.{did_you_mean(unknown, columns)}")
 
 
-def compare_table(data: Any, reference: Profile, options: DriftOptions = DEFAULT_DRIFT_OPTIONS) -> TableReport:
-    """A table against the profile of another: its columns, which of them go together, and its rows.
+def compare_table(
+    data: Any, reference: Profile, options: DriftOptions = DEFAULT_DRIFT_OPTIONS, *, measures: Iterable[Measure] = ()
+) -> TableReport:
+    """A table against the profile of another: its columns, which of them go together, its parts, and its rows.
 
     Args:
         data: A file, columns by name, a data frame or Arrow data.
         reference: What ``profile_of_table`` gave of the reference.
         options: The allowed error, and how much drift matters.
+        measures: The functions by which the reference was measured; its rules are kept with it.
 
     Raises:
-        ProfileMismatchError: The reference is not that of a table, or the table has none of its columns.
+        ProfileMismatchError: The reference is not that of a table, the table has none of its columns, or a function is missing.
     """
     kept = reference.meta.get(TABLE)
     if kept is None:
         raise ProfileMismatchError(
             "the reference is not that of a table: profile one by `modeltiers profile FILE`, or give the model's config by --config"
         )
+    data = measured_table(data, _known_measures(kept, tuple(measures)))
     there = [name for _, names in column_groups(data) for name in names]
     if not there:
         raise ProfileError("the window has no rows")
@@ -155,12 +209,39 @@ def compare_table(data: Any, reference: Profile, options: DriftOptions = DEFAULT
     current, sample = _profiled(data, compared)
     drift = compare_profiles(compared, current, options)
     found = [*_of_columns(gone, new), *_of_pairs(kept, sample), *([] if drift.same else _of_rows(kept, sample))]
+    found += [] if drift.same else _of_slices(data, there, kept, compared, options)
     later = [name for name, each in compared.features.items() if _is_later(each, current.features[name])]
     notes = [
-        *_notes(compared, kept),
+        *notes_of(compared, {**kept, "columns": [name for name in kept["columns"] if name not in gone]}),
         *([f"not compared, as time continues after the reference: {listed(later)}"] if later else []),
     ]
     return TableReport(drift, (compared, current), tuple(sorted(found, key=lambda one: -one.status.severity)), tuple(notes))
+
+
+def _known_measures(kept: Mapping[str, Any], given: tuple[Measure, ...]) -> list[Measure]:
+    """The rules that are kept with a reference, and the functions that were given again."""
+    said = {one.said for one in given}
+    known = [Measure.parse(one) for one in kept.get("measures", []) if one not in said and "~" in one]
+    lacking = [one for one in kept.get("measures", []) if one not in said and "~" not in one]
+    if lacking:
+        raise ProfileMismatchError(
+            f"the reference was measured by {listed(lacking)}, which is your code and is not run unasked: add --measure {lacking[0]}"
+        )
+    return [*known, *given]
+
+
+def _of_slices(
+    data: Any, there: Sequence[str], kept: Mapping[str, Any], reference: Profile, options: DriftOptions
+) -> list[TableFinding]:
+    """The part that drifted most surely; a part that is like the whole says nothing new and is one among the others all the same."""
+    stored = kept.get("slices") or {"cuts": {}, "profiles": {}}
+    cuts = {name: Cut.from_json(each) for name, each in stored["cuts"].items() if name in there}
+    if not cuts:
+        return []
+    before = {name: Profile.from_json(each) for name, each in stored["profiles"].items()}
+    drifted = drifted_slices(before, _slice_profiles(data, cuts, reference), options)
+    more = f"; so have {counted(len(drifted) - 1, 'other slice')}" if len(drifted) > 1 else ""
+    return [TableFinding(Status.WARN, "slice_drifted", drifted[0].message + more)] if drifted else []
 
 
 def _is_later(reference: FeatureCounts, current: FeatureCounts) -> bool:
@@ -208,7 +289,8 @@ def _of_rows(kept: dict[str, Any], sample: RowSample) -> list[TableFinding]:
     return found
 
 
-def _notes(reference: Profile, kept: dict[str, Any]) -> list[str]:
+def notes_of(reference: Profile, kept: dict[str, Any]) -> list[str]:
+    """What cannot be told of a table, a sentence each."""
     texts = list(
         dict.fromkeys(
             name.rpartition(".")[0]
@@ -216,109 +298,13 @@ def _notes(reference: Profile, kept: dict[str, Any]) -> list[str]:
             if name not in kept["columns"] and name.rpartition(".")[2] in TEXT_PARTS
         )
     )
+    seen = {column_of(name, kept["columns"]) for name in reference.features}
+    nested = [name for name in kept["columns"] if name not in seen and name not in kept["without"]]
+    notes = [f"not looked at, as no list of numbers of one length, but nested: {listed(nested)}"] if nested else []
     if not texts:
-        return []
+        return notes
     parts = listed(list(TEXT_PARTS))
     return [
-        f"cannot tell whether the values of {listed(texts)} drifted, as nearly every value is its own level: compared by {parts}"
+        *notes,
+        f"cannot tell whether the values of {listed(texts)} drifted, as nearly every value is its own level: compared by {parts}",
     ]
-
-
-def profile_file(
-    path: Path,
-    db_path: str | Path | None = None,
-    *,
-    name: str | None = None,
-    categorical: Sequence[str] = (),
-    without: Sequence[str] = (),
-) -> Answer:
-    """Profiles a file as a table, without a model.
-
-    Args:
-        path: The file.
-        db_path: Where the profile is stored, if anywhere; ``experiments.db`` where a name is given.
-        name: A name for it.
-        categorical: Columns that are levels, whatever they look like.
-        without: Columns that are no features.
-
-    Raises:
-        UserError: What keeps it from being profiled or stored, in one line.
-    """
-    profile = profile_of_table(path, categorical=categorical, without=without)
-    run_id = None
-    if name is not None or db_path is not None:
-        with ExperimentDB(db_path or DATABASE) as db:
-            with db.start_run(f"{path.stem}-profile", facts={"table": str(path.resolve())}) as run:
-                run_id = run.id
-            from harness.experiments.database import log_profile_to_db
-
-            log_profile_to_db(db, run_id, profile.to_bytes())
-            if name is not None:
-                db.set_name(name, run_id)
-    size = len(profile.to_bytes())
-    data = {
-        "status": "ok",
-        "data": {"name": path.name, "path": str(path)},
-        "rows": profile.n,
-        "bytes": size,
-        "features": summary_rows(profile),
-        "reference_profile_id": run_id,
-        "name": name,
-    }
-    lines = [f"{path.name}: {counted(profile.n, 'row')}, {counted(len(profile.features), 'feature')}, {size:,} bytes", ""]
-    lines += [summary_table(profile), *(["", *notes] if (notes := _notes(profile, profile.meta[TABLE])) else [])]
-    if run_id is not None:
-        lines += ["", f"stored with run {run_id}: modeltiers monitor WINDOW --reference {json.dumps(name or run_id)}"]
-    return Answer(data, "\n".join(lines))
-
-
-def monitor_file(path: Path, reference: RunRef, db_path: str | Path | None = None, html: Path | None = None) -> Answer:
-    """Compares a file with a reference, without a model.
-
-    Args:
-        path: The file.
-        reference: The run whose profile it is compared with, by id or name; or another file.
-        db_path: Where the reference is stored; ``experiments.db`` by default.
-        html: Where a page that lists every feature is written, if anywhere.
-
-    Raises:
-        UserError: What keeps it from being compared, in one line.
-    """
-    report = compare_table(path, _reference(reference, db_path))
-    found = {**report.to_json(), "data": {"name": path.name, "path": str(path)}, "reference": str(reference)}
-    if html is not None:
-        from harness.monitoring.drift.listing import DriftPage, Said, drawings_of
-
-        said = [
-            *(Said(each.status.value, each.message) for each in report.findings),
-            *(Said("skipped", note) for note in report.notes),
-        ]
-        drawings = drawings_of(report.drift, *report.profiles)
-        features = found["drift"]["features"]
-        page = DriftPage(path.name, str(reference), report.status.value, said, features, drawings)
-        page.write(html)
-    return Answer(found, _text(report))
-
-
-def _reference(reference: RunRef, db_path: str | Path | None) -> Profile:
-    if isinstance(reference, str) and Path(reference).is_file() and Path(reference).suffix:
-        return profile_of_table(Path(reference))
-    hint = ": name a stored reference, or a file to compare with, by --reference"
-    with existing_database(db_path or DATABASE, hint) as db:
-        return load_profile(db, reference)
-
-
-_MARKS = {Status.OK: "ok  ", Status.WARN: "warn", Status.FAIL: "FAIL"}
-
-
-def _text(report: TableReport) -> str:
-    drift = report.drift
-    lines = [f"{_MARKS[drift.status]}  {drift.message}"]
-    lines += [f"{_MARKS[each.status]}  {each.message}" for each in report.findings]
-    lines += [f"      {note}" for note in report.notes]
-    worst = [one for status in (Status.FAIL, Status.WARN) for one in drift.features if one.status is status][:_SHOWN]
-    lines += ["", *(one.message.splitlines()[0] for one in worst)] if worst else []
-    return "\n".join([*lines, "", drift_table(drift.to_json()["features"]), "", f"status: {report.status.value}"])
-
-
-_SHOWN = 3

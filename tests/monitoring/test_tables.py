@@ -16,6 +16,7 @@ import pytest
 from harness.cli import main
 from harness.errors import ProfileError, ProfileMismatchError
 from harness.monitoring.drift.listing import MOST_DRAWN
+from harness.monitoring.measures import Measure
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.tables import TableReport, compare_table, profile_of_table
 
@@ -193,6 +194,78 @@ def test_the_page_lists_every_feature_the_worst_first(tmp_path: Path, capsys: py
     assert "&lt;new&gt;" in page
     assert "<new>" not in page
     assert len(page) < 150_000
+
+
+def answers(seed: int, refused: float, rows: int = 900) -> dict[str, Any]:
+    """Answers of a language model in three languages; of the German ones so large a share is refused."""
+    rng = np.random.default_rng(seed)
+    language = rng.choice(["en", "de", "fr"], rows)
+    is_refused = rng.random(rows) < np.where(language == "de", refused, 0.03)
+    said = [" ".join(rng.choice(["the", "order", "is", "late"], rng.integers(4, 40))) for _ in range(rows)]
+    answer = [
+        f"Sorry, I cannot help ({place})." if no else text for place, (no, text) in enumerate(zip(is_refused, said, strict=True))
+    ]
+    return {"language": language.astype(object), "answer": np.array(answer, object)}
+
+
+def lengths(rows: dict[str, list[Any]]) -> dict[str, Any]:
+    return {"words": np.array([[len(text.split()), text.count("e")] for text in rows["answer"]], float)}
+
+
+def test_refusals_by_rule_are_found_in_the_part_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = Measure.parse("refused=answer~(?i)^sorry")
+    reference = profile_of_table(answers(0, 0.03), slices=["language"], measures=[rule])
+    same = compare_table(answers(1, 0.03), reference)
+    assert (same.status.value, codes(same)) == ("ok", [])
+    report = compare_table(answers(2, 0.2), reference)
+    assert report.drift["refused"].status.value == "warn", "on the whole it is less than what is allowed"
+    assert codes(report) == ["slice_drifted"]
+    assert report.findings[0].message.startswith("in language=de `refused` has drifted: Cramér's V = 0.2")
+
+
+def test_columns_by_a_function_are_compared_and_not_run_unasked() -> None:
+    own = Measure("judge.py:lengths", lengths)
+    reference = profile_of_table(answers(0, 0.03), measures=[own])
+    assert reference.features["words"].kind == "vector"
+    assert compare_table(answers(1, 0.03), reference, measures=[own]).status.value == "ok"
+    with pytest.raises(ProfileMismatchError, match=r"not run unasked: add --measure judge\.py:lengths"):
+        compare_table(answers(1, 0.03), reference)
+
+
+def test_lists_of_numbers_are_vectors_and_other_nested_columns_are_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    vectors = [*rng.normal(size=(299, 4)).tolist(), None]
+    tags = pa.array([["x"] * (place % 3) for place in range(300)])
+    pyarrow.parquet.write_table(pa.table({"embedding": pa.array(vectors), "tags": tags}), tmp_path / "a.parquet")
+    report = compare_table(tmp_path / "a.parquet", profile_of_table(tmp_path / "a.parquet"))
+    assert [one.feature for one in report.drift.features] == ["embedding"]
+    assert report.notes == ("not looked at, as no list of numbers of one length, but nested: `tags`",)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("x=text~(", "'(' is no regular expression: "),
+        ("x=texd~a", "no column 'texd'. Did you mean 'text'?"),
+        ("text=text~a", "the table has a column `text` already"),
+        ("refused", "expected NAME=COLUMN~REGEX, such as refused=answer~^Sorry, or FILE.py:FUNCTION"),
+        ("own.py:none", "own.py has no 'none'"),
+        ("own.py:raises", "it raised ValueError: no judge (own.py, line 2)"),
+        ("own.py:short", "`n` has shape [1], expected one value or one vector for each of 2 rows"),
+        ("own.py:number", "gave a int, expected new columns by name"),
+    ],
+)
+def test_what_is_wrong_with_a_measure_is_one_line(
+    said: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("text\nfine\nlate\n", encoding="utf-8")
+    own = "def raises(rows):\n    raise ValueError('no judge')\ndef short(rows):\n    return {'n': [1]}\ndef number(rows):\n    return 1\n"
+    Path("own.py").write_text(own, encoding="utf-8")
+    assert main(["profile", "a.csv", "--measure", said]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize(

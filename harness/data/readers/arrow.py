@@ -199,12 +199,9 @@ def arrow_columns(batch: Any) -> Columns:
 def _array(column: Any) -> np.ndarray | TextColumn | None:
     arrow = optional_package("pyarrow", "Arrow")
     kind, types = column.type, arrow.types
-    if types.is_fixed_size_list(kind) and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
-        # Not `flatten`, which leaves missing rows out.
-        numbers = np.array(column.values.slice(column.offset * kind.list_size, len(column) * kind.list_size), np.float64)
-        vectors = numbers.reshape(len(column), kind.list_size)
-        vectors[np.asarray(column.is_null())] = np.nan
-        return vectors
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if is_list and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
+        return _vectors(column)
     if types.is_nested(kind):
         return None
     if types.is_decimal(kind):
@@ -216,6 +213,18 @@ def _array(column: Any) -> np.ndarray | TextColumn | None:
     if types.is_time(kind):
         column = column.cast(arrow.int32() if kind.bit_width == 32 else arrow.int64())
     return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _vectors(column: Any) -> np.ndarray | None:
+    """Lists of numbers as vectors, NaN where a row has none; ``None`` where they are of several lengths."""
+    there = np.asarray(column.is_valid())
+    known = column.drop_null()
+    lengths = np.diff(np.asarray(known.offsets)) if hasattr(known, "offsets") else [column.type.list_size]
+    if not there.any() or len(set(np.asarray(lengths).tolist())) != 1:
+        return None
+    vectors = np.full((len(column), int(lengths[0])), np.nan)
+    vectors[there] = np.asarray(known.flatten(), np.float64).reshape(-1, int(lengths[0]))
+    return vectors
 
 
 _BLOCK = 16 << 20

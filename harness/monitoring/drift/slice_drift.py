@@ -15,15 +15,14 @@ from harness.monitoring.drift import DriftReport, FeatureDrift, compare_profiles
 from harness.monitoring.drift.verdict import Verdict
 from harness.monitoring.profiles import Profile
 from harness.monitoring.slices import Cut, Parts, RightBySlice, right_by_slice
-from harness.monitoring.window import measure_window
 from harness.statistics import holm
-from harness.tasks import TaskSpec
 from harness.wording import counted, p_value
 
 if TYPE_CHECKING:
     from harness.data.dataset import Dataset
+    from harness.tasks import TaskSpec
 
-_ROWS = 50
+FEWEST_ROWS = 50
 """Below as many rows the distribution of a part is not judged."""
 
 
@@ -66,12 +65,14 @@ class ReferenceSlices:
         Raises:
             DataError: There is no such column.
         """
+        from harness.monitoring.window import measure_window  # and with it torch, which tables without a model do not need
+
         parts = Parts.of(data, task, names, cuts, batch_size)
         profiles = {}
         for name, labels in parts.labels.items():
             for value in np.unique(labels) if name in names else ():
                 rows = np.flatnonzero(labels == value)
-                if len(rows) >= _ROWS:
+                if len(rows) >= FEWEST_ROWS:
                     chosen = data.chosen(rows.tolist())
                     found = measure_window(chosen, task, reference=reference, batch_size=batch_size)
                     profiles[f"{name}={value}"] = found.profile
@@ -80,7 +81,7 @@ class ReferenceSlices:
     def to_json(self) -> dict[str, Any]:
         """The parts as JSON-ready values."""
         return {
-            "cuts": {name: {"ends": list(cut.ends), "levels": list(cut.levels)} for name, cut in self.cuts.items()},
+            "cuts": {name: cut.to_json() for name, cut in self.cuts.items()},
             "profiles": {name: profile.to_json() for name, profile in self.profiles.items()},
             "right": {name: list(counts) for name, counts in self.right.items()},
         }
@@ -93,7 +94,7 @@ class ReferenceSlices:
             DataError: It is something else, or an older version stored it.
         """
         try:
-            cuts = {name: Cut(tuple(each["ends"]), tuple(each["levels"])) for name, each in data["cuts"].items()}
+            cuts = {name: Cut.from_json(each) for name, each in data["cuts"].items()}
             right = {name: (int(rows), int(ours)) for name, (rows, ours) in data["right"].items()}
             return cls(cuts, {name: Profile.from_json(each) for name, each in data["profiles"].items()}, right)
         except (KeyError, TypeError, ValueError, AttributeError):

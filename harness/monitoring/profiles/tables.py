@@ -43,6 +43,23 @@ class ColumnGroup:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class ChangedTable:
+    """A table whose parts are changed as they are read: columns that are measured, or some of its rows.
+
+    Attributes:
+        data: What ``tables_of`` takes.
+        change: From a part to another.
+    """
+
+    data: Any
+    change: Callable[[Columns], Columns]
+
+    def __iter__(self) -> Iterator[Columns]:
+        """The changed parts."""
+        return map(self.change, tables_of(self.data))
+
+
 def column_groups(data: Any) -> list[tuple[Any, tuple[str, ...]]]:
     """A table in parts of its columns, so that memory does not depend on how many there are; whole where it is no Parquet file.
 
@@ -76,12 +93,19 @@ def table_blocks(
     first = next(tables, None)
     if first is None:
         return
-    are_cells = isinstance(data, (str, Path)) and reader_of(Path(data)).are_texts
+    are_cells = _are_cells(data)
     if kinds is None:
         kinds = _chosen(first, list(categorical), set(without), are_cells)
     for table in chain([first], tables):
         block = block_of(_features(table, kinds, are_cells), kinds)
         yield Block(block.rows, block.values, tuple(name for name in table if name not in kinds))
+
+
+def _are_cells(data: Any) -> bool:
+    """Whether all values are texts, so that numbers among them have to be recognised."""
+    if isinstance(data, ChangedTable):
+        return _are_cells(data.data)
+    return isinstance(data, (str, Path)) and reader_of(Path(data)).are_texts
 
 
 def tables_of(data: Any) -> Iterator[Columns]:
