@@ -37,10 +37,10 @@ from harness.owners import Selection
 from harness.properties.subject import Subject
 from harness.runtime import threads_for
 from harness.training.trial import Trial
-from pytest_modeltiers.judge import Judge
 from pytest_modeltiers.live import judge_model
 from pytest_modeltiers.mending import look_for_mending
 from pytest_modeltiers.property_tests import run_test
+from pytest_modeltiers.verdicts import Judge
 from tests.planted_bugs.setups import Model, Setup, tests_of
 from tests.planted_bugs.tester import judged_of_a_bug
 from tests.planted_bugs.tier3.training import Training

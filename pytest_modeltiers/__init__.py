@@ -12,6 +12,7 @@ _PLACES = {
     "ModelCheck": "pytest_modeltiers.checks",
     "Judgement": "pytest_modeltiers.live",
     "Watch": "pytest_modeltiers.callbacks",
+    "judge": "pytest_modeltiers.live",
     "judge_model": "pytest_modeltiers.live",
     "lightning_callback": "pytest_modeltiers.callbacks",
     "task_of_example": "pytest_modeltiers.live",

@@ -27,12 +27,12 @@ from harness.tasks import TaskSpec
 from pytest_modeltiers.checks import FOUND
 from pytest_modeltiers.compat import fixtures_by_name
 from pytest_modeltiers.hooks import CONFIGS, SELECTED, TIERS
-from pytest_modeltiers.judge import VERDICT, Judge, conclude
 from pytest_modeltiers.mending import add_script, look_for_mending
 from pytest_modeltiers.property_tests import Answers, run_test
 from pytest_modeltiers.results import end_run
 from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.time_budget import CutShortError, time_limit
+from pytest_modeltiers.verdicts import VERDICT, Judge, conclude
 
 if TYPE_CHECKING:
     from harness.analysis import Study

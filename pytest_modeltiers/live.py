@@ -35,11 +35,11 @@ from harness.runtime import seeded, threads_for
 from harness.tasks import TaskSpec
 from harness.tasks.declared import read_signature
 from harness.tasks.finding import signature_from_call
-from pytest_modeltiers.judge import Judge
 from pytest_modeltiers.mending import look_for_mending
 from pytest_modeltiers.progress import shown_progress
 from pytest_modeltiers.property_tests import Answers, run_test
 from pytest_modeltiers.results import Result, check_name, to_check
+from pytest_modeltiers.verdicts import Judge
 
 _TIERS = (1, 2)
 """Tiers that need nothing but a model."""

@@ -23,8 +23,8 @@ from harness.properties.reproduction import Building, script_of
 from harness.properties.subject import Shared, Subject
 from harness.runtime import bytes_of_weights
 from harness.user_code import is_written_here
-from pytest_modeltiers.judge import Judge
 from pytest_modeltiers.property_tests import run_test
+from pytest_modeltiers.verdicts import Judge
 
 SECONDS = 2.0
 """Processor time that is spent on a finding."""

@@ -14,7 +14,7 @@ from harness.catalogue import CATALOGUE, Property
 from harness.catalogue.entry import Search, load
 from harness.evidence import Evidence, Status
 from harness.tasks import TaskSpec
-from pytest_modeltiers.judge import Judge
+from pytest_modeltiers.verdicts import Judge
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from harness.provenance import surroundings
 from harness.wording import visible, visible_values
 from pytest_modeltiers import __version__
 from pytest_modeltiers.hooks import SHOWN_AS
-from pytest_modeltiers.judge import VERDICT
 from pytest_modeltiers.progress import is_ci
 from pytest_modeltiers.results import (
     Result,
@@ -40,6 +39,7 @@ from pytest_modeltiers.results import (
 from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.terminal import annotation, append_summary
 from pytest_modeltiers.time_budget import SPENT
+from pytest_modeltiers.verdicts import VERDICT
 
 _CRASHED = "crashed while running"
 

@@ -24,8 +24,8 @@ from harness.errors import TimeBudgetError
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
-from pytest_modeltiers.judge import Judge
 from pytest_modeltiers.time_budget import Budget, CutShortError, time_limit
+from pytest_modeltiers.verdicts import Judge
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 

@@ -20,7 +20,7 @@ from harness.models.stubs import LMStub
 from harness.properties import state
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
-from pytest_modeltiers.judge import Judge
+from pytest_modeltiers.verdicts import Judge
 
 load_tiers(2, 3, 5)
 

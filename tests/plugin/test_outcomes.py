@@ -86,7 +86,7 @@ def test_a_failure_shows_no_traceback_and_no_code_of_the_plugin(project: Any) ->
 
     text = output(project.run("--model-config", "cfg.json"))
 
-    for part in ("Traceback", "judge.py", "critical.py", "INTERNALERROR", "Falsifying", "def test_"):
+    for part in ("Traceback", "verdicts.py", "critical.py", "INTERNALERROR", "Falsifying", "def test_"):
         assert part not in text
 
 

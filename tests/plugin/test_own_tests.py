@@ -240,7 +240,7 @@ def test_a_checks_warning_fails_a_strict_run(own_checks: Any) -> None:
 def test_a_check_that_fails_shows_no_code_of_the_plugin(own_checks: Any) -> None:
     result, _ = own_checks()
 
-    assert "judge.py" not in output(result)
+    assert "verdicts.py" not in output(result)
 
 
 def test_a_check_of_a_tier_that_does_not_exist_is_refused(project: Any) -> None:

@@ -17,8 +17,8 @@ from harness.evidence import Evidence, Status
 from harness.models.stubs import LMStub, build_stub
 from harness.properties.subject import Subject
 from harness.tasks import FACTS, TaskSpec, TaskType
-from pytest_modeltiers.judge import Judge
 from pytest_modeltiers.live import judge_model
+from pytest_modeltiers.verdicts import Judge
 
 LM = TaskSpec(TaskType.CAUSAL_LM, vocab_size=20, max_seq_len=12, pad_token_id=0)
 

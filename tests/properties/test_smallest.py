@@ -16,9 +16,9 @@ from harness.owners import left_to
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers import strategies as draw
-from pytest_modeltiers.judge import Judge
 from pytest_modeltiers.property_tests import judge_property
 from pytest_modeltiers.strategies import kind_of, smallest_failing
+from pytest_modeltiers.verdicts import Judge
 
 
 def task_of(longest: int) -> TaskSpec:
