@@ -123,6 +123,8 @@ def _settings_of_python() -> Iterator[Setting]:
     yield Setting("signal handlers", _handlers, _set_handlers, told=_differing, grave=False)
     yield Setting("logging", _loggers, _set_loggers, _same_where_known, _told_where_known, grave=False)
     yield _attributes("standard streams", sys, "stdin", "stdout", "stderr")
+    if sys.platform != "win32":
+        yield Setting("descriptors of standard streams", _descriptors, _set_descriptors, told=_differing, per_call=True)
     yield Setting("closed streams", _closed_streams, _reopen_streams, told=_differing, per_call=True)
     yield Setting(
         "the locale", lambda: locale.setlocale(locale.LC_ALL), lambda value: locale.setlocale(locale.LC_ALL, value), grave=False
@@ -267,6 +269,36 @@ def _reopen_streams(value: Mapping[str, bool]) -> None:
 
 
 _DESCRIPTORS = {"stdout": 1, "stderr": 2}
+_opened: dict[tuple[int, int], int] = {}
+"""A second descriptor of every file that a standard descriptor was seen to stand for, by the file's device and number."""
+
+_MOST_OPENED = 8
+
+
+def _descriptors() -> dict[str, tuple[int, int] | None]:
+    """The files of the standard descriptors, ``None`` for one that is closed: what is opened next would take its number."""
+    return {name: _file_of(descriptor) for descriptor, name in enumerate(("stdin", "stdout", "stderr"))}
+
+
+def _file_of(descriptor: int) -> tuple[int, int] | None:
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return None
+    file = (found.st_dev, found.st_ino)
+    if file not in _opened:
+        if len(_opened) == _MOST_OPENED:
+            os.close(_opened.pop(next(iter(_opened))))
+        _opened[file] = os.dup(descriptor)
+    return file
+
+
+def _set_descriptors(value: Mapping[str, tuple[int, int] | None]) -> None:
+    for descriptor, file in enumerate(value.values()):
+        if file in _opened and _file_of(descriptor) != file:
+            os.dup2(_opened[file], descriptor)
+
+
 _DECIMALS = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
 
 

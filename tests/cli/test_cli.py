@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,14 +17,29 @@ from harness.cli import main
 ROOT = Path(__file__).parent.parent.parent
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "harness", *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+NETWORK = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request")
+
+NOTES_THE_NETWORK = f"""\
+import sys
+def hook(event, arguments):
+    if event in {NETWORK}:
+        sys.stderr.write(f"network: {{event}} {{arguments}}\\n")
+sys.addaudithook(hook)
+"""
 
 
-def test_tiers_prints_one_json_object_and_nothing_else(tmp_path: Path) -> None:
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "harness", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, **environment})
+
+
+def test_tiers_prints_one_json_object_and_nothing_else_and_sends_nothing(tmp_path: Path) -> None:
     config = tmp_path / "cfg.json"
     config.write_text(json.dumps({"task_name": "vision_tiny", "tier": "1"}))
-    done = command("tiers", "--config", str(config), "--json")
+    (tmp_path / "sitecustomize.py").write_text(NOTES_THE_NETWORK)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = command("tiers", "--config", str(config), "--json", PYTHONPATH=path)
+    assert "network: " not in done.stderr
     answer = json.loads(done.stdout)
     assert done.returncode == 0
     assert answer["status"] == "ok"
@@ -181,3 +197,41 @@ def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str])
 def test_other_shells_have_scripts_of_their_own(shell: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     assert words in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_no_command_uses_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.py").write_text("from harness.models.stubs import SimpleCNN\n\ndef build_model():\n    return SimpleCNN(3, 4)\n")
+    rows = {"dataset_id": "lm_tiny_v1", "max_eval_examples": 4}
+    config = {
+        "task_name": "lm_tiny",
+        "epochs": 1,
+        "batch_size": 4,
+        "train": rows,
+        "eval": rows,
+        "export": {"formats": ["pytorch"]},
+    }
+    Path("cfg.json").write_text(json.dumps(config))
+    seen: list[str] = []
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event in NETWORK and is_watching:
+            seen.append(f"{event} {arguments}")
+
+    is_watching = True
+    sys.addaudithook(hook)  # for good, so it is told when to stop
+    try:
+        for line in (
+            ("doctor",),
+            ("init", "model.py", "--no-run"),
+            ("explain", "cfg.json"),
+            ("plan", "cfg.json"),
+            ("train", "--config", "cfg.json"),
+            ("export", "--config", "cfg.json", "--output", "out"),
+        ):
+            status = main([*line])
+            assert status == 0, (line, capsys.readouterr())
+    finally:
+        is_watching = False
+    assert seen == []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any
 
@@ -30,6 +32,36 @@ def planted(html: str = "", style: str = "", **replaced: str) -> str:
         page = page.replace(f"<{old}", f"<{old} {new}")
     assert page != PAGES["broken"]
     return page
+
+
+class Loading(HTMLParser):
+    """Addresses that a browser would load without being asked, and the page's policy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.policy = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = given["content"]
+        names = {"src", "srcset", "poster", "data", "background", "action", "formaction", "xlink:href"}
+        if tag not in ("a", "button"):
+            names.add("href")
+        self.found += [value for name, value in given.items() if name in names and not value.startswith(("#", "data:"))]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_names_nothing_to_load_and_forbids_it(name: str) -> None:
+    """Without a browser; the next test has one look."""
+    page = Loading()
+    page.feed(PAGES[name])
+    assert page.found == []
+    assert "default-src 'none'" in page.policy
+    assert not re.search(
+        r"@import|url\((?!['\"]?(#|data:))|\bfetch\(|XMLHttpRequest|WebSocket|sendBeacon|EventSource", PAGES[name]
+    )
 
 
 @pytest.mark.parametrize("name", PAGES)

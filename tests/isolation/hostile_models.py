@@ -137,6 +137,7 @@ HOSTILE = (
     Hostile("tofile", "import numpy as np\nnp.zeros(4).tofile('MARK')\n", dodges=True),
     Hostile("memmap", "import numpy as np\nnp.memmap('MARK', mode='w+', shape=4)\n", dodges=True),
     Hostile("log", "import logging\nlogging.basicConfig(filename='MARK', force=True)\n", dodges=True),
+    Hostile("packed", "import gzip\ngzip.open('MARK', 'w').close()\n", dodges=True),
     Hostile("archive", "import zipfile\nzipfile.ZipFile('MARK', 'w').close()\n", dodges=True),
     Hostile(
         "store",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,8 +75,15 @@ def answers_nonsense(argument):
     import gc
     os.write(int(sys.argv[2]), b"[" * 100_000 + b"\\n")
 
-def not_json(argument):
-    return object()
+def rights(argument):
+    status = open("/proc/self/status").read()
+    held = [line.split()[1] for line in status.splitlines() if line.startswith(("CapEff", "CapPrm"))]
+    return {"users": [*os.getresuid(), *os.getresgid()], "rights": [int(number, 16) for number in held]}
+
+def lies(argument):
+    import json
+    os.write(int(sys.argv[2]), json.dumps({"value": "sound", "error": "", "attempts": []}).encode() + b"\\n")
+    raise ValueError("not sound at all")
 """
 
 
@@ -153,6 +162,72 @@ def test_the_size_of_its_files_is_limited(probe: Path) -> None:
 def test_what_it_answers_is_not_believed(probe: Path, function: str) -> None:
     with pytest.raises(IsolationError, match="nonsense"):
         run(probe, function)
+
+
+def test_a_lie_in_the_right_form_is_believed(probe: Path) -> None:
+    """SECURITY.md says so: the verdict is as good as the code that it is about is honest."""
+    found = run(probe, "lies")
+    assert (found.value, found.error) == ("sound", "")
+
+
+def test_windows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.isolation.process.os", SimpleNamespace(name="nt"))
+    with pytest.raises(IsolationError, match=r'^`isolation` "process" needs Linux or macOS$'):
+        IsolatedProcess("harness.isolation.child:answer_once", None)
+
+
+def at_start(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the isolated process begin with some code, before anything of this project."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the audit hook stands alone")
+@pytest.mark.parametrize(
+    ("elsewhere", "layers"),
+    [("sys.platform = 'darwin'", ["audit hook"]), ("platform.machine = lambda: 'riscv64'", ["Landlock", "audit hook"])],
+    ids=["another system", "another processor"],
+)
+def test_only_the_walls_that_stand_are_named(
+    probe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: str, layers: list[str]
+) -> None:
+    at_start(tmp_path / "start", f"import platform, sys\n{elsewhere}\n", monkeypatch)
+    found = run(probe, "swallows", str(tmp_path / "mark"))
+    assert found.layers == layers
+    assert [attempt.event for attempt in found.attempts] == ["open"]
+    assert not (tmp_path / "mark").exists()
+
+
+NOBODY, READS_EVERYTHING = 65534, 1 << 2
+GIVES_UP = """\
+import ctypes, struct
+held = next(line for line in open("/proc/self/status") if line.startswith("CapEff"))
+kept = int(held.split()[1], 16) & 0xFFFFFFFF & ~RIGHT
+ctypes.CDLL(None).syscall(CAPSET, struct.pack("Ii", 0x20080522, 0), struct.pack("6I", kept, kept, 0, 0, 0, 0))
+"""
+
+
+def may_step_down() -> bool:
+    """Whether root of this machine has what it takes to become somebody else, read by other means than the code that is tested."""
+    held = int(
+        next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff")).split()[1], 16
+    )
+    return all(held >> bit & 1 for bit in (0, 1, 2, 5, 6, 7))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0 or sys.platform != "linux", reason="for root on Linux")
+def test_root_becomes_nobody_where_it_may_and_has_no_rights_anywhere(
+    probe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = run(probe, "rights").value
+    assert found["users"] == [NOBODY if may_step_down() else 0] * 6
+    assert set(found["rights"]) <= {0, READS_EVERYTHING}
+
+    number = {"x86_64": 126, "aarch64": 91}[platform.machine()]
+    code = GIVES_UP.replace("RIGHT", str(READS_EVERYTHING)).replace("CAPSET", str(number))
+    at_start(tmp_path / "start", code, monkeypatch)
+    assert run(probe, "rights").value == {"users": [0] * 6, "rights": [0, 0]}
 
 
 def test_a_target_that_is_not_there_is_said(probe: Path) -> None:

@@ -89,7 +89,7 @@ def isolated(field: Field) -> Isolated:
 def test_there_are_enough_of_them() -> None:
     assert len(HOSTILE) >= 30
     assert len({hostile.name for hostile in HOSTILE}) == len(HOSTILE)
-    assert sum(hostile.dodges for hostile in HOSTILE) >= 8
+    assert sum(hostile.dodges for hostile in HOSTILE) >= 12, "SECURITY.md says a dozen"
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.name)

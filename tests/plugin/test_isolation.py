@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +102,29 @@ def test_nothing_is_started_to_list_the_tests(project: Any, monkeypatch: pytest.
     monkeypatch.setattr("harness.isolation.process.IsolatedProcess.__init__", pytest.fail)
     project.config(**ISOLATED)
     assert project.ids("--model-config", "cfg.json") == ["cfg.json::TestTier1::test_causal"]
+
+
+def test_a_conftest_beside_the_config_runs_outside_and_is_named_unless_it_is_left_out(project: Any) -> None:
+    project.config(**ISOLATED)
+    mark = project.path / "mark"
+    project.write("conftest.py", f"open({str(mark)!r}, 'w').close()\n")
+
+    without = project.run("--model-config", "cfg.json", "--collect-only", "--noconftest")
+
+    assert "outside of isolation" not in output(without)
+    assert not mark.exists()
+    named = project.run("--model-config", "cfg.json", "--collect-only")
+    assert "conftest.py runs in this process, outside of isolation, with your rights" in output(named)
+    assert mark.exists()
+
+
+def test_the_report_names_the_walls_that_stand(pytestconfig: pytest.Config) -> None:
+    isolation = importlib.import_module("pytest_modeltiers.isolated").Isolation(pytestconfig)
+    about = {"config": "cfg.json", "layers": ["audit hook"], "model": "m.py", "refused": [], "tier": 1}
+
+    isolation.pytest_runtest_logreport(SimpleNamespace(modeltiers=about))
+
+    assert isolation.facts(Path("cfg.json"))["isolation"] == "in a process under audit hook; nothing was refused"
 
 
 def test_the_users_own_tests_do_not_bring_the_model_here(project: Any) -> None:
