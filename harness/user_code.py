@@ -90,7 +90,7 @@ def _root_wanted(path: Path, error: BaseException) -> Path | None:
         depth = max(len(package[1].split(".")) - 1 if package else 0, *levels)
         root = path.parents[min(depth, len(path.parents) - 1)]
         return root if not any("." in part for part in path.parent.relative_to(root).parts) else None
-    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
     for folder in path.parents[1:_LEVELS] if missing else ():
         if (folder / missing).is_dir() or (folder / f"{missing}.py").is_file():
             return folder if str(folder) not in sys.path else None
@@ -176,6 +176,12 @@ def import_dotted(name: str, folder: Path, key: str) -> ModuleType:
         with seeded(0), command_line_of(name):
             return importlib.import_module(name)
     except (Exception, SystemExit) as error:
+        file = folder.joinpath(*name.split(".")).with_suffix(".py")
+        other = _root_wanted(file, error) if isinstance(error, ModuleNotFoundError) and file.is_file() else None
+        if other is not None:  # a file that imports from two folders, such as the root of its repository and `src`
+            sys.path.append(str(other))
+            FOLDERS_OF_CONFIGS.add(str(other))
+            return import_dotted(name, folder, key)
         raise ModelSourceError(f"`{key}`: importing {name!r} raised {raised(error)}{_missing_package(error)}") from error
 
 
@@ -211,8 +217,13 @@ def _pretrained_hint(folder: Path) -> str:
 
 
 def _missing_package(error: BaseException) -> str:
-    missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
-    return f". Install the package that has `{missing.partition('.')[0]}` in this environment" if missing else ""
+    missing = error.name.partition(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else ""
+    if missing == "pytorch_lightning" and importlib.util.find_spec("lightning") is not None:
+        return (
+            ". The package `lightning` is here, which has the same classes: write `import lightning.pytorch as pl`, "
+            "or run `pip install pytorch-lightning`"
+        )
+    return f". Install the package that has `{missing}` in this environment" if missing else ""
 
 
 def raised(error: BaseException) -> str:

@@ -127,7 +127,7 @@ def _account(found: Scaffold) -> str:
     if found.factory.place:
         lines.append(f"  arguments as in {found.factory.place}")
     if found.factory.guessed:
-        where = found.bridge.name if found.bridge and found.factory.settings else "`model_kwargs`"
+        where = found.bridge.name if found.bridge and found.factory.objects else "`model_kwargs`"
         lines.append(f"  guessed arguments: {', '.join(found.factory.guessed)}; put your own into {where}")
     if found.others:
         lines.append(f"  also there: {', '.join(found.others)}; --factory NAME takes one of them")

@@ -15,11 +15,14 @@ import torch
 from torch import nn
 
 from harness.errors import FactoryError, did_you_mean
+from harness.models.instantiated import instantiated
 from harness.models.loading import ModelSource
 from harness.models.settings import (
-    Settings,
+    ObjectArgument,
     compared_word,
     found_settings,
+    makes_something,
+    only_reads_from,
     read_settings,
     reads_from,
     takes_settings,
@@ -29,6 +32,9 @@ from harness.models.wrapped import call_by
 from harness.models.written_calls import WrittenCalls
 
 _USUAL_NAMES = ("build_model", "make_model", "get_model", "create_model", "model_factory")
+_SAYS_MUCH = 5
+"""Letters of an argument's name from which on a class that has them in its name is taken for what it means."""
+
 _SCRIPTS = ("main", "train", "fit", "run", "test", "eval", "evaluate", "predict", "plot", "download", "load_data", "parse")
 """Names that begin a function which does something, rather than make a model."""
 
@@ -42,7 +48,7 @@ class Factory:
         target: The callable.
         kwargs: The arguments it is called with.
         guessed: Names of the arguments that nobody gave.
-        settings: The argument that takes a settings object.
+        objects: The arguments that take an object of settings, or a part of the model.
         place: The file and line whose call the arguments were read from.
         through: The submodule that is called, where the model has no ``forward``.
         method: The method that is called in its place.
@@ -52,7 +58,7 @@ class Factory:
     target: Any
     kwargs: dict[str, Any] = field(default_factory=dict)
     guessed: tuple[str, ...] = ()
-    settings: Settings | None = None
+    objects: tuple[ObjectArgument, ...] = ()
     place: str = ""
     through: str = ""
     method: str = ""
@@ -65,16 +71,15 @@ class Factory:
     @property
     def call(self) -> str:
         """The call, as it would be written."""
-        settings = [] if self.settings is None else [f"{self.settings.argument}={self.settings.expression}"]
-        return f"{self.name}({', '.join([*settings, *(f'{name}={value!r}' for name, value in self.kwargs.items())])})"
+        objects = [f"{each.argument}={each.expression}" for each in self.objects]
+        return f"{self.name}({', '.join([*objects, *(f'{name}={value!r}' for name, value in self.kwargs.items())])})"
 
     def outline(self) -> Any:
         """What the factory returns, as it is."""
         return self._made(**self.kwargs)
 
     def _made(self, **kwargs: Any) -> Any:
-        settings = {} if self.settings is None else {self.settings.argument: self.settings.make()}
-        model = self.target(**settings, **kwargs)
+        model = self.target(**{each.argument: each.make() for each in self.objects}, **kwargs)
         if self.method:
             call_by(model, self.method, self.name)
         return called_through(model, self.through) if self.through else model
@@ -221,8 +226,19 @@ def _names_in(cls: type) -> set[str]:
     return names
 
 
-def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[str, Any], written: WrittenCalls) -> Factory | str:
-    """The factory with its arguments, or why it cannot be called."""
+def _with_arguments(
+    module: ModuleType, name: str, target: Any, given: Mapping[str, Any], written: WrittenCalls, has_parts: bool = True
+) -> Factory | str:
+    """The factory with its arguments, or why it cannot be called.
+
+    Args:
+        module: The model's file.
+        name: The factory's name in it.
+        target: The factory.
+        given: Arguments by name.
+        written: What the files around the model say.
+        has_parts: Whether parts of the model may be arguments.
+    """
     try:
         parameters = inspect.signature(target).parameters
     except (TypeError, ValueError) as error:
@@ -230,6 +246,9 @@ def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[s
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     kwargs = {key: value for key, value in given.items() if takes_any or key in parameters}
     required = [p for p in parameters.values() if _is_required(p) and p.name not in kwargs]
+    made = instantiated(name, parameters, kwargs, written) if required else None
+    if made is not None:
+        return Factory(name, target, _on_this_machine(parameters, {**made.kwargs, **kwargs}), (), made.objects, made.place)
     call = written.first(name)
     says_more = call is not None and (bool(required) or takes_any or (call.is_own and bool(call.kwargs)))
     if call is not None and says_more and all(p.name in call.kwargs for p in required):
@@ -241,25 +260,66 @@ def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[s
         said = {key: value for key, value in table.values.items() if key in parameters}
         return Factory(name, target, _on_this_machine(parameters, {**said, **kwargs}), place=table.place)
     wants, guessed = _fill(module, target, required, kwargs, written.defaults)
-    settings: Settings | None = None
-    if wants:
-        found = next((f for p in wants if (f := found_settings(module, target, p, given))), None)
-        named = [p.name for p in wants if takes_settings(p.name)]
-        argument = (
-            found.argument if found else next(iter([*named, *(p.name for p in wants if _is_settings(target, p.name))]), None)
-        )
-        missing = [p.name for p in wants if p.name != argument]
-        if missing:
-            return _needs(name, missing, written)
-        assert argument is not None
-        table = written.table(reads_from(argument, target)) if found is None else None
-        said = {} if table is None else {**table.values, **given}
-        made = found or read_settings(argument, target, said or given, kwargs, written.defaults)
-        if isinstance(made, str):
-            return made + _written(name, written)
-        settings = made
-    place = "" if table is None else table.place
-    return Factory(name, target, kwargs, (*guessed, *(settings.guessed if settings else ())), settings, place)
+    if not wants:
+        return Factory(name, target, kwargs, tuple(guessed), place="" if table is None else table.place)
+    objects = _objects(module, target, wants, given, kwargs, written, has_parts)
+    if isinstance(objects, str):
+        return objects + _written(name, written)
+    found, place = objects
+    return Factory(name, target, kwargs, (*guessed, *(each for one in found for each in one.guessed)), tuple(found), place)
+
+
+def _objects(
+    module: ModuleType,
+    target: Any,
+    wants: list[inspect.Parameter],
+    given: Mapping[str, Any],
+    kwargs: Mapping[str, Any],
+    written: WrittenCalls,
+    has_parts: bool,
+) -> tuple[list[ObjectArgument], str] | str:
+    """What is passed for arguments that no plain value does for, and the file that says it; or why there is nothing."""
+    found: dict[str, ObjectArgument] = {}
+    for parameter in wants:
+        settings = found_settings(module, target, parameter, given)
+        part = _part(module, target, parameter.name, written) if has_parts and settings is None else None
+        if settings is not None or part is not None:
+            found[parameter.name] = settings or part  # type: ignore[assignment]
+    rest = [p.name for p in wants if p.name not in found]
+    missing = [name for name in rest if not takes_settings(name) and not _is_settings(target, name)]
+    if missing:
+        return f"needs {', '.join(f'`{name}`' for name in missing)}"
+    if not rest:
+        return list(found.values()), ""
+    table = written.table([name for argument in rest for name in reads_from(argument, target)])
+    said = {} if table is None else {**table.values, **given}
+    passed = {**kwargs, **{name: each.make() for name, each in found.items()}}
+    read = read_settings(rest, target, said or given, passed, written.defaults)
+    if isinstance(read, str):
+        return read
+    return [*found.values(), *read], "" if table is None else table.place
+
+
+def _part(module: ModuleType, target: Any, argument: str, written: WrittenCalls) -> ObjectArgument | None:
+    """A part of the model that it is given, such as an encoder: an instance of the class in the file that is called like the argument."""
+    wanted = _letters(argument)
+    classes = {
+        name: value
+        for name, value in vars(module).items()
+        if _is_model_class(value) and value is not target and not value.__module__.startswith("torch.")
+    }
+    same = [name for name in classes if _letters(name) == wanted]
+    like = [name for name in classes if wanted in _letters(name) and len(wanted) >= _SAYS_MUCH]
+    for name in same or like:
+        made = _with_arguments(module, name, classes[name], {}, written, has_parts=False)
+        if isinstance(made, Factory) and makes_something(made.outline):
+            names = (name, *(each for one in made.objects for each in one.names))
+            return ObjectArgument(argument, made.call, made.outline, names, made.guessed)
+    return None
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z]", "", name.lower())
 
 
 def _on_this_machine(parameters: Mapping[str, inspect.Parameter], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,8 +333,8 @@ def _on_this_machine(parameters: Mapping[str, inspect.Parameter], kwargs: Mappin
 
 
 def _is_settings(target: Any, name: str) -> bool:
-    """Whether a class reads several things from an argument, as from settings of any name."""
-    return inspect.isclass(target) and len(reads_from(name, target)) > 1
+    """Whether a class reads several things from an argument, as from settings of any name, or does nothing else with it."""
+    return inspect.isclass(target) and (len(reads_from(name, target)) > 1 or only_reads_from(name, target))
 
 
 def _fill(
@@ -319,10 +379,6 @@ def _may_hold(parameter: inspect.Parameter, value: Any) -> bool:
         or single
         or re.search(r"\bint\]$|, int\b|\| int\b|\bint \|", annotation) is not None
     )
-
-
-def _needs(name: str, missing: list[str], written: WrittenCalls) -> str:
-    return f"needs {', '.join(f'`{argument}`' for argument in missing)}{_written(name, written)}"
 
 
 def _written(name: str, written: WrittenCalls) -> str:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import partial
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -35,16 +36,22 @@ _MAKERS = (
 """Functions that return one, by their usual names."""
 
 
+_LETTER = 8
+"""What a setting of a single letter is tried with, which is a size nearly always."""
+
+
 @dataclass(frozen=True)
-class Settings:
-    """An argument that takes a settings object.
+class ObjectArgument:
+    """An argument that no config can hold: an object of settings, or a part of the model.
 
     Attributes:
         argument: Its name.
         expression: The object as it is written in Python.
         make: Makes it.
         names: Names of the model's file in the expression.
-        guessed: Settings that nobody gave.
+        guessed: What nobody gave of it.
+        imports: Lines of Python that the expression needs.
+        path: The folder that these are imported from; ``None`` where that is the model's own, or they are installed.
     """
 
     argument: str
@@ -52,6 +59,8 @@ class Settings:
     make: Callable[[], Any]
     names: tuple[str, ...] = ()
     guessed: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    path: Path | None = None
 
 
 def compared_word(name: str, target: Any) -> str | None:
@@ -123,6 +132,7 @@ class Wanted:
         if name.startswith("__"):
             raise AttributeError(name)
         found = self._given[name] if name in self._given else compared_word(name, self._target) or usual_value(name)
+        found = _LETTER if found is None and name not in self._defaults and len(name) == 1 else found
         default = self._defaults.get(name)
         is_usual = name not in self._given and default is not None
         found = default if found is None or (is_usual and (self._as_by_default or isinstance(found, list))) else found
@@ -146,7 +156,9 @@ class Wanted:
         return dict(self._read), tuple(name for name in self._read if name not in self._given)
 
 
-def found_settings(module: ModuleType, target: Any, parameter: inspect.Parameter, given: Mapping[str, Any]) -> Settings | None:
+def found_settings(
+    module: ModuleType, target: Any, parameter: inspect.Parameter, given: Mapping[str, Any]
+) -> ObjectArgument | None:
     """The settings object that an argument takes, where the file has one or can make one without arguments.
 
     Args:
@@ -164,47 +176,58 @@ def takes_settings(name: str) -> bool:
 
 
 def read_settings(
-    argument: str, target: Any, given: Mapping[str, Any], kwargs: Mapping[str, Any], defaults: Mapping[str, Any]
-) -> Settings | str:
-    """A namespace of the settings that the model reads while it is built, or why there is none.
+    arguments: list[str], target: Any, given: Mapping[str, Any], kwargs: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> list[ObjectArgument] | str:
+    """A namespace of the settings that the model reads from each argument while it is built, or why there is none.
 
     Args:
-        argument: The argument that takes the settings.
+        arguments: The arguments that take the settings.
         target: What makes the model; called a few times.
         given: Settings by name.
         kwargs: The other arguments.
         defaults: Of the options of command lines.
     """
     build = partial(target, **kwargs)
-    usual, by_default = Wanted(given, target, defaults), Wanted(given, target, defaults, as_by_default=True)
-    is_by_default = bool(defaults) and not _works(partial(build, **{argument: usual}))
-    wanted = by_default if is_by_default and _works(partial(build, **{argument: by_default})) else Wanted(given, target, defaults)
+
+    def wanted(as_by_default: bool = False) -> dict[str, Wanted]:
+        return {name: Wanted(given, target, defaults, as_by_default) for name in arguments}
+
+    by_default = (
+        bool(defaults) and not makes_something(partial(build, **wanted())) and makes_something(partial(build, **wanted(True)))
+    )
+    objects, named = wanted(by_default), ", ".join(f"`{name}`" for name in arguments)
     try:
-        build(**{argument: wanted})
+        build(**objects)
     except (AttributeError, KeyError) as error:
         unknown = [
             name
+            for argument in arguments
             for name in reads_from(argument, target)
             if name not in {**given, **defaults}
             and usual_value(name) is None
+            and len(name) > 1
             and not (compared_word(name, target) or is_switch(name, target))
         ]
         if "no setting `" in str(error) and unknown:
-            named = ", ".join(f"`{name}`" for name in unknown)
-            return f"reads its settings from `{argument}`; give {named} as --arg {unknown[0]}=VALUE"
+            listed = ", ".join(f"`{name}`" for name in unknown)
+            return f"reads its settings from {named}; give {listed} as {' '.join(f'--arg {name}=VALUE' for name in unknown)}"
         if "no setting `" in str(error):
-            return f"reads its settings from `{argument}`: {str(error.args[0]).strip()}"
-        return f"needs `{argument}`"
+            return f"reads its settings from {named}: {str(error.args[0]).strip()}"
+        return f"needs {named}"
     except (Exception, SystemExit) as error:
-        if not wanted.read()[0]:
-            return f"needs `{argument}`"
-        tried = ", ".join(f"{name}={value!r}" for name, value in wanted.read()[0].items())
-        return f"reads its settings from `{argument}`; with {tried} it raises {raised(error)}; give others as --arg NAME=VALUE"
-    read, guessed = wanted.read()
-    if not read:
-        return f"needs `{argument}`"
+        read = {name: value for each in objects.values() for name, value in each.read()[0].items()}
+        if not read:
+            return f"needs {named}"
+        tried = ", ".join(f"{name}={value!r}" for name, value in read.items())
+        return f"reads its settings from {named}; with {tried} it raises {raised(error)}; give others as --arg NAME=VALUE"
+    if not all(each.read()[0] for each in objects.values()):
+        return f"needs {named}"
+    return [_namespace(argument, *each.read()) for argument, each in objects.items()]
+
+
+def _namespace(argument: str, read: dict[str, Any], guessed: tuple[str, ...]) -> ObjectArgument:
     written = ", ".join(f"{name}={value!r}" for name, value in read.items())
-    return Settings(argument, f"SimpleNamespace({written})", lambda: SimpleNamespace(**read), guessed=guessed)
+    return ObjectArgument(argument, f"SimpleNamespace({written})", partial(SimpleNamespace, **read), guessed=guessed)
 
 
 def reads_from(argument: str, target: Any) -> list[str]:
@@ -219,7 +242,20 @@ def reads_from(argument: str, target: Any) -> list[str]:
     return list(dict.fromkeys(node.attr for node in sorted(own, key=lambda node: (node.lineno, node.col_offset))))
 
 
-def _candidates(module: ModuleType, target: Any, parameter: inspect.Parameter, given: Mapping[str, Any]) -> Iterator[Settings]:
+def only_reads_from(argument: str, target: Any) -> bool:
+    """Whether a factory's own code does nothing with an argument but read settings from it."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(target.__init__ if inspect.isclass(target) else target)))
+    except (OSError, TypeError, SyntaxError):
+        return False
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == argument]
+    read = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    return bool(reads_from(argument, target)) and all(id(node) in read for node in uses)
+
+
+def _candidates(
+    module: ModuleType, target: Any, parameter: inspect.Parameter, given: Mapping[str, Any]
+) -> Iterator[ObjectArgument]:
     argument, here = parameter.name, vars(module)
     annotated = _annotated(target, argument)
     own = [
@@ -237,40 +273,40 @@ def _candidates(module: ModuleType, target: Any, parameter: inspect.Parameter, g
         required = [p.name for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
         guesses = {key: value for key in required if key not in taken and (value := usual_value(key)) is not None}
         instance = partial(cls, **taken, **guesses)
-        if _works(instance):
+        if makes_something(instance):
             written = ", ".join(f"{key}={value!r}" for key, value in {**taken, **guesses}.items())
-            yield Settings(argument, f"{name}({written})", instance, (name,), tuple(guesses))
+            yield ObjectArgument(argument, f"{name}({written})", instance, (name,), tuple(guesses))
     if not named:
         return
     for name, value in here.items():
         if _is_settings(value) and (name.lower() == argument.lower() or (takes_settings(name) and not name.startswith("__"))):
-            yield Settings(argument, name, lambda value=value: value, (name,))  # type: ignore[misc]
+            yield ObjectArgument(argument, name, lambda value=value: value, (name,))  # type: ignore[misc]
     for name in _MAKERS:
         made = here.get(name)
-        if inspect.isfunction(made) and _takes_nothing(made) and _works(made) and not isinstance(made(), tuple):
-            yield Settings(argument, f"{name}()", made, (name,))
+        if inspect.isfunction(made) and _takes_nothing(made) and makes_something(made) and not isinstance(made(), tuple):
+            yield ObjectArgument(argument, f"{name}()", made, (name,))
     for name in _MAKERS if inspect.isclass(target) else ():
         made = getattr(target, name, None)
-        if callable(made) and _takes_nothing(made) and _works(made):
+        if callable(made) and _takes_nothing(made) and makes_something(made):
             yield _filled(argument, target, f"{target.__name__}.{name}()", made)
     for name, value in here.items():
-        if isinstance(value, argparse.ArgumentParser) and _works(lambda value=value: value.parse_args([])):  # type: ignore[misc]
-            yield Settings(argument, f"{name}.parse_args([])", lambda value=value: value.parse_args([]), (name,))  # type: ignore[misc]
+        if isinstance(value, argparse.ArgumentParser) and makes_something(lambda value=value: value.parse_args([])):  # type: ignore[misc]
+            yield ObjectArgument(argument, f"{name}.parse_args([])", lambda value=value: value.parse_args([]), (name,))  # type: ignore[misc]
 
 
-def _filled(argument: str, target: type, expression: str, make: Callable[[], Any]) -> Settings:
+def _filled(argument: str, target: type, expression: str, make: Callable[[], Any]) -> ObjectArgument:
     """What a class's own maker of settings returns, with usual sizes for what it leaves open, and without a preset that these contradict."""
     known = dict(getattr(make(), "__dict__", {}))
     sizes = {name: usual_value(name) for name, value in known.items() if value is None and usual_value(name) is not None}
     presets = {name: None for name, value in known.items() if isinstance(value, str)}
-    if not _works(lambda: target(**{argument: make()})):
+    if not makes_something(lambda: target(**{argument: make()})):
         for more in (sizes, {**sizes, **presets}):
             instance = partial(SimpleNamespace, **{**known, **more})
-            if more and _works(lambda made=instance: target(**{argument: made()})):  # type: ignore[misc]
+            if more and makes_something(lambda made=instance: target(**{argument: made()})):  # type: ignore[misc]
                 written = ", ".join(f"{name!r}: {value!r}" for name, value in more.items())
                 whole = f"SimpleNamespace(**{{**vars({expression}), {written}}})"
-                return Settings(argument, whole, instance, (target.__name__,), tuple(more))
-    return Settings(argument, expression, make, (target.__name__,))
+                return ObjectArgument(argument, whole, instance, (target.__name__,), tuple(more))
+    return ObjectArgument(argument, expression, make, (target.__name__,))
 
 
 def _is_settings(value: Any) -> bool:
@@ -302,7 +338,8 @@ def _takes_nothing(function: Any) -> bool:
     return all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
 
 
-def _works(make: Any) -> bool:
+def makes_something(make: Callable[[], Any]) -> bool:
+    """Whether something can be made, whatever it is."""
     try:
         make()
     except (Exception, SystemExit):

@@ -68,7 +68,7 @@ _LIKE: tuple[tuple[str, Any], ...] = (
     (r".*(?:upscale|scale)_?factor|upscale", 2),
     (r"(?:pred|label|seq|input|output|target)_?(?:len|length|window)|window(?:_size)?|horizon|.*_len(?:gth)?", 16),
     (r"moving_avg", 25),
-    (r".*(?:rate|prob|dropout|alpha|ratio|eps|epsilon|temperature|std|std_init|momentum)", 0.1),
+    (r".*(?:rate|prob|dropout\w*|drop\w*|alpha|ratio|eps|epsilon|temperature|std|std_init|momentum)", 0.1),
     (r".*(?:image|input)?_?resolution", 32),
     (r".*_(?:layers|blocks|depth)", 2),
     (r".*_heads", 4),

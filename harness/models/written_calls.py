@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +20,9 @@ _MAKERS = ("randn", "rand", "zeros", "ones", "empty", "randint")
 
 _ROOT = (".git", "pyproject.toml", "setup.py", "README.md")
 """What lies at the root of a repository."""
+
+_LEVELS = 4
+"""How far above a file the root is looked for."""
 
 _UNKNOWN = object()
 
@@ -82,8 +87,12 @@ class WrittenCalls:
 
     def table(self, names: Collection[str]) -> SettingsTable | None:
         """The first table of a JSON or YAML file beside the model that has a value for each name."""
-        tables = settings_tables(self.folders) if names else iter(())
-        return next((table for table in tables if set(names) <= set(table.values)), None)
+        return next((table for table in self.tables if set(names) <= set(table.values)), None) if names else None
+
+    @cached_property
+    def tables(self) -> tuple[SettingsTable, ...]:
+        """The tables of the JSON and YAML files beside the model."""
+        return tuple(settings_tables(self.folders))
 
     def places(self, name: str) -> list[str]:
         """Where a name is called."""
@@ -98,10 +107,13 @@ def _parsed(path: Path) -> ast.Module | None:
 
 
 def _folders(path: Path) -> tuple[Path, ...]:
-    """The folder of a file, and the one above it where that is the root of a repository."""
+    """The folder of a file, the one above it, and the root of the repository that they are in; the first alone where there is none."""
     folder = path.parent
-    roots = [each for each in (folder, folder.parent) if any((each / mark).exists() for mark in _ROOT)]
-    return (folder, folder.parent) if roots == [folder.parent] else (folder,)
+    if any((folder / mark).exists() for mark in _ROOT):
+        return (folder,)
+    above = folder.parents[:_LEVELS]
+    root = next((each for marks in (_ROOT[:-1], _ROOT) for each in above if any((each / mark).exists() for mark in marks)), None)
+    return (folder,) if root is None else tuple(dict.fromkeys((folder, folder.parent, root)))
 
 
 def _named_under_main(tree: ast.Module, known: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +193,7 @@ def _shapes(tree: ast.Module, known: dict[str, Any]) -> Iterator[tuple[int, ...]
 
 _FOLDERS = ("", "config", "configs", "conf", "hparams")
 _ENDINGS = (".json", ".yaml", ".yml")
-_MANY_FILES, _LARGEST_FILE, _DEEPEST = 20, 100_000, 4
+_MANY_TABLES, _LARGEST_TABLE, _DEEPEST = 60, 100_000, 4
 
 _FLAGS = {"store_true": False, "store_false": True}
 """What an option is by default, by its action."""
@@ -223,9 +235,15 @@ def settings_tables(folders: Collection[Path]) -> Iterator[SettingsTable]:
         folders: The model's folder, and the root of its repository.
     """
     places = [folder / name for folder in folders for name in _FOLDERS if (folder / name).is_dir()]
-    files = [file for place in places for ending in _ENDINGS for file in sorted(place.glob(f"*{ending}"))]
-    for file in files[:_MANY_FILES]:
+    places += [inner for place in places if place.name in _FOLDERS for inner in sorted(place.iterdir(), key=_last_of_models)]
+    files = [file for place in places if place.is_dir() for ending in _ENDINGS for file in sorted(place.glob(f"*{ending}"))]
+    for file in files[:_MANY_TABLES]:
         yield from _tables_in(_read(file), file.name, 0)
+
+
+def _last_of_models(folder: Path) -> tuple[bool, str]:
+    """Orders the folders of a folder of configs: those that speak of models first."""
+    return not re.match(r"model|net|arch", folder.name.lower()), folder.name
 
 
 def _tables_in(value: Any, place: str, depth: int) -> Iterator[SettingsTable]:
@@ -240,7 +258,7 @@ def _tables_in(value: Any, place: str, depth: int) -> Iterator[SettingsTable]:
 def _read(file: Path) -> Any:
     """What a file holds; ``None`` where it cannot be read."""
     try:
-        if file.stat().st_size > _LARGEST_FILE:
+        if file.stat().st_size > _LARGEST_TABLE:
             return None
         text = file.read_text(encoding="utf-8")
         if file.suffix == ".json":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,15 +30,14 @@ from harness.scan import training_calls
 from harness.tasks import TaskType
 from harness.user_code import raised
 
+_SHOWN_ARGUMENTS = 8
 _SHOWN = 2
 """Names of a file of which a message says what was wrong with each."""
 
 _MAKES = ("from_name", "from_config", "make_default", "make_", "build", "create")
 
-_WHAT_TO_ADD = (
-    "Add to the file a function build_model() that returns the model, or name what makes it: --factory NAME, with its arguments as "
-    "--arg NAME=VALUE. What its forward takes is said with --input NAME=AXES, such as --input x=batch,3,64,64"
-)
+_OR_A_FUNCTION = "a function build_model() in the file that returns the model"
+"""What helps with any file."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def _find(
         found = _looked_at(source, made, asked, shapes, patience, trust)
         if isinstance(found, _Found):
             return replace(found, others=others)
-        tried[made.call if made.kwargs or made.settings else made.name] = found.removeprefix(f"{made.name} ") + _makers(made)
+        tried[made.call if made.kwargs or made.objects else made.name] = found.removeprefix(f"{made.name} ") + _makers(made)
         if patience.is_over and index + 1 < len(possible):
             left = ", ".join(other.name for other in possible[index + 1 :])
             tried[left] = f"not tried: stopped after {patience.seconds:g} s; --factory NAME takes one of them"
@@ -185,8 +186,31 @@ def _find(
         lines = [lines[0], f"{len(rest)} more: {', '.join(rest)}; --factory NAME says what is wrong with one of them"]
     found = "".join(f"\n  {line}" for line in lines) or "\n  no function and no nn.Module class"
     raise FactoryError(
-        f"{source.file.name}: nothing here is a model that a suite can be written for. Tried:{found}\n{_WHAT_TO_ADD}"
+        f"{source.file.name}: nothing here is a model that a suite can be written for. Tried:{found}\n{_what_to_add(source, tried)}"
     )
+
+
+def _what_to_add(source: Source, tried: Mapping[str, str]) -> str:
+    """The command that says what was missing of the likeliest model, with an example of each value."""
+    if not tried:
+        return f"Add {_OR_A_FUNCTION}"
+    names = [*dict.fromkeys(name.partition("(")[0] for name in tried)]
+    name, why = names[0], next(iter(tried.values()))
+    factory = f" --factory {name}" if len(names) > 1 else ""
+    missing = re.match(r"needs ((?:`\w+`(?:, )?)+)", why)
+    options, more = re.findall(r"--(?:input|arg) [^\s=]+=[^\s;]+", why), ""
+    if missing:
+        options = [f"--arg {each}=8" for each in re.findall(r"\w+", missing[1])]
+    target: Any = getattr(source.module, name, None)
+    may_take = not options and (inspect.isclass(target) or inspect.isfunction(target))
+    takes = list(inspect.signature(target).parameters) if may_take else []
+    if takes:
+        options, rest = ["--arg NAME=VALUE"], ", …" if len(takes) > _SHOWN_ARGUMENTS else ""
+        more = f" (it takes {', '.join(takes[:_SHOWN_ARGUMENTS])}{rest})"
+    if not options and not factory:
+        return f"Add {_OR_A_FUNCTION}"
+    command = " ".join(["modeltiers init", f"{source.file.name}{factory}", *options])
+    return f"Say it, with your values: {command}{more}; or add {_OR_A_FUNCTION}"
 
 
 def _looked_at(

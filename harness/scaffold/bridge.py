@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from harness.adapters import ADAPTERS
 from harness.errors import ConfigError, FactoryError, ModelSourceError
 from harness.models.factories import Factory
 from harness.models.inspection import Guess
+from harness.models.settings import ObjectArgument
 from harness.user_code import import_file
 
 
@@ -120,7 +122,7 @@ def needs_bridge(factory: Factory, guess: Guess | None) -> bool:
 
 def needs_build(factory: Factory) -> bool:
     """Whether a config alone cannot build the model."""
-    return factory.settings is not None or bool(factory.through)
+    return bool(factory.objects) or bool(factory.through)
 
 
 def needs_adapter(guess: Guess | None) -> bool:
@@ -143,14 +145,15 @@ def bridge_text(source: Source, factory: Factory, guess: Guess | None, signature
         FactoryError: A model without a ``forward`` is made by a function.
     """
     parts = [f'"""How the model in {source.file.name} is built and called. Written by `modeltiers init`; yours to change."""\n']
-    settings = factory.settings
-    if settings is not None and settings.expression.startswith("SimpleNamespace"):
+    objects = factory.objects
+    if any("SimpleNamespace(" in each.expression for each in objects):
         parts.append("from types import SimpleNamespace\n")
     base = ADAPTERS[guess.task.title].__name__ if guess else ""
     if needs_adapter(guess):
         parts.append(f"from harness.adapters import {', '.join(sorted((base, 'CallPlan')))}\n")
     if needs_build(factory):
-        names = {factory.name.partition(".")[0], *(settings.names if settings else ())}
+        names = {factory.name.partition(".")[0], *(name for each in objects for name in each.names)}
+        parts += [f"{line}\n" for line in _imports(objects, source)]
         parts.append(f"from {source.importable} import {', '.join(sorted(names))}\n")
     text = "\n".join(parts)
     name = factory.name
@@ -159,7 +162,7 @@ def bridge_text(source: Source, factory: Factory, guess: Guess | None, signature
         text += _through(factory, name, model)
     if needs_build(factory):
         passed = ", ".join(
-            ([f"{settings.argument}={settings.expression}"] if settings else []) + [f"{key}={key}" for key in factory.kwargs]
+            [f"{each.argument}={each.expression}" for each in objects] + [f"{key}={key}" for key in factory.kwargs]
         )
         parameters = ", ".join(f"{key}={value!r}" for key, value in factory.kwargs.items())
         text += _BUILD.format(parameters=parameters, call=f"{name}({passed})")
@@ -175,6 +178,15 @@ def bridge_text(source: Source, factory: Factory, guess: Guess | None, signature
             turned=", length_first=True" if turned else "",
         )
     return text
+
+
+def _imports(objects: Iterable[ObjectArgument], source: Source) -> list[str]:
+    """The lines that objects need, with the folder that they are imported from on the path, where it is not that of the model."""
+    lines = list(dict.fromkeys(line for each in objects for line in each.imports))
+    path = next((each.path for each in objects if each.path is not None), None)
+    if path is None or path == source.folder:
+        return lines
+    return ["import sys", "", f"sys.path.insert(0, {str(path)!r})", "", *lines]
 
 
 def _through(factory: Factory, name: str, model: nn.Module) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import re
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
@@ -18,7 +20,9 @@ from harness.models.attempts import methods_to_call
 from harness.models.factories import Factory, called_through, has_forward, inner_model
 from harness.models.settings import compared_words
 from harness.models.structure import StoppedError, stopping_at
+from harness.models.usual_values import usual_value
 from harness.models.wrapped import call_by
+from harness.user_code import is_users_file
 
 _VAST = 1_000_000_000
 _MANY = 1 << 26
@@ -55,6 +59,9 @@ def built(made: Factory) -> tuple[Factory, nn.Module]:
     try:
         model = _built_unless_vast(made)
     except FactoryError as error:
+        filled = _without_nones(made, error)
+        if filled is not None:
+            return built(filled)
         if re.search(r"'int' object is not (?:iterable|subscriptable)|object of type 'int' has no len", str(error)):
             made, model = _built_from_lists(made, error)
         else:
@@ -68,6 +75,18 @@ def built(made: Factory) -> tuple[Factory, nn.Module]:
         call_by(model, methods[0], made.name)
         return replace(made, method=methods[0]), model
     return (replace(made, through=through), called_through(model, through)) if through else (made, model)
+
+
+def _without_nones(made: Factory, refused: FactoryError) -> Factory | None:
+    """The factory with usual sizes for what is ``None`` by default, where the line that failed speaks of it; ``None`` where it does not."""
+    if "NoneType" not in str(refused) or not isinstance(refused.__cause__, BaseException):
+        return None
+    steps = [step for step in traceback.extract_tb(refused.__cause__.__traceback__) if is_users_file(step.filename)]
+    said = re.findall(r"\w+", str(steps[-1].line)) if steps else []
+    parameters = inspect.signature(made.target).parameters
+    open_ones = [name for name in said if name in parameters and parameters[name].default is None and name not in made.kwargs]
+    guesses = {name: value for name in open_ones if (value := usual_value(name)) is not None}
+    return replace(made, kwargs={**made.kwargs, **guesses}, guessed=(*made.guessed, *guesses)) if guesses else None
 
 
 def _built_from_lists(made: Factory, refused: FactoryError) -> tuple[Factory, nn.Module]:
@@ -124,7 +143,7 @@ def _refuse_vast(made: Factory) -> None:
     except (Exception, SystemExit):  # a model that cannot be outlined is built
         return
     if count > _VAST:
-        name = made.settings.expression if made.settings else made.call
+        name = made.objects[0].expression if made.objects else made.call
         raise FactoryError(
             f"{made.name} makes a model of {count / 1e9:.1f} billion parameters, more than init builds (1 billion): give smaller sizes than "
             f"those of {name}, as --arg NAME=VALUE"

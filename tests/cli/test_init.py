@@ -148,7 +148,7 @@ def test_existing_files_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFix
     ("source", "words"),
     [
         ("x = 1\n", ["no function and no nn.Module class", "build_model()"]),
-        ("def build_model(foo):\n    return 3\n", ["build_model needs `foo`", "--arg NAME=VALUE"]),
+        ("def build_model(foo):\n    return 3\n", ["build_model needs `foo`", "modeltiers init model.py --arg foo=8"]),
         ("def build_model():\n    return 3\n", ["build_model returned a int, expected an nn.Module"]),
         ("def build_model():\n    return 1 / 0\n", ["build_model raised ZeroDivisionError: division by zero (model.py, line 2)"]),
         (unknown.HEAD + "net = nn.Linear(3, 2)\n", ["net is made when the file is imported; return it from a function"]),

@@ -240,3 +240,62 @@ def test_guessed_sizes_that_have_to_agree_are_made_equal(tmp_path: Path) -> None
     keys = declared(models.HEAD + text, tmp_path)
     assert keys["inputs"] == {"items": {"axes": ["batch"], "values": {"ids": 16}}}
     assert load_config(tmp_path / "modeltiers.toml").model_kwargs == {"input_size": 16, "output_size": 16}
+
+
+def test_a_part_and_a_table_of_a_config_reach_the_file_that_builds_the_model(tmp_path: Path) -> None:
+    text = (
+        "class Net(nn.Module):\n"
+        "    def __init__(self, backbone, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.backbone, self.last = backbone, nn.Linear(6, num_classes)\n"
+        "    def forward(self, x):\n"
+        "        return self.last(self.backbone(x)), x.sum()\n"
+    )
+    (tmp_path / "setup.py").touch()
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "net.yaml").write_text(
+        "net:\n  _target_: nets.Net\n  num_classes: 3\n  backbone:\n    _target_: parts_of_nets.layers.Layer\n    width: 5\n"
+    )
+    (tmp_path / "parts_of_nets").mkdir()
+    (tmp_path / "parts_of_nets" / "layers.py").write_text(
+        "from torch import nn\n\n\nclass Layer(nn.Linear):\n    def __init__(self, width):\n        super().__init__(width, 6)\n"
+    )
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "model.py").write_text(models.HEAD + text)
+    found = scaffold(tmp_path / "nets" / "model.py")
+    assert found.bridge is not None
+    assert "from parts_of_nets.layers import Layer" in found.bridge.read_text()
+    assert "Net(backbone=Layer(width=5), num_classes=num_classes)" in found.bridge.read_text()
+    assert model_source(load_config(found.config)).build().last.out_features == 3
+
+
+def test_a_default_of_none_that_the_model_cannot_do_without_gets_a_usual_size(tmp_path: Path) -> None:
+    text = (
+        "class Net(nn.Module):\n"
+        "    def __init__(self, hidden_dims=None):\n"
+        "        super().__init__()\n"
+        "        self.layers = nn.Sequential(*[nn.Linear(5, 5) for _ in range(len(hidden_dims))])\n"
+        "    def forward(self, x):\n"
+        "        return self.layers(x), x\n"
+    )
+    declared(models.HEAD + text, tmp_path)
+    assert load_config(tmp_path / "modeltiers.toml").model_kwargs == {"hidden_dims": [16, 16]}
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("    def __init__(self, foo, bar):\n        super().__init__()\n", "modeltiers init model.py --arg foo=8 --arg bar=8;"),
+        (
+            "    def __init__(self):\n        super().__init__()\n        self.layer = nn.Linear(3, 3)\n"
+            "    def forward(self, data):\n        return self.layer(data.whatever())\n",
+            "modeltiers init model.py --input data=batch,",
+        ),
+    ],
+)
+def test_the_last_line_is_the_command_that_says_what_was_missing(
+    body: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.py").write_text(f"{models.HEAD}class Net(nn.Module):\n{body}")
+    assert main(["init", str(tmp_path / "model.py")]) == 2
+    assert says in capsys.readouterr().err.splitlines()[-1]

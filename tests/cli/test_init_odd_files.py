@@ -78,7 +78,7 @@ def test_the_file_is_taken_with_its_own_sizes(source: str, tmp_path: Path, monke
 def test_settings_that_the_model_reads_get_usual_sizes_or_given_ones(tmp_path: Path) -> None:
     model = written(odd.READS_SETTINGS, tmp_path)
     found = scaffold(model)
-    assert found.factory.settings is not None
+    assert found.factory.objects
     assert set(found.factory.guessed) == {"num_features", "num_classes"}
     assert "SimpleNamespace(num_features=16, num_classes=4)" in (tmp_path / "modeltiers_model.py").read_text()
     given = scaffold(model, overwrite=True, arguments={"num_features": 5})
@@ -91,7 +91,7 @@ def test_a_setting_that_is_only_asked_whether_it_holds_is_off(tmp_path: Path) ->
     asked = odd.READS_SETTINGS.replace(
         "        super().__init__()\n", "        super().__init__()\n        if config.frozen:\n            raise ValueError\n"
     )
-    assert "frozen=False" in scaffold(written(asked, tmp_path)).factory.settings.expression  # type: ignore[union-attr]
+    assert "frozen=False" in scaffold(written(asked, tmp_path)).factory.objects[0].expression
 
 
 def test_a_setting_of_no_usual_name_is_named(tmp_path: Path) -> None:

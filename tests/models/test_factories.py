@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.models.factories import Factory, factories
 from harness.user_code import import_file
@@ -46,9 +47,9 @@ def test_settings_of_any_name_are_read_from_the_code_with_words_too(tmp_path: Pa
         "        if self.task_name == 'forecast':\n"
         "            return self.layer(x)\n",
     )
-    assert made.settings is not None
-    assert made.settings.argument == argument
-    assert made.settings.expression == "SimpleNamespace(task_name='forecast', enc_in=8)"
+    assert made.objects
+    assert made.objects[0].argument == argument
+    assert made.objects[0].expression == "SimpleNamespace(task_name='forecast', enc_in=8)"
 
 
 def test_a_function_that_the_model_uses_makes_no_model(tmp_path: Path) -> None:
@@ -117,8 +118,8 @@ def test_settings_are_those_of_a_file_beside_the_model_that_has_them_all(tmp_pat
         "    def forward(self, x):\n"
         "        return self.layer(x)\n",
     )
-    assert made.settings is not None
-    assert made.settings.expression == "SimpleNamespace(rates=[8, 4], resblock='1')"
+    assert made.objects
+    assert made.objects[0].expression == "SimpleNamespace(rates=[8, 4], resblock='1')"
     assert (made.guessed, made.place) == ((), "config_v1.json")
 
 
@@ -139,3 +140,42 @@ def test_names_in_camel_case_say_the_same_and_a_discriminator_is_not_the_model(t
         "        return self.layer(x)\n",
     )
     assert (made.name, made.kwargs) == ("Generator", {"hiddenSize": 64, "nHead": 4, "isTrained": False, "classCount": 4})
+
+
+HALVES = (
+    "class Encoder(nn.Module):\n"
+    "    def __init__(self, input_dim, hidden_dim):\n"
+    "        super().__init__()\n"
+    "        self.layer = nn.Linear(input_dim, hidden_dim)\n"
+    "    def forward(self, x):\n"
+    "        return self.layer(x)\n\n\n"
+    "class Whole(nn.Module):\n"
+    "    def __init__(self, encoder, num_classes):\n"
+    "        super().__init__()\n"
+    "        self.encoder, self.last = encoder, nn.Linear(64, num_classes)\n"
+    "    def forward(self, x):\n"
+    "        return self.last(self.encoder(x))\n"
+)
+
+
+def test_a_part_that_is_passed_is_an_instance_of_the_class_that_is_called_so(tmp_path: Path) -> None:
+    made = first(tmp_path, HALVES)
+    assert made.call == "Whole(encoder=Encoder(input_dim=16, hidden_dim=64), num_classes=4)"
+    assert made.guessed == ("num_classes", "input_dim", "hidden_dim")
+    assert made.source.build()(torch.zeros(2, 16)).shape == (2, 4)
+
+
+def test_a_table_that_names_the_class_as_its_target_says_the_arguments(tmp_path: Path) -> None:
+    (tmp_path / "README.md").touch()
+    (tmp_path / "configs" / "model").mkdir(parents=True)
+    (tmp_path / "configs" / "other.yaml").write_text("_target_: nets.Whole\nencoder: ${somewhere}\nnum_classes: 9\n")
+    (tmp_path / "configs" / "model" / "whole.yaml").write_text(
+        "_target_: nets.Whole\nnum_classes: 3\nencoder:\n  _target_: torch.nn.Linear\n  in_features: 5\n  out_features: 64\n"
+        "optimizer:\n  _target_: torch.optim.Adam\n  _partial_: true\n  lr: 0.1\n"
+    )
+    made = first(tmp_path, HALVES.replace("encoder, num_classes):", "encoder, num_classes, optimizer):"))
+    assert made.kwargs == {"num_classes": 3}
+    assert [each.expression for each in made.objects] == ["Linear(in_features=5, out_features=64)", "partial(Adam, lr=0.1)"]
+    assert made.objects[1].imports == ("from functools import partial", "from torch.optim import Adam")
+    assert made.place == "whole.yaml"
+    assert made.source.build()(torch.zeros(2, 5)).shape == (2, 3)

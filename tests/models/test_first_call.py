@@ -262,3 +262,17 @@ def test_a_length_at_which_the_output_is_no_number_is_not_taken() -> None:
 )
 def test_names_that_differ_by_a_number_or_a_word_take_the_same(names: list[str], groups: list[tuple[str, ...]]) -> None:
     assert names_alike(names) == groups
+
+
+def test_an_image_that_is_flattened_has_as_many_values_as_the_linear_layer_takes() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        rows, channels, width, height = x.shape
+        return self.layers[0](x.view(rows, channels * width * height))  # type: ignore[index,operator,no-any-return]
+
+    assert shapes(found(forward, nn.Linear(784, 4)))["x"] == (3, 1, 28, 28)
+
+
+def test_a_row_has_as_many_columns_as_the_model_names() -> None:
+    columns = torch.arange(29)
+    call = found(lambda self, x: self.layers[0](x[:, columns]), nn.Linear(29, 2))
+    assert shapes(call)["x"] == (3, 29)

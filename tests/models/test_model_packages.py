@@ -112,3 +112,19 @@ def test_what_does_not_import_is_refused_in_one_line(load: Any, files: dict[str,
         load(files, file)
     assert says in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_file_that_imports_from_two_folders_finds_both(load: Any) -> None:
+    files = {
+        "lib_of_two/zoo_of_two/net.py": "from zoo_of_two.sizes import WIDTH\nimport tools_of_two.extra\n",
+        "lib_of_two/zoo_of_two/sizes.py": "WIDTH = 3\n",
+        "tools_of_two/extra.py": "",
+        "setup.py": "",
+    }
+    assert load(files, "lib_of_two/zoo_of_two/net.py").WIDTH == 3
+
+
+def test_pytorch_lightning_is_told_apart_from_lightning(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
+    with pytest.raises(ModelSourceError, match=r"`lightning` is here.*`import lightning.pytorch as pl`"):
+        load({"net.py": "import pytorch_lightning as pl\n"}, "net.py")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
 from harness.models.first_call.guesses import Guesses, Repairs, aligned
 from harness.models.first_call.watching import Failure, Seen
+
+_IMAGE_AXES = 4
 
 _ELEMENTWISE = (
     "add", "sub", "mul", "div", "truediv", "radd", "rsub", "rmul", "where", "masked_fill", "lerp", "addcmul", "baddbmm", "eq",
@@ -20,9 +23,22 @@ def _linear(guesses: Guesses, failure: Failure) -> Repairs:
     if given.shape[-1] != weight.shape[-1]:
         yield from guesses.resized(given.sources, given.shape[-1], weight.shape[-1])
         yield from _split(guesses, given, weight.shape[-1])
+        yield from _square(guesses, given, weight.shape[-1])
         if len(given.sources) == 1:
             for cost, changed in guesses.with_axes(given.sources, 1):
                 yield cost + 2, changed
+
+
+def _square(guesses: Guesses, given: Seen, wanted: int) -> Repairs:
+    """An image with as many values as are wanted, of one channel or three, where its own were flattened."""
+    for path in sorted(given.sources):
+        argument = guesses.at(path)
+        if argument is None or not argument.is_free or len(argument.sizes) != _IMAGE_AXES:
+            continue
+        for channels in (1, 3):
+            side = math.isqrt(wanted // channels)
+            if side > 1 and channels * side * side == wanted and math.prod(argument.sizes[1:]) == given.shape[-1]:
+                yield 0, guesses.put(path, replace(argument, sizes=(argument.sizes[0], channels, side, side), made=None))
 
 
 def _split(guesses: Guesses, given: Seen, wanted: int) -> Repairs:
@@ -188,9 +204,6 @@ def repaired_sizes(guesses: Guesses, failure: Failure) -> Repairs:
     rule = _RULES.get(failure.operation)
     if rule is not None:
         yield from rule(guesses, failure)
-
-
-_IMAGE_AXES = 4
 
 
 class Sides:

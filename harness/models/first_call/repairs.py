@@ -151,7 +151,14 @@ def repaired_numbers(guesses: Guesses, failure: Failure) -> Repairs:
         size, step = int(found[1]), int(found[2])
         yield from guesses.resized(sources, size, -(-size // step) * step)
     if found := _BEYOND.search(failure.message):
-        yield from guesses.resized(everything, int(found[1]) + 1, int(found[2]))
+        index, size = int(found[1]), int(found[2])
+        yield from guesses.resized(everything, index + 1, size)
+        if failure.operation == "__getitem__" and failure.first is not None:  # columns that the model names itself
+            own = [
+                seen.shape[0] for seen in failure.tensors if not seen.sources and seen.dtype in _WHOLE and len(seen.shape) == 1
+            ]
+            for wanted in dict.fromkeys((*own, index + 1)):
+                yield from guesses.resized(failure.first.sources, size, wanted)
     for pattern in _PAIRS:
         if found := pattern.search(failure.message):
             yield from guesses.resized(sources, int(found["got"]), int(found["wanted"]))

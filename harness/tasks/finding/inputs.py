@@ -286,7 +286,7 @@ class FoundInputs:
         spoken = [value for keys in self.keys.values() if isinstance(value := keys.get("values"), dict)]
         if any(axis in each.values() for each in spoken):  # by lengths or a mask, which say what is read
             return False
-        if least == 1 or least >= size or BATCH not in self.sizes or not self._reads_last(axis, least):
+        if least == 1 or least > size or BATCH not in self.sizes or not self._reads_last(axis, least):
             return False
         return not any(self._reads_last(axis, longer) for longer in dict.fromkeys((least + 1, least + 2, least + 3, size)))
 
