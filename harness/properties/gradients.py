@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
-from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from harness.properties.gradient_tracing import calls_with_gradient, first_bad_g
 from harness.properties.large_tensors import moments, reading_gradients, root_mean_square
 from harness.properties.noise import is_packed, quantised_part
 from harness.properties.outputs import reached_by_outputs
-from harness.properties.places import shown_place
+from harness.properties.places import names_read, shown_place
 from harness.properties.prerequisites import BACKWARD_RAISES
 from harness.properties.promises import lacking, without
 from harness.properties.subject import Subject
@@ -36,8 +35,7 @@ _STEPS_WHERE_ABSENT = 16
 _NUDGE = 1e-2
 _OTHER_WEIGHTS = 3
 
-_NO_STEPS = ("__init__", "forward", "configure_optimizers")
-"""Methods of a Lightning module that name its parts and take no step."""
+_STEP = "training_step"
 
 
 def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
@@ -192,19 +190,12 @@ def _reached_at_longer_sizes(subject: Subject, model: nn.Module, unreached: list
 
 
 def _trained_by_a_step(model: nn.Module, unreached: list[str]) -> dict[str, str]:
-    """Of some parameters without a gradient those of parts that a Lightning module steps by hand, as a GAN does its critic.
+    """Of some parameters without a gradient those of parts that the training step of a Lightning module calls and its forward does not.
 
-    Forward does not know of them: another method of the module does.
+    Such are the critic of a GAN, and the head that projects features for a contrastive loss.
     """
-    if getattr(model, "automatic_optimization", True):
-        return {}
-    codes = {
-        name: method.__code__ for cls in reversed(type(model).__mro__) for name, method in vars(cls).items() if isfunction(method)
-    }
-    own = [name for name, code in codes.items() if is_users_file(code.co_filename) and not _is_installed(code.co_filename)]
-    read = {name for method in own if method not in _NO_STEPS for name in codes[method].co_names}
-    named = read - set(codes["forward"].co_names if "forward" in codes else ())
-    return {path: "`training_step`" for path in unreached if path.partition(".")[0] in named}
+    step, forward = (names_read(type(model), method) for method in (_STEP, "forward"))
+    return {path: f"`{_STEP}`" for path in unreached if path.partition(".")[0] in step - forward}
 
 
 def _cancelled(subject: Subject, model: nn.Module, unreached: list[str], gradients: dict[str, float]) -> dict[str, int]:

@@ -195,7 +195,8 @@ def _parts(subject: Subject) -> Iterator[Part]:
             if isinstance(axis, int):
                 yield from (Part(each, place, at, at + 1, f"place {at} of axis {place} of {named}") for at in range(size))
             elif _is_read_singly(signature, each, axis):
-                yield from (Part(each, place, at, at + 1, f"element {at} along `{axis}` of {named}") for at in range(size))
+                read = size - 1 if _is_written_next(signature, each, axis) else size
+                yield from (Part(each, place, at, at + 1, f"element {at} along `{axis}` of {named}") for at in range(read))
             else:
                 yield Part(each, place, 0, size // 2, f"the first half along `{axis}` of {named}")
                 yield Part(each, place, size // 2, size, f"the second half along `{axis}` of {named}")
@@ -205,6 +206,11 @@ def _is_read_singly(signature: Signature, each: Input, axis: str) -> bool:
     """Whether every single element along an axis has to matter: of a set, a sequence, or ids; a stride may leave a remainder out."""
     derived = any(signature.axes[name].follows(axis) for name in signature.axes if name != axis)
     return not derived and (signature.axes[axis].order is not None or isinstance(each.values, Ids))
+
+
+def _is_written_next(signature: Signature, each: Input, axis: str) -> bool:
+    """Whether this input is also the labels along a causal axis: each element is written from those before it, and the last is not read."""
+    return signature.axes[axis].order == "causal" and each.name in signature.label_sources.values()
 
 
 def _without_gradient(subject: Subject, model: nn.Module, parts: list[Part], seed: int) -> set[Part]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ from harness.user_code import is_ours, is_users_file
 _DRAWS = torch.Tag.nondeterministic_seeded
 
 _REGISTERING = ("register_buffer", "register_parameter", "register_module", "add_module")
+
+_FRAMEWORKS = ("builtins", "torch", "lightning", "pytorch_lightning")
+"""Packages whose classes a model derives from, and which know nothing of its parts."""
 
 _RAISED_AT = re.compile(r"\(([^()/\\]+\.py)(?:, line |:)(\d+)\)")
 """How a message names the line that raised (``harness.user_code.raised``), or that an exporter speaks of."""
@@ -264,3 +267,20 @@ def _raised_at(message: str, model: nn.Module) -> str:
     files = {getattr(sys.modules.get(type(module).__module__), "__file__", None) for module in model.modules()}
     file = next((file for file in files if file and Path(file).name == found[1]), None)
     return shown_place(file, int(found[2])) if file else f"{found[1]}:{found[2]}"
+
+
+def names_read(cls: type[nn.Module], method: str) -> set[str]:
+    """The names that a method of the user's reads, and those that its other methods read which it names."""
+    own = [each for each in reversed(cls.__mro__) if each.__module__.partition(".")[0] not in _FRAMEWORKS]
+    methods = {name: value for each in own for name, value in vars(each).items() if inspect.isfunction(value)}
+    named, left = set(), {method}
+    while left:
+        named |= left
+        left = {name for each in left if each in methods for name in _names_in(methods[each].__code__)} - named
+    return named
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """The names that code reads, also inside its functions and comprehensions."""
+    inner = [_names_in(each) for each in code.co_consts if isinstance(each, CodeType)]
+    return set(code.co_names).union(*inner)

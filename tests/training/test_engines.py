@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from planted_bugs.tier3.training import TABLE, LitScores, Training
 from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.batches import Sizes, make_batch, pad_right, rows
 from harness.config import TrainingConfig
 from harness.errors import CheckpointError, DivergedError
+from harness.evidence import Status
 from harness.models.stubs import build_stub
 from harness.tasks import TaskSpec, TaskType
 from harness.training import Step
@@ -190,3 +192,34 @@ def test_a_batch_without_labels_adds_nothing() -> None:
         for a, parameter in zip(gradients, model.parameters(), strict=True)
         if parameter.grad is not None
     )
+
+
+class DataElsewhere(LitScores):
+    """Downloads and opens data of its own, which is not there."""
+
+    def prepare_data(self) -> None:
+        raise OSError("no network")
+
+    def setup(self, stage: str) -> None:
+        self.scale = 2.0
+        raise FileNotFoundError(f"train/images for {stage}")
+
+    def train_dataloader(self) -> Any:
+        raise AssertionError("the job has batches")
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return self.scale * super().loss(logits, labels)
+
+
+class SetupRaises(LitScores):
+    """Makes what training needs."""
+
+    def setup(self, stage: str) -> None:
+        raise RuntimeError(f"no weights for {stage}")
+
+
+@pytest.mark.parametrize(("build", "status"), [(DataElsewhere, Status.OK), (SetupRaises, Status.FAIL)])
+def test_a_module_is_trained_without_its_own_data(build: type[LitScores], status: Status, tmp_path: Path) -> None:
+    found = Training(TABLE, build).judge(["step_updates"], tmp_path)["step_updates"]
+
+    assert found.status is status, found.explain()

@@ -291,7 +291,8 @@ class LightningEngine:
             check_fits(content, self.module, job.resume)
         self.module.train()
         checked = checking_configuration(self.module) if self.is_own else nullcontext()
-        with quiet(), checked, self.bridge.behind(self.module), self.bridge.hearing(self.trainer, self.module):
+        own, hearing = without_own_data(self.module), self.bridge.hearing(self.trainer, self.module)
+        with quiet(), checked, own, self.bridge.behind(self.module), hearing:
             self.trainer.fit(
                 self.module,
                 train_dataloaders=job.batches,
@@ -330,6 +331,32 @@ class LightningEngine:
             "enable_model_summary": False,
             "log_every_n_steps": 1_000_000,
         }
+
+
+@contextmanager
+def without_own_data(module: lightning.LightningModule) -> Iterator[None]:
+    """Keeps a module from data of its own: the job has batches, and what the module would download or open may not be there.
+
+    Its ``setup`` may make more than data, so it is called. Where the module has its own dataloaders and it raises, it was for those.
+    """
+    hooks: dict[str, Callable[..., None]] = {}
+    if is_overridden("prepare_data", module):
+        hooks["prepare_data"] = lambda: None
+    if is_overridden("setup", module) and is_overridden("train_dataloader", module):
+        own = module.setup
+
+        def set_up(stage: str) -> None:
+            with suppress(Exception):
+                own(stage)
+
+        hooks["setup"] = set_up
+    for name, hook in hooks.items():
+        setattr(module, name, hook)
+    try:
+        yield
+    finally:
+        for name in hooks:
+            delattr(module, name)
 
 
 @contextmanager

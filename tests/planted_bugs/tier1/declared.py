@@ -148,6 +148,20 @@ class Prompted(nn.Module):
         return self.head(x + shares @ value)
 
 
+class Shifted(nn.Module):
+    """Writes each number from those before it, and shifts its input itself; the bug shifts it by two."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.shift = 2 if wrong else 1
+        self.read, self.carry, self.head = nn.Embedding(19, 8), nn.GRU(8, 8, batch_first=True), nn.Linear(8, 19)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.read(x).roll(self.shift, 1)
+        before = torch.cat((torch.zeros_like(before[:, : self.shift]), before[:, self.shift :]), 1)
+        return self.head(self.carry(before)[0])
+
+
 CASES: dict[str, tuple[Callable[..., nn.Module], Keys, str]] = {
     "points": (
         Points,
@@ -269,4 +283,15 @@ plant_declared(
         "axes": {"time": {"min": 1, "max": 10, "order": "causal", "padding": "left"}},
     },
     "gradient_flow[finite]",
+)
+plant_declared(
+    "shifted",
+    Shifted,
+    {
+        "inputs": {"x": {"axes": ["batch", "time"], "values": {"ids": 19}}},
+        "outputs": {"scores": {"axes": ["batch", "time", 19], "kind": "class_scores"}},
+        "axes": {"time": {"min": 2, "max": 10, "order": "causal"}},
+        "labels": {"scores": {"from": "x"}},
+    },
+    "input_dependence[inputs]",
 )
