@@ -22,10 +22,9 @@ ROOT = Path(__file__).parent.parent
 NOT_AT_THE_TOP = {
     "harness.scaffold": {"scaffold"},
     "harness.repro": {"repro"},
-    "pytest_modeltiers.live": {"judge"},
     "pytest_modeltiers.hooks": {"pytest_modeltiers_checks"},
 }
-"""Packages of the same name, and a hook that nobody imports."""
+"""Packages have the same name; and a hook that nobody imports."""
 
 
 def documented() -> dict[str, tuple[str, ...]]:
