@@ -76,10 +76,17 @@ def test_nothing_is_asked_of_the_network_and_nothing_goes_wrong(visit: Visiting,
 def test_it_fits_windows_of_all_widths(visit: Visiting, name: str) -> None:
     page = visit(PAGES[name]).page
     page.evaluate(OPEN_ALL)
-    for width in (320, PHONE, 768, 1280):
+    for width in (320, PHONE, 768, 1280, 1600):
         page.set_viewport_size({"width": width, "height": 844})
         assert (width, too_wide(page)) == (width, [])
         assert width < PHONE or colliding(page) == []
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+def test_the_names_of_the_filters_are_on_one_line(visit: Visiting, width: int) -> None:
+    labels = visit(PAGES["broken"], width).page.locator(".filter label").all()
+    assert len(labels) == 5
+    assert [label.inner_text() for label in labels if label.evaluate("one => one.getClientRects()[0].height") > 40] == []
 
 
 @pytest.mark.parametrize("name", PAGES)
