@@ -7,6 +7,7 @@ from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -19,11 +20,12 @@ from harness.models.first_call.examples import written_examples
 from harness.models.first_call.hints import read_hints
 from harness.models.first_call.search import find_call
 from harness.models.first_call.tried import FoundCall
+from harness.tasks.finding import signature_from_call
 from harness.user_code import import_file
 
 
-def found(forward: Callable[..., object], *layers: nn.Module, given: tuple[str, ...] = ()) -> FoundCall:
-    """The call that is found of a model with some layers."""
+def model_of(forward: Callable[..., object], *layers: nn.Module) -> nn.Module:
+    """A model with some layers."""
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -31,8 +33,13 @@ def found(forward: Callable[..., object], *layers: nn.Module, given: tuple[str, 
             self.layers = nn.ModuleList(layers)
 
     Net.forward = forward  # type: ignore[assignment]
+    return Net().eval()
+
+
+def found(forward: Callable[..., object], *layers: nn.Module, given: tuple[str, ...] = ()) -> FoundCall:
+    """The call that is found of such a model."""
     said = [GivenInput.parse(text).argument() for text in given]
-    return find_call(lambda: Net().eval(), lambda model: read_hints(model, {}, {}), said)
+    return find_call(lambda: model_of(forward, *layers), lambda model: read_hints(model, {}, {}), said)
 
 
 def shapes(call: FoundCall) -> dict[str, tuple[int, ...]]:
@@ -276,3 +283,18 @@ def test_a_row_has_as_many_columns_as_the_model_names() -> None:
     columns = torch.arange(29)
     call = found(lambda self, x: self.layers[0](x[:, columns]), nn.Linear(29, 2))
     assert shapes(call)["x"] == (3, 29)
+
+
+def test_attributes_of_an_object_are_found_one_by_one_and_those_of_a_graph_have_its_nodes() -> None:
+    def forward(self: nn.Module, data: Any) -> Tensor:
+        hidden = self.layers[0](data.x)  # type: ignore[index,operator]
+        source, target = data.edge_index
+        return torch.zeros_like(hidden).index_add(0, target, hidden[source])
+
+    call = found(forward, nn.Linear(5, 2))
+    (data,) = call.arguments.values()
+    assert [(part.name, part.sizes[-1], part.holds) for part in data.parts] == [("x", 5, "numbers"), ("edge_index", 17, "ids")]
+    assert data.parts[1].count <= data.parts[0].sizes[0]
+    keys = signature_from_call(model_of(forward, nn.Linear(5, 2)), call.values).keys["inputs"]
+    assert keys["data"] == {"class": "types:SimpleNamespace"}
+    assert keys["data.edge_index"] == {"axes": [2, "edges"], "values": {"index_of": "nodes"}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -47,7 +48,8 @@ class Argument:
         why: What it was read from, for people.
         names: Names of its axes where something said them; an empty one where nothing did.
         fixed: Whether the user said it, so that only sizes of named axes may change.
-        parts: The entries of a dict.
+        parts: The entries of a dict, of a list, or of an object.
+        is_object: Whether the parts are read as attributes, as of a graph with ``data.x``.
         made: A value that the file itself makes, which is passed as it is.
         as_numbers: Whether ids are passed as floating point, as in tables that hold numbers too.
     """
@@ -63,6 +65,7 @@ class Argument:
     parts: tuple[Argument, ...] = ()
     made: Any = None
     as_numbers: bool = False
+    is_object: bool = False
 
     @property
     def is_said(self) -> bool:
@@ -86,7 +89,7 @@ class Argument:
     @property
     def key(self) -> Any:
         """What tells one guess from another."""
-        kind = self.holds, self.count, self.dtype, self.as_numbers
+        kind = self.holds, self.count, self.dtype, self.as_numbers, self.is_object
         return self.name, self.sizes, *kind, tuple(part.key for part in self.parts), id(self.made)
 
     def with_axes(self, count: int, offset: int = 0) -> Argument:
@@ -116,7 +119,8 @@ class Argument:
         if self.is_list:
             return tuple(part.make(rng) for part in self.parts)
         if self.holds == "parts":
-            return {part.name: part.make(rng) for part in self.parts}
+            made = {part.name: part.make(rng) for part in self.parts}
+            return SimpleNamespace(**made) if self.is_object else made
         if self.holds == "ids":
             ids = torch.randint(max(1, self.count), self.sizes, generator=rng)
             if self.count > 1 and ids.numel():

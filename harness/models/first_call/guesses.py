@@ -111,6 +111,13 @@ class Guesses:
         if argument is not None and not argument.fixed:
             yield 0, self.put(path, Argument(argument.name, (), "parts", why="forward reads its keys", parts=parts))
 
+    def as_object(self, path: str, parts: tuple[Argument, ...]) -> Iterator[tuple[int, Guesses]]:
+        """An object with attributes in place of a tensor."""
+        argument = self.at(path)
+        if argument is not None and not argument.fixed:
+            whole = Argument(argument.name, (), "parts", why="forward reads its attributes", parts=parts, is_object=True)
+            yield 0, self.put(path, whole)
+
     def as_list(self, path: str, count: int) -> Iterator[tuple[int, Guesses]]:
         """Several tensors in place of one: maps of features first, then sequences and rows; those that there are are kept."""
         argument = self.at(path)

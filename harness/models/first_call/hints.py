@@ -127,6 +127,11 @@ def part_guess(key: str) -> Argument:
     return replace(named, name=key, why="its name") if named is not None else Argument(key)
 
 
+def of_one_graph(parts: tuple[Argument, ...]) -> tuple[Argument, ...]:
+    """The attributes of an object, with those of a graph's nodes of one size."""
+    return tuple(_of_one_graph({part.name: part for part in parts}, has_tables=False).values())
+
+
 def _guess(
     parameter: inspect.Parameter,
     place: int,

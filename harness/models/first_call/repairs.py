@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
+from torch import Tensor
 
 from harness.models.first_call.guards import repaired_guard
 from harness.models.first_call.guesses import Guesses, Repairs
-from harness.models.first_call.hints import part_guess
+from harness.models.first_call.hints import of_one_graph, part_guess
 from harness.models.first_call.operations import repaired_sizes
-from harness.models.first_call.watching import Failure, Unbatched
+from harness.models.first_call.watching import Failure, Unbatched, sources_of
 
 _TOO_SMALL = re.compile(
     r"[Kk]ernel size can't be greater|[Oo]utput size is too small|[Pp]adding size should be less|non-zero|non-empty|"
@@ -187,6 +189,7 @@ _BEYOND_A_TABLE = re.compile(r"out of bounds|out of range in self|index out of r
 _INDICES = re.compile(r"index.*(?:long, int, byte or bool|int64|dtype)|indices.*(?:long, int, byte or bool|int64|dtype)")
 _SCALAR = re.compile(r"single element|interpreted as an integer|converted to (?:Scalar|Python scalar)")
 _LENGTHS = re.compile(r"len\(lengths\)|'lengths'|lengths")
+_ATTRIBUTE = re.compile(r"'(?:Tensor|types\.SimpleNamespace)' object has no attribute '(\w+)'")
 _DICT = re.compile(r"'Tensor' object has no attribute '(?:keys|items|values|get)'")
 
 
@@ -199,6 +202,13 @@ def repaired_dicts(guesses: Guesses, failure: Failure) -> Repairs:
     if _DICT.search(failure.message):
         for path in guesses.paths():
             yield from guesses.as_dict(path, ())
+    if (read := _ATTRIBUTE.search(failure.message)) and isinstance(failure.error, AttributeError):
+        owner = failure.error.obj
+        for path in sources_of(owner) if isinstance(owner, Tensor) and not failure.operation else ():
+            yield from guesses.as_object(path, (part_guess(read[1]),))
+        for name, argument in guesses.arguments.items() if isinstance(owner, SimpleNamespace) else ():
+            if argument.is_object and all(part.name != read[1] for part in argument.parts):
+                yield from guesses.as_object(name, of_one_graph((*argument.parts, part_guess(read[1]))))
     missing = failure.error.args[0] if isinstance(failure.error, KeyError) and failure.error.args else None
     if isinstance(missing, str):
         for name, argument in guesses.arguments.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -228,6 +229,8 @@ def tensors_in(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from tensors_in(item, f"{path}.{key}")
+    elif isinstance(value, SimpleNamespace):
+        yield from tensors_in(vars(value), path)
     elif isinstance(value, (tuple, list)):
         for place, item in enumerate(value):
             yield from tensors_in(item, f"{path}.{place}")

@@ -11,6 +11,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -300,7 +301,7 @@ def groups_in(arguments: Mapping[str, Any], within: str = "") -> Iterator[tuple[
         if parts is None:
             continue
         cls = type(value)
-        if dataclasses.is_dataclass(value) or hasattr(value, "_asdict"):
+        if dataclasses.is_dataclass(value) or hasattr(value, "_asdict") or cls is SimpleNamespace:
             yield f"{within}{name}", Group(_source_of(cls), partial(_itself, cls))
         yield from groups_in(parts, f"{within}{name}.")
 
@@ -310,7 +311,7 @@ def _itself(cls: type) -> type:
 
 
 def _source_of(cls: type) -> str:
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) if cls is not SimpleNamespace else None
     return f"{file}:{cls.__qualname__}" if file else f"{cls.__module__}:{cls.__qualname__}"
 
 
@@ -331,6 +332,8 @@ def _parts(value: Any) -> dict[str, Any] | None:
         return {each.name: getattr(value, each.name) for each in dataclasses.fields(value) if each.init}
     if hasattr(value, "_asdict"):
         return dict(value._asdict())
+    if type(value) is SimpleNamespace:
+        return dict(vars(value))
     if isinstance(value, Mapping):
         return {str(key): inner for key, inner in value.items()}
     if isinstance(value, (tuple, list)) and value and not isinstance(value[0], (int, float)):
