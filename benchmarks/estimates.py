@@ -1,6 +1,6 @@
 """Tier 5 on tables that scikit-learn ships, by the public path: `config`, `profile`, `monitor` on windows of CSV files.
 
-    python benchmarks/estimates.py [--quick] [--seeds 3] [--processes 2] [--clean-only]
+    python benchmarks/estimates.py [--quick] [--seeds 3] [--first-seed 0] [--processes 2] [--clean-only]
 
 Each table is parted: one half trains a model, the other is the population from which the reference and every window are drawn at random with
 replacement, so that a clean window differs from its reference by chance only. Seven models a table and seed, on windows of 500 or 1,000 rows
@@ -381,7 +381,7 @@ def of_model(job: tuple[str, str, int, tuple[str, ...], int, int]) -> list[Outco
 
 def jobs(options: argparse.Namespace) -> Iterator[tuple[str, str, int, tuple[str, ...], int, int]]:
     shifts = () if options.clean_only else (*SIMULATED, *NOT_SIMULATED)
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for name in options.tables.split(","):
             for kind in KINDS:
                 yield name, kind, seed, shifts, options.clean, options.reference
@@ -446,6 +446,7 @@ def report(found: list[Outcome]) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--tables", default=",".join(TABLES))
     parser.add_argument("--clean", type=int, default=4, help="clean windows a model")
     parser.add_argument("--reference", type=int, default=1000, help="rows of the reference")

@@ -103,6 +103,11 @@ def add_profile(commands: Any) -> None:
     )
     _add_parts(profile)
     profile.add_argument(
+        "--joint",
+        action="store_true",
+        help="keep the numbers of up to 1,000 rows, so that a classifier can compare rows as a whole with them",
+    )
+    profile.add_argument(
         "--familiarity",
         action=argparse.BooleanOptionalAction,
         default=None,
@@ -144,6 +149,7 @@ def _profile(arguments: argparse.Namespace) -> int:
             without=arguments.without,
             slices=arguments.slices,
             measures=arguments.measure,
+            joint=arguments.joint,
         )
         print(json.dumps(answer.data, allow_nan=False) if arguments.json else answer.text)
         return 0
@@ -159,6 +165,7 @@ def _profile(arguments: argparse.Namespace) -> int:
         name=arguments.name,
         part=arguments.part,
         familiarity=arguments.familiarity,
+        joint=arguments.joint,
     )
     print(json.dumps(found.data, allow_nan=False) if arguments.json else found.text)
     return 0

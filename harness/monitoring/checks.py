@@ -17,6 +17,7 @@ from harness.experiments.records import ACCURACY, Series, series_of
 from harness.monitoring.drift import SAME, FeatureDrift
 from harness.monitoring.drift.listing import plots_of
 from harness.monitoring.drift.shifted_rows import ShiftedRow
+from harness.monitoring.joint import FLOOR
 from harness.monitoring.monitor import Monitor
 from harness.monitoring.reference import BaselineRows
 from harness.monitoring.slices import SliceLoss
@@ -167,12 +168,18 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     blindness = verdict.drift.blindness if case == "inputs" else ""
     order = monitor.order if case == "inputs" else None
     slices = monitor.drifted_slices if case == "inputs" else []
+    joint = monitor.joint if case == "inputs" else None
+    is_joint = joint is not None and joint.is_found
     is_too_small = bool(blindness) and verdict.drift.warns_of_size
-    worst = max([*statuses, Status.WARN if is_too_small or order or slices else Status.OK], key=lambda status: status.severity)
+    of_rows = Status.WARN if is_too_small or order or slices or is_joint else Status.OK
+    of_rows = Status.FAIL if is_joint and not verdict.is_harmless else of_rows
+    worst = max([*statuses, of_rows], key=lambda status: status.severity)
     gravest = [one for one, status in zip(found, statuses, strict=True) if status is worst]
     changed = worst is not Status.OK and bool(gravest)
     message = _changed(gravest, verdict) if changed else blindness or _no_drift(case, verdict)
     message += "".join(f"; {one.message}" for one in slices[:1]) + _about_rows(monitor)
+    if joint is not None and is_joint:
+        message = f"{message}; {joint.message}" if changed else f"{joint.message}; {message}"
     lacking = _lacking(monitor, owns=case == "inputs") if changed and case != "labels" else ""
     effect = found[0].verdicts[0].difference.effect
     names = {one.feature for one in found}
@@ -186,12 +193,16 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     }
     if changed:
         details["plots"] = plots_of(verdict.drift, monitor.compared_profile, monitor.window.profile, among=names)
+    if joint is not None:
+        details["joint"] = joint.to_json()
     if slices:
         details["slices"] = {one.name: one.message for one in slices}
     lasting = _lasting(monitor, names)
     details["history"] = {one.name: one.message for one in lasting}
     details["plots"] = [*details.get("plots", []), *(one.plot() for one in lasting)]
     nearest = monitor.shifted if changed and case == "inputs" else []
+    if joint is not None and is_joint and not changed:
+        return Evidence("drift", worst, message, joint.auc, FLOOR, "AUC", details=details, code="joint_drift")
     if nearest:
         details["nearest"] = [asdict(row) for row in nearest]
     return Evidence(

@@ -26,6 +26,7 @@ from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
 from harness.monitoring.drift.slice_drift import ReferenceSlices, SliceDrift, drifted_slices
 from harness.monitoring.gate import compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
+from harness.monitoring.joint import JointDrift, joint_drift
 from harness.monitoring.profiles import Profile
 from harness.monitoring.reference import (
     BaselineRows,
@@ -39,7 +40,7 @@ from harness.monitoring.reference import (
 )
 from harness.monitoring.slices import Parts, SliceLoss, SliceVerdict, slices_of, slices_that_lost
 from harness.monitoring.verdict import WindowVerdict, group_of, measured_accuracy, measured_of
-from harness.monitoring.window import Window, input_columns, measure_window, measures_of
+from harness.monitoring.window import Window, input_columns, kept_rows, measure_window, measures_of
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
 
@@ -329,6 +330,15 @@ class Monitor:
         if found is None or self.reference is None or self.reference.slices is None:
             return []
         return drifted_slices(self.reference.slices.profiles, found.profiles, self.limits.drift)
+
+    @cached_property
+    def joint(self) -> JointDrift | None:
+        """The rows as a whole, compared with those that the reference keeps; ``None`` where it keeps none, or both are the same."""
+        reference = self.reference
+        if reference is None or reference.rows is None or self.verdict is None or self.verdict.drift.same:
+            return None
+        rows = kept_rows(self.independent_rows, self.task, self.batch_size)
+        return joint_drift(reference.rows, rows, self.limits.drift.windows)
 
     @cached_property
     def earlier_windows(self) -> list[WindowRecord]:

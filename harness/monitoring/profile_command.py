@@ -27,7 +27,7 @@ from harness.monitoring.familiarity import WIDEST, Familiarity, familiarity_of, 
 from harness.monitoring.profiles import Profile
 from harness.monitoring.reference import KnownEncoding, Reference, open_window
 from harness.monitoring.simulated_shifts import estimator_of
-from harness.monitoring.window import measure_window, measures_of
+from harness.monitoring.window import kept_rows, measure_window, measures_of
 from harness.wording import Answer, counted
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def profile_config(
     part: Part = "eval",
     model: nn.Module | None = None,
     familiarity: bool | None = None,
+    joint: bool = False,
 ) -> Answer:
     """Profiles the data that a config names, and the outputs of its model where that is trained.
 
@@ -64,6 +65,7 @@ def profile_config(
         model: The trained model; by default the config's, with its ``weights`` or those of the run.
         familiarity: Whether accuracy is estimated by how near rows are to training rows, of which up to 1,000 are kept; by default where there
             are such, of at most 1,024 numbers each.
+        joint: Whether the numbers of up to 1,000 rows are kept, so that rows can be compared as a whole.
 
     Raises:
         UserError: What keeps it from being profiled or stored, in one line.
@@ -75,7 +77,7 @@ def profile_config(
     if weights.path is not None:
         config = config.model_copy(update={"weights": str(weights.path)})
     named = (config.eval if part == "eval" else config.train) or config.eval_config()
-    reference = reference_of(config, data, model, familiarity=familiarity, slices=named.slices)
+    reference = reference_of(config, data, model, familiarity=familiarity, slices=named.slices, joint=joint)
     profile = reference.profile
     run_id = None if db_path is None else _store(config, reference, db_path, run, name)
     note = _note(profile, weights) + _kept(reference)
@@ -89,6 +91,7 @@ def reference_of(
     *,
     familiarity: bool | None = None,
     slices: Sequence[str] = (),
+    joint: bool = False,
 ) -> Reference:
     """What later data is compared with: the profile of a config's data, and what estimates its model's accuracy without labels.
 
@@ -98,6 +101,7 @@ def reference_of(
         model: The trained model; by default the config's, where it names ``weights``.
         familiarity: Whether training rows are kept for that; by default where they can be.
         slices: Columns whose values are parts of it.
+        joint: Whether rows of it are kept, by which windows are compared as a whole.
     """
     if model is None and config.weights:
         model = model_source(config).build(config.seed)
@@ -107,16 +111,17 @@ def reference_of(
     window = measure_window(data, task, model=model, adapter=adapter, batch_size=batch_size)
     encoding = KnownEncoding.of(data)
     parts = ReferenceSlices.of(data, task, slices, window.profile, window.correct, batch_size) if slices else None
+    rows = kept_rows(data, task, batch_size) if joint else None
     if model is None or window.predicted is None or window.correct is None or not np.isfinite(window.correct).any():
         if familiarity:
             raise ConfigError(_NO_FAMILIARITY)
-        return Reference(window.profile, encoding=encoding, slices=parts)
+        return Reference(window.profile, encoding=encoding, slices=parts, rows=rows)
     near = _familiarity(config, data, familiarity)
     measures = measures_of(data, window, near)
     assert measures is not None
     known = AnsweredRows(measures, window.correct)
     estimator = estimator_of(data, task, known, model, adapter, near, batch_size)
-    return Reference(window.profile, estimator, near, encoding, parts)
+    return Reference(window.profile, estimator, near, encoding, parts, rows)
 
 
 _NO_FAMILIARITY = (

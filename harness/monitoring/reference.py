@@ -23,6 +23,7 @@ from harness.monitoring.accuracy_estimate import AccuracyEstimator
 from harness.monitoring.drift.slice_drift import ReferenceSlices
 from harness.monitoring.familiarity import Familiarity
 from harness.monitoring.features.counts import CategoricalCounts
+from harness.monitoring.joint import JOINT, RowsKept
 from harness.monitoring.profiles import Profile, load_profile
 from harness.monitoring.slices import SLICES
 from harness.tasks import TaskSpec
@@ -199,6 +200,7 @@ class Reference:
         familiarity: How near rows are to the training rows, by which it estimates; ``None`` where it goes by the model's own confidence.
         encoding: How the data was read; ``None`` where that was not kept.
         slices: What is kept of its parts; ``None`` where none were named.
+        rows: Some of its rows, by which windows are compared as a whole; ``None`` where that was not asked for.
     """
 
     profile: Profile
@@ -206,6 +208,7 @@ class Reference:
     familiarity: Familiarity | None = None
     encoding: KnownEncoding | None = None
     slices: ReferenceSlices | None = None
+    rows: RowsKept | None = None
 
     def store(self, db: ExperimentDB, run: RunRef) -> int:
         """Stores it with a run, in the place of an older one.
@@ -221,6 +224,7 @@ class Reference:
             (_FAMILIARITY, self.familiarity),
             (ENCODING, self.encoding),
             (SLICES, self.slices),
+            (JOINT, self.rows),
         )
         for name, part in parts:
             db.log_profile(run, None if part is None else part.to_json(), name)
@@ -240,13 +244,14 @@ def load_reference(db: ExperimentDB, run: RunRef) -> Reference:
         ProfileError: What is stored is no profile, or a newer version stored it.
     """
     profile = load_profile(db, run)
-    estimator, familiarity, slices = (_stored(db, run, name) for name in (_ESTIMATOR, _FAMILIARITY, SLICES))
+    estimator, familiarity, slices, rows = (_stored(db, run, name) for name in (_ESTIMATOR, _FAMILIARITY, SLICES, JOINT))
     return Reference(
         profile,
         None if estimator is None else AccuracyEstimator.from_json(estimator),
         None if familiarity is None or estimator is None else Familiarity.from_json(familiarity),
         KnownEncoding.from_json(_stored(db, run, ENCODING)),
         None if slices is None else ReferenceSlices.from_json(slices),
+        None if rows is None else RowsKept.from_json(rows),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.monitoring.features.values import Block, Numbers
+from harness.monitoring.joint import RowsKept
 from harness.monitoring.profiles.sources import Source
 
 _ROWS = 8192
@@ -140,6 +141,11 @@ class RowSample:
             places = {name: place for place, name in enumerate(names)}
             chosen = [(places[a], places[b]) for a, b, *_ in pairs if a in places and b in places]
         return [(names[a], names[b], *_correlation(ranks[:, a], ranks[:, b])) for a, b in chosen]
+
+    def rows_kept(self) -> RowsKept:
+        """Some of the rows, for those that are compared as a whole."""
+        table = np.concatenate(self._kept) if self._kept else np.zeros((0, 0), np.float32)
+        return RowsKept.of(self._names[: table.shape[1]], table)
 
     @property
     def size(self) -> int:

@@ -27,6 +27,7 @@ def profile_file(
     without: Sequence[str] = (),
     slices: Sequence[str] = (),
     measures: Sequence[str] = (),
+    joint: bool = False,
 ) -> Answer:
     """Profiles a file as a table, without a model.
 
@@ -38,12 +39,13 @@ def profile_file(
         without: Columns that are no features.
         slices: Columns whose values are parts, which are compared too.
         measures: What is measured beside the columns, as ``Measure.parse`` takes it.
+        joint: Whether the numbers of up to 1,000 rows are kept, so that rows can be compared as a whole.
 
     Raises:
         UserError: What keeps it from being profiled or stored, in one line.
     """
     known = [Measure.parse(one) for one in measures]
-    profile = profile_of_table(path, categorical=categorical, without=without, slices=slices, measures=known)
+    profile = profile_of_table(path, categorical=categorical, without=without, slices=slices, measures=known, joint=joint)
     run_id = None
     if name is not None or db_path is not None:
         with ExperimentDB(db_path or DATABASE) as db:

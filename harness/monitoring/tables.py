@@ -16,6 +16,7 @@ from harness.monitoring.drift import DriftReport, compare_profiles
 from harness.monitoring.drift.slice_drift import FEWEST_ROWS, drifted_slices
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.features.ranges import continues
+from harness.monitoring.joint import JOINT, RowsKept, joint_drift
 from harness.monitoring.measures import Measure, measured_table
 from harness.monitoring.profiles import BINS, Profile, profile_of_source
 from harness.monitoring.profiles.sources import Options, source_of
@@ -86,6 +87,7 @@ def profile_of_table(
     without: Iterable[str] = (),
     slices: Iterable[str] = (),
     measures: Iterable[Measure] = (),
+    joint: bool = False,
 ) -> Profile:
     """As ``compute_dataset_profile`` of a table, with what is kept of its rows: which columns go together, and hashes of some rows.
 
@@ -96,12 +98,14 @@ def profile_of_table(
         without: Columns that are no features.
         slices: Columns whose values are parts, which are profiled too.
         measures: What is measured of the rows beside their columns.
+        joint: Whether the numbers of up to 1,000 rows are kept, of at most 100 columns, so that rows can be compared as a whole.
     """
     measures, data_with = tuple(measures), measured_table(data, tuple(measures))
-    found = _profiled(data_with, reference, tuple(categorical), tuple(without))[0]
+    found, sample = _profiled(data_with, reference, tuple(categorical), tuple(without))
     if reference is not None:
         return found
     kept = {**found.meta[TABLE], "measures": [one.said for one in measures], "slices": _slices(data_with, tuple(slices), found)}
+    kept |= {JOINT: sample.rows_kept().to_json()} if joint else {}
     return Profile.of(found.n, found.features, {**found.meta, TABLE: kept})
 
 
@@ -209,7 +213,7 @@ def compare_table(
     current, sample = _profiled(data, compared)
     drift = compare_profiles(compared, current, options)
     found = [*_of_columns(gone, new), *_of_pairs(kept, sample), *([] if drift.same else _of_rows(kept, sample))]
-    found += [] if drift.same else _of_slices(data, there, kept, compared, options)
+    found += [] if drift.same else [*_of_slices(data, there, kept, compared, options), *_of_whole_rows(kept, sample, options)]
     later = [name for name, each in compared.features.items() if _is_later(each, current.features[name])]
     notes = [
         *notes_of(compared, {**kept, "columns": [name for name in kept["columns"] if name not in gone]}),
@@ -287,6 +291,13 @@ def _of_rows(kept: dict[str, Any], sample: RowSample) -> list[TableFinding]:
         message = f"about {share:.0%} of the rows are the reference's own, which hides drift of the others"
         found.append(TableFinding(Status.WARN, "rows_of_reference", message))
     return found
+
+
+def _of_whole_rows(kept: dict[str, Any], sample: RowSample, options: DriftOptions) -> list[TableFinding]:
+    if JOINT not in kept:
+        return []
+    found = joint_drift(RowsKept.from_json(kept[JOINT]), sample.rows_kept(), options.windows)
+    return [TableFinding(Status.FAIL, "joint_drift", found.message)] if found is not None and found.is_found else []
 
 
 def notes_of(reference: Profile, kept: dict[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 
 from harness.data.dataset import Dataset
 from harness.monitoring.accuracy_estimate import confidence_measures
-from harness.monitoring.familiarity import Familiarity, in_batches, vectors_of
+from harness.monitoring.dependence import first_rows
+from harness.monitoring.familiarity import WIDEST, Familiarity, has_vectors, in_batches, sampled, vectors_of
 from harness.monitoring.features.values import Block, Ids, Numbers, name_of_id
+from harness.monitoring.joint import MOST_ROWS, RowsKept
 from harness.monitoring.profiles import BINS, Profile, is_optional, profile_of_source
 from harness.monitoring.profiles.sources import Options, Reading, Source, source_of
 from harness.tasks import TaskSpec
@@ -92,6 +95,21 @@ def input_columns(data: Dataset, task: TaskSpec, batch_size: int) -> Iterator[di
                     [name_of_id(id, values.names) if id >= 0 else None for id in values.ids.tolist()], object
                 )
         yield columns
+
+
+def kept_rows(data: Dataset, task: TaskSpec, batch_size: int) -> RowsKept:
+    """Some rows, for those that are compared as a whole: their numbers where these are few, and otherwise what is measured of each."""
+    if has_vectors(task):
+        examples = sampled(data, MOST_ROWS)
+        vectors = vectors_of(examples, task)
+        if vectors.shape[1] <= WIDEST:
+            names = data.origin.encoder.columns
+            return RowsKept.of(
+                names if len(names) == vectors.shape[1] else [f"{place}" for place in range(vectors.shape[1])], vectors
+            )
+    columns = first_rows(input_columns(data, task, batch_size), most=sys.maxsize)
+    numbers = {name: column for name, column in columns.items() if column.dtype.kind == "f"}
+    return RowsKept.of(tuple(numbers), np.stack(list(numbers.values()), axis=1) if numbers else np.zeros((0, 0)))
 
 
 class _RowLog:

@@ -321,26 +321,49 @@ def test_a_slice_that_is_surely_below_the_threshold_warns_though_the_whole_is_ab
     assert shop.monitored("", eval=place, thresholds={"accuracy": 0.3})["checks"]["evaluation"]["status"] == "ok"
 
 
-def test_the_part_in_which_the_model_got_worse_is_found_without_being_named(shop: Shop) -> None:
-    """Rows of high `visits` and `income` have wrong labels; a twelfth of all, so that the whole is within its margin of ten points."""
-    write(shop.folder / "parts_before.csv", *rows(3000, 51))
-    features, labels = rows(2000, 52)
-    write(shop.folder / "parts_same.csv", features, labels)
+@pytest.fixture(scope="module")
+def kept(shop: Shop) -> dict[str, Any]:
+    """The keys of a config whose reference keeps its parts and some rows."""
+    write(shop.folder / "kept.csv", *rows(2500, 51))
+    keys = {"eval": {"path": "kept.csv", "slices": ["*"]}, "margins": {"harm": 0.12}}
+    found = profile_config(shop.config("", **keys), shop.database, familiarity=False, joint=True)
+    return {**keys, "reference_profile_id": found.data["reference_profile_id"]}
+
+
+def checks_of(shop: Shop, kept: dict[str, Any], file: str, features: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
+    write(shop.folder / file, features, labels)
+    found: dict[str, Any] = shop.monitored("", **{**kept, "eval": {"path": file, "slices": ["*"]}})["checks"]
+    return found
+
+
+def test_a_window_that_is_like_its_reference_has_no_part_that_lost_and_no_joint_drift(shop: Shop, kept: dict[str, Any]) -> None:
+    checks = checks_of(shop, kept, "same.csv", *rows(1500, 54))
+    assert [checks[name]["status"] for name in ("harm", "drift[inputs]")] == ["ok", "ok"]
+    assert " slice" not in checks["harm"]["message"]
+
+
+def test_the_part_in_which_the_model_got_worse_is_found_without_being_named(shop: Shop, kept: dict[str, Any]) -> None:
+    """Rows of high `visits` and `income` have wrong labels; a twelfth of all, so that the whole is within its margin."""
+    features, labels = rows(1500, 52)
     hurt = (features[:, 2] > 0.7) & (features[:, 1] > 0.3)
-    write(shop.folder / "parts_hurt.csv", features, np.where(hurt, 1 - labels, labels))
-    keys = {"eval": {"path": "parts_before.csv", "slices": ["*"]}, "margins": {"harm": 0.12}}
-    before = profile_config(shop.config("", **keys), shop.database).data["reference_profile_id"]
+    harm = checks_of(shop, kept, "hurt.csv", features, np.where(hurt, 1 - labels, labels))["harm"]
+    assert harm["status"] == "warn"
+    assert "in income=above 0.6" in harm["message"]
+    assert "slices), and in " in harm["message"]
 
-    def harm(file: str) -> dict[str, Any]:
-        place = {"path": file, "slices": ["*"]}
-        check: dict[str, Any] = shop.monitored("", **{**keys, "eval": place}, reference_profile_id=before)["checks"]["harm"]
-        return check
 
-    same, now = harm("parts_same.csv"), harm("parts_hurt.csv")
-    assert (same["status"], now["status"]) == ("ok", "warn")
-    assert "in income=above 0.6" in now["message"]
-    assert "slices), and in " in now["message"]
-    assert " slice" not in same["message"]
+@pytest.mark.parametrize(("labelled", "status"), [(True, "warn"), (False, "fail")])
+def test_columns_that_go_together_otherwise_are_found_though_none_drifted(
+    shop: Shop, kept: dict[str, Any], labelled: bool, status: str
+) -> None:
+    """Labels show that the model is as good as it was; without them nothing does."""
+    features, _ = rows(1500, 61)
+    features[:, 2] = 0.9 * features[:, 0] + 0.44 * features[:, 2]
+    labels = (features[:, 0] + features[:, 1] > 0).astype(np.int64)
+    inputs = checks_of(shop, kept, f"joint{labelled}.csv", features, labels if labelled else None)["drift[inputs]"]
+    assert inputs["status"] == status
+    assert inputs["message"].startswith("the rows as a whole have drifted: a classifier tells them from the reference's with AUC")
+    assert "most of all `age`, `visits` go together otherwise; no drift found in" in inputs["message"]
 
 
 def test_floors_of_single_features_come_from_the_config(shop: Shop) -> None:

@@ -242,6 +242,21 @@ def test_lists_of_numbers_are_vectors_and_other_nested_columns_are_named(tmp_pat
     assert report.notes == ("not looked at, as no list of numbers of one length, but nested: `tags`",)
 
 
+def test_three_columns_that_go_together_otherwise_are_found_where_rows_are_kept() -> None:
+    """Each two of them are independent before and after, so that neither a column nor a correlation shows it."""
+
+    def threes(seed: int, dependent: bool) -> dict[str, Any]:
+        rng = np.random.default_rng(seed)
+        a, b, c = rng.normal(size=(3, 1000))
+        return {"a": a, "b": b, "c": np.abs(c) * np.sign(a * b) if dependent else c}
+
+    reference = profile_of_table(threes(0, False), joint=True)
+    assert compare_table(threes(2, False), reference).status.value == "ok"
+    report = compare_table(threes(2, True), reference)
+    assert (report.drift.status.value, codes(report)) == ("ok", ["joint_drift"])
+    assert compare_table(threes(2, True), profile_of_table(threes(0, False))).status.value == "ok", "nothing is kept unasked"
+
+
 @pytest.mark.parametrize(
     ("said", "message"),
     [
