@@ -84,7 +84,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             said = [f"`{key}` {data[key]!r}" + (f" implies {task!r}" if key in named else "") for key, task in implied.items()]
             raise refusal("different_task_types", f"{' but '.join(said)}: these are different task types", [*implied][-1])
         defaults = PRESETS[next(iter(named.values()))] if named else {}
-        return {**defaults, **{key: value for key, value in data.items() if value is not None}}
+        return {**defaults, **{key: value for key, value in data.items() if value is not None or key not in cls.model_fields}}
 
     @model_validator(mode="after")
     def _possible(self) -> SuiteConfig:

@@ -15,6 +15,7 @@ from typing import Any
 
 from harness.config_mistakes import placed, repeated_key
 from harness.errors import ConfigError, MissingPackageError, Mistake, did_you_mean, nearest
+from harness.files import NO_FILE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -86,6 +87,8 @@ def _refused(place: object, code: str, text: str, key: str = "", suggestion: str
 def _text(file: Path) -> str:
     try:
         if not file.is_file():
+            if file.exists():
+                raise _refused(file, "unreadable", f"is {NO_FILE}, expected a config file")
             beside = file.parent.glob("*") if file.parent.is_dir() else ()
             near = [other.name for other in beside if other.suffix in _ENDINGS and other.is_file()]
             raise _refused(

@@ -15,6 +15,21 @@ BLOCK = 1 << 20
 """Bytes that are read at a time."""
 
 
+NO_FILE = "a named pipe, a socket or a device"
+"""What is there and is neither a file nor a folder; who reads it may wait forever."""
+
+
+def read_regular(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        OSError: It is not there, cannot be read, or is no regular file: one would wait forever for what a named pipe holds.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file {path}")
+    return path.read_bytes()
+
+
 def write_whole(path: Path, content: str | bytes) -> Path:
     """Writes a file so that a reader never sees half of it; the folder is made if it is not there.
 

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.files import read_regular
+
 _KNOWN = {
     "__future__",
     "abc",
@@ -43,7 +45,7 @@ def usual_factory(path: Path, usual: str) -> str:
         A name in the file; the usual one where the file has none, or several such classes.
     """
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(read_regular(path))
     except (OSError, SyntaxError, ValueError):
         return usual  # the import says what is wrong
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -71,7 +73,7 @@ def brings_data(path: Path, factory: str) -> bool:
         factory: The class, or the function that makes and returns one of the file's; where there is neither, the usual one counts.
     """
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = ast.parse(read_regular(path))
     except (OSError, SyntaxError, ValueError):
         return False
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -101,7 +103,7 @@ def names_of_model(path: Path, packages: Collection[str] = ()) -> frozenset[str]
             continue
         read.add(file)
         try:
-            tree = ast.parse(file.read_bytes())
+            tree = ast.parse(read_regular(file))
         except (OSError, SyntaxError, ValueError):
             return None
         names |= set(_names_in(tree))

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from harness.errors import LeavesProcessError, ModelSourceError, did_you_mean
-from harness.files import text_hash
+from harness.files import NO_FILE, text_hash
 from harness.runtime import seeded
 
 _OUT_OF_MEMORY = "out of memory: a smaller max_seq_len or image_size in the config, or a machine with more of it"
@@ -50,6 +50,8 @@ def import_file(path: Path, key: str) -> ModuleType:
     if path.is_dir():
         raise ModelSourceError(f"`{key}`: {path} is a folder, expected a .py file{_pretrained_hint(path)}")
     if not path.is_file():
+        if path.exists():
+            raise ModelSourceError(f"`{key}`: {path} is {NO_FILE}, expected a .py file")
         near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise ModelSourceError(f"`{key}`: no such file {path}.{did_you_mean(path.name, near)}")
     name = f"{path.stem}_{text_hash(str(path))[:8]}"

@@ -15,6 +15,7 @@ from torch import nn
 
 from harness.config import SuiteConfig
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError, did_you_mean
+from harness.files import read_regular
 from harness.gists import GistSettings, admit
 from harness.gists import trust as trust_gist
 from harness.gists.cache import describe, model_path, open_gist
@@ -215,7 +216,7 @@ def refuse_dangerous(path: Path, key: str, factory: str | None = None, kwargs: M
 def warn_of_findings(path: Path) -> None:
     """Warns of what a file of the user's own does that no model needs; it is run all the same."""
     try:
-        grave = [finding for finding in scan_source(path.read_bytes(), path.name) if finding.grave]
+        grave = [finding for finding in scan_source(read_regular(path), path.name) if finding.grave]
     except OSError:
         return  # the import says what is wrong
     if grave:

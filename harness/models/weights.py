@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ModelSourceError, WeightsError, optional_package
+from harness.files import NO_FILE
 from harness.model_file import architecture_of, settings_of
 from harness.models.wrapped import plain_name
 from harness.wording import counted, shortened
@@ -39,7 +40,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         hint = f': write its file, "{path / inside[0]}"' if inside else ""
         raise WeightsError(f"`weights`: {path} is a folder, expected a file of weights{hint}")
     if not path.is_file():
-        raise WeightsError(f"`weights`: no such file {path}")
+        raise WeightsError(f"`weights`: {path} is {NO_FILE}" if path.exists() else f"`weights`: no such file {path}")
     refuse_incomplete(path)
     fill(model, read_state(path), path.name)
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness.files import read_regular
 from harness.scan.names import UNKNOWN, Environment, Names, bound, folded, value_of
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -95,7 +96,7 @@ class Reach:
 
     def __init__(self, path: Path, words: re.Pattern[bytes]) -> None:
         self._files: dict[Path, SourceFile | None] = {}
-        self.file = SourceFile(path, path.read_bytes())
+        self.file = SourceFile(path, read_regular(path))
         self._files[path] = self.file
         self._seen: set[tuple[int, str]] = set()
         self._imported: set[Path] = set()
@@ -310,7 +311,7 @@ class Reach:
             ):
                 return None  # what is installed is nobody's own file
             try:
-                self._files[path] = SourceFile(path, path.read_bytes())
+                self._files[path] = SourceFile(path, read_regular(path))
             except (OSError, SyntaxError, ValueError, RecursionError):
                 return None
         return self._files[path]

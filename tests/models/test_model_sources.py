@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import pickle
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from torch import nn
 
 from harness.config import load_config
 from harness.errors import FactoryError, ModelSourceError, UserError
+from harness.model_file import names_of_model
 from harness.models.loading import model_source
 from harness.models.stubs import LMStub, SimpleCNN
 from harness.scan import ScanWarning
@@ -363,3 +365,19 @@ def test_a_path_among_the_arguments_that_is_not_found_is_explained(refusal: Any)
     assert f"A path in `model_kwargs` is relative to the current folder, {Path.cwd()}" in message
     other = refusal(FactoryError, body, model_factory="reads_another", model_kwargs={"file": "words.txt"})
     assert "relative to the current folder" not in other
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("pipe.py", "pipe.json", "pipe.pt"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "model.py").write_text(MODEL)
+    keys = {"task_type": "tabular_classification", "num_features": 3, "num_classes": 4}
+    said = "is a named pipe, a socket or a device"
+    for more in ({"model_file": "pipe.py"}, {"model_file": "model.py", "weights": "pipe.pt"}):
+        (tmp_path / "cfg.json").write_text(json.dumps({**keys, **more}))
+        with pytest.raises(UserError, match=said):
+            model_source(load_config(tmp_path / "cfg.json")).build(0)
+    assert names_of_model(tmp_path / "pipe.py") is None
+    with pytest.raises(UserError, match=said):
+        load_config(tmp_path / "pipe.json")
