@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.planted_bugs.setups import Model
 
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 WIDTH, HEADS, PAST, NEXT, FIELDS, PIECES, FRAMES, BANDS = 12, 2, 10, 4, 5, 3, 4, 6
 SALES = task_of(
@@ -92,7 +92,7 @@ class NodeAttention(nn.Module):
         seen = real[:, None, :].expand(-1, count, -1)
         if not self.wrong:
             seen = seen.repeat_interleave(HEADS, 0)
-        weights = (query @ key.transpose(1, 2)).masked_fill(~seen, -1e9).softmax(2)
+        weights = (query @ key.transpose(1, 2)).masked_fill(~seen, -1e4).softmax(2)
         return self.leave((weights @ value).unflatten(0, (batch, HEADS)).transpose(1, 2).flatten(2))
 
 
@@ -227,6 +227,7 @@ add(
     SALES,
     or_tests=("batch_independence[gradient]",),
     module="regress",
+    first_run=FirstRun("79f3b8c", found=True, named=True, said="batch_independence[forward] fails in regress, with its line"),
 )
 add(
     "mask_broadcast_to_heads",
@@ -239,6 +240,13 @@ add(
     GRAPHS,
     or_tests=("batch_independence[forward]",),
     module="attention",
+    first_run=FirstRun(
+        "79f3b8c",
+        found=True,
+        named=True,
+        said="shape_contract fails in attention; the twin's mask value of -1e4 does not fit half precision",
+        alarms=("dtype_move[float16]",),
+    ),
 )
 add(
     "heads_viewed_apart",
@@ -249,6 +257,8 @@ add(
     FieldAttention,
     apart_from_heads,
     CLICKS,
+    missed="what a row mixes within itself is its own affair",
+    first_run=FirstRun("79f3b8c", found=False, named=False, said="nothing: within a row every part still matters"),
 )
 add(
     "one_body_without_its_row",
@@ -261,6 +271,7 @@ add(
     BODIES,
     or_tests=("declared_outputs",),
     module="(model)",
+    first_run=FirstRun("79f3b8c", found=True, named=True, said="shape_contract fails, with the line of forward"),
 )
 add(
     "pieces_in_another_order",
@@ -271,6 +282,8 @@ add(
     Cleaner,
     apart_from_frames,
     SOUNDS,
+    missed="what a row mixes within itself is its own affair",
+    first_run=FirstRun("79f3b8c", found=False, named=False, said="nothing: within a row every part still matters"),
 )
 add(
     "frames_for_channels",
@@ -281,4 +294,6 @@ add(
     OverTime,
     apart_from_the_film,
     FILMS,
+    missed="what a row mixes within itself is its own affair, and no order of frames is declared",
+    first_run=FirstRun("79f3b8c", found=False, named=False, said="nothing: within a row every part still matters"),
 )

@@ -14,7 +14,7 @@ from harness.evidence import Status
 from tests.planted_bugs.tier3.training import Training
 
 from .losses_batches import Trained
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 WIDTH, ITEMS, WORDS, RELATIONS, ACTIONS, SEEN, BANDS = 12, 17, 19, 3, 4, 6, 5
 MASKED = task_of(
@@ -74,7 +74,8 @@ class MaskedItems(Trained):
 
 def undefined_without_a_mask(model: Any) -> float:
     """Whether the loss of a batch without masked items is no number."""
-    return float(math.isnan(model.loss({"items": torch.ones(2, 4, dtype=torch.long), "labels": torch.full((2, 4), -100)})))
+    batch = {"items": torch.ones(2, 4, dtype=torch.long), "labels": torch.full((2, 4), -100)}
+    return float(model.loss(batch).isnan())
 
 
 class ActorCritic(Trained):
@@ -218,6 +219,8 @@ add(
     undefined_without_a_mask,
     MASKED,
     or_tests=("step_updates",),
+    missed="PyTorch's own mean over no label is undefined, and most trainings have it",
+    first_run=FirstRun("79f3b8c", found=False, named=False, said="nothing: no batch is without any label"),
 )
 add(
     "policy_cut_off_its_loss",
@@ -231,6 +234,10 @@ add(
     buggy=partial(ActorCritic, "cut"),
     or_tests=("training_loss[targets]", "optimizer_coverage"),
     module="policy",
+    missed="outputs of kind `other` may be left out of the loss",
+    first_run=FirstRun(
+        "79f3b8c", found=False, named=False, said="step_updates says that all 4 parameters with a gradient changed, of 8"
+    ),
 )
 add(
     "critic_taught_by_the_policy",
@@ -244,6 +251,8 @@ add(
     buggy=partial(ActorCritic, "leaks"),
     or_tests=("training_loss[targets]",),
     module="critic",
+    missed="which term of a loss may train what is not known",
+    first_run=FirstRun("79f3b8c", found=False, named=False, said="nothing: which term of a loss may train what is not known"),
 )
 add(
     "relations_not_counted",
@@ -257,6 +266,8 @@ add(
     status=Status.WARN,
     or_tests=("training_loss[reduction]",),
     line="return (missed * mask)",
+    missed="a constant factor of a loss is a choice, and the guess of several yes or no is not judged",
+    first_run=FirstRun("79f3b8c", found=False, named=False, said="nothing: a constant factor is a choice"),
 )
 add(
     "second_lesson_of_padding",
@@ -268,6 +279,8 @@ add(
     change_by_more_padding,
     HISTORIES,
     or_tests=("training_loss[reduction]", "accumulation"),
+    missed="a training step is not taken with more padding",
+    first_run=FirstRun("79f3b8c", found=False, named=False, said="nothing: a training step is not taken with more padding"),
 )
 add(
     "mask_along_the_bands",
@@ -279,4 +292,5 @@ add(
     change_by_padded_labels,
     SPOKEN,
     or_tests=("training_loss[ignored_labels]", "training_loss[reduction]", "accumulation"),
+    first_run=FirstRun("79f3b8c", found=True, named=True, said="training_loss[targets] fails, with the line of the loss"),
 )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.planted_bugs.tier3.training import Training
 
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 WORDS, WIDTH, CLASSES, BANDS = 23, 12, 4, 6
 TEXTS = task_of(task_type="sequence_classification", vocab_size=WORDS, max_seq_len=10, pad_token_id=0, num_classes=CLASSES)
@@ -163,6 +163,7 @@ add(
     TEXTS,
     or_tests=("step_updates",),
     module="pooler",
+    first_run=FirstRun("79f3b8c", found=True, named=True, said="optimizer_coverage fails in pooler.weight"),
 )
 add(
     "eval_mode_from_then_on",
@@ -175,6 +176,12 @@ add(
     TEXTS,
     area="train_mode",
     or_tests=("step_updates", "resume"),
+    first_run=FirstRun(
+        "79f3b8c",
+        found=True,
+        named=True,
+        said="resume fails: the resumed run drops and the uninterrupted one does not; nothing says that it is the mode",
+    ),
 )
 add(
     "rate_for_a_number_of_epochs",
@@ -185,6 +192,10 @@ add(
     SoundClassifier,
     rate_after_thirty_epochs,
     SOUNDS,
+    missed="a rate that stays through a short run may fall later",
+    first_run=FirstRun(
+        "79f3b8c", found=False, named=False, said="learning_rate_schedule says that the rate goes from 0.005 to 0.005"
+    ),
 )
 add(
     "average_that_runs_away",
@@ -197,4 +208,8 @@ add(
     NOISY,
     or_tests=("step_updates",),
     module="shadow",
+    missed="an average that moves along the line from the weights, away from them, counts as one",
+    first_run=FirstRun(
+        "79f3b8c", found=False, named=False, said="averaged_weights says that shadow is an average; overfits_one_batch fails"
+    ),
 )

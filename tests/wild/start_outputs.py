@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tests.planted_bugs.setups import Model
 
 from .exports_traced import exported
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 WIDTH, CLASSES, SEEN, SIDE = 12, 4, 6, 4
 MOLECULES = task_of(
@@ -82,7 +82,7 @@ class Attend(nn.Module):
         x = self.enter(nodes)
         count = x.shape[1]
         pairs = torch.cat([x[:, :, None].expand(-1, -1, count, -1), x[:, None].expand(-1, count, -1, -1)], 3)
-        weights = F.leaky_relu(self.score(pairs)[..., 0], 0.2).masked_fill(~near, -1e9).softmax(2)
+        weights = F.leaky_relu(self.score(pairs)[..., 0], 0.2).masked_fill(~near, -1e4).softmax(2)
         weights = F.dropout(weights, 0.3) if self.wrong else F.dropout(weights, 0.3, training=self.training)
         return x + weights @ x
 
@@ -198,6 +198,8 @@ add(
     area="start",
     or_tests=("initialisation[symmetry]", "gradient_flow[reaches_every_parameter]"),
     module="outputs",
+    missed="many models begin with a last layer of zeros on purpose",
+    first_run=FirstRun("79f3b8c", found=False, named=False, said="nothing: a last layer may begin at zero"),
 )
 add(
     "head_that_begins_twice",
@@ -211,6 +213,8 @@ add(
     area="start",
     or_tests=("initialisation[loss]",),
     module="mean",
+    missed="how small a head begins is a choice",
+    first_run=FirstRun("79f3b8c", found=False, named=False, said="nothing: how small a head begins is a choice"),
 )
 add(
     "attention_dropped_in_eval_mode",
@@ -223,6 +227,13 @@ add(
     GRAPHS,
     area="train_mode",
     module="attend",
+    first_run=FirstRun(
+        "79f3b8c",
+        found=True,
+        named=True,
+        said="eval_deterministic fails in attend; the twin's mask value of -1e4 does not fit half precision",
+        alarms=("dtype_move[float16]",),
+    ),
 )
 add(
     "convolutions_in_a_list",
@@ -235,6 +246,7 @@ add(
     GRAPHS,
     area="state",
     module="convs",
+    first_run=FirstRun("79f3b8c", found=True, named=True, said="registration fails in convs[0], with its line"),
 )
 add(
     "windows_of_so_many_images",
@@ -248,4 +260,5 @@ add(
     area="exports",
     judge=partial(exported, "onnx"),
     or_tests=("exports", "numerical_consistency"),
+    first_run=FirstRun("79f3b8c", found=True, named=True, said="dynamic_axes fails, with the line of the model"),
 )
