@@ -178,7 +178,8 @@ class RunKeys(Keys):
     )
     device: str = Field("cpu", description="cpu, cuda, cuda:0, mps …")
     time_budget: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
-        120.0, description="Processor seconds that the config's tests may use; a model that hangs is stopped."
+        120.0,
+        description="Processor seconds that the config's tests may use; a model that hangs is stopped. A large model has more by default.",
     )
 
 

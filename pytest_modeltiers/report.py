@@ -71,6 +71,11 @@ class Reporter:
             for suite in suites
         ]
 
+    def pytest_report_collectionfinish(self) -> list[str]:
+        """Says of large models, once they are built, how long their tests take."""
+        suites = [Suite.of(path) for path in self.configs]
+        return [f"modeltiers: {visible(self.name_of(s.config.path))}: {told}" for s in suites if (told := s.told_of_size())]
+
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """Has a generated test point to the line that it found at fault rather than into this plugin; before that, to the config."""
         if self.is_own(item):
@@ -353,7 +358,7 @@ def _coverage(suite: Suite, results: list[Result]) -> str:
     parts = []
     if ran < expected:
         parts.append(f"Only {ran} of the suite's {expected} tests ran, so there is no grade.")
-    budget, late = f"The time budget of {suite.config.time_budget:g} s", _late(results)
+    budget, late = f"The time budget of {suite.budget.seconds:g} s", _late(results)
     cut = [r.label for r in results if r.finding.get("cut")]
     if cut:
         parts.append(f"{budget} ended the search early in {', '.join(cut)}.")

@@ -20,7 +20,7 @@ from harness.model_file import names_of_model
 from harness.tasks import TaskSpec
 from pytest_modeltiers.checks import REGISTERED, ModelCheck, as_test
 from pytest_modeltiers.property_tests import TIERS, make_test
-from pytest_modeltiers.time_budget import Budget
+from pytest_modeltiers.time_budget import Budget, CutShortError, time_limit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,8 +66,9 @@ class Suite:
 
     @cached_property
     def budget(self) -> Budget:
-        """The processor time that the tests of this process may use."""
-        return Budget(self.config.time_budget)
+        """The processor time that this process may use: for a large model more, where none is named and nobody ends the process on time."""
+        is_fixed = "time_budget" in self.config.model_fields_set or self.config.isolation is not None
+        return Budget(self.config.time_budget, is_fixed=is_fixed)
 
     @cached_property
     def task(self) -> TaskSpec:
@@ -98,11 +99,11 @@ class Suite:
     @cached_property
     def plan(self) -> Plan:
         """What the tests take, and which of them this machine's memory does not hold."""
-        from harness.models.structure import structure_of
-        from harness.properties.plan import machine_of, plan_of
+        from harness.properties.plan import machine_for, plan_of
 
-        machine = machine_of(self.config.device, held=structure_of(self.pristine).bytes)
-        return plan_of(self.model().to("meta").eval(), self.adapter, self.task, machine, {})
+        machine = machine_for(self.pristine, self.config.device)
+        tests, model = {tier: self.test_count(tier) for tier in self.config.tiers}, self.model().to("meta").eval()
+        return plan_of(model, self.adapter, self.task, machine, tests)
 
     @cached_property
     def is_large(self) -> bool:
@@ -238,16 +239,20 @@ class Suite:
         from harness.errors import TimeBudgetError
         from harness.process_state import kept_process
         from harness.runtime import threads_for
-        from pytest_modeltiers.time_budget import CutShortError, time_limit
 
         try:
             with self.budget.counting(), time_limit(self.budget), kept_process(self.home), threads_for(self.pristine):
                 self._prepare_once()
+                if self.is_large:
+                    self.budget.grow_for(self.plan.seconds)
         except CutShortError as cut:
-            seconds = self.config.time_budget
-            raise TimeBudgetError(
-                f"the model did not answer within the `time_budget` of {seconds:g} s; it was {cut.place}"
-            ) from None
+            within = f"within the `time_budget` of {self.budget.seconds:g} s"
+            raise TimeBudgetError(f"the model did not answer {within}; it was {cut.place}") from None
+
+    def told_of_size(self) -> str:
+        """What is said of a large model before its tests run: how long they take, and which time they have; empty of others."""
+        is_known = "is_large" in vars(self) and self.is_large
+        return self.budget.told(self.plan.structure.parameters, self.plan.seconds) if is_known else ""
 
     def _prepare_once(self) -> None:
         from harness.user_code import raised
@@ -301,9 +306,9 @@ class Suite:
         """The cases of a property that are judged for this config."""
         return entry.cases_for(self.task, self.config.export_options.artifacts)
 
-    def test_count(self) -> int:
-        """How many tests of the catalogue a full run has, without those that are left out."""
-        entries = [entry for tier in self.config.tiers for entry in self.properties(tier)]
+    def test_count(self, *tiers: int) -> int:
+        """How many tests of the catalogue a full run has, or some of its tiers, without those that are left out."""
+        entries = [entry for tier in tiers or self.config.tiers for entry in self.properties(tier)]
         return sum(
             not self.absent(entry, case) for entry in entries for case in (self.cases(entry) if entry.has_cases else ("",))
         )

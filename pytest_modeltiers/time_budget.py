@@ -17,6 +17,7 @@ from types import FrameType
 
 from harness.errors import TimeBudgetError
 from harness.runtime import ComputedSince, ended_by, short_of_memory
+from harness.wording import duration
 from pytest_modeltiers.crashes import set_timer, stop_timer
 
 CLOCK_FACTOR = 5
@@ -35,6 +36,10 @@ _LEAST = 0.1
 """Of the whole budget, what a test may use at least before it is cut short, while there is so much."""
 
 
+_ROOM = 3.0
+"""How many times as long as a large model's tests are expected to take they may take, where the config does not say."""
+
+
 _LENT = 1 / 12
 """Of the first half of the budget, as far as it is unused, what a search may take: most tests use less than an even part, so the early ones may
 borrow; the other half is kept, so that each later test still has at least half of an even part."""
@@ -50,10 +55,12 @@ class Budget:
     Attributes:
         seconds: The processor time that the run may use, ``time_budget`` of the config.
         used: What was used in the blocks that have ended.
+        is_fixed: Whether it stays as it is, whatever the model takes.
     """
 
     seconds: float
     used: float = 0.0
+    is_fixed: bool = False
     _began: ComputedSince | None = None
 
     @contextmanager
@@ -67,6 +74,19 @@ class Budget:
             yield
         finally:
             self.used, self._began = self.used_so_far, None
+
+    def grow_for(self, expected: float) -> None:
+        """Makes room for tests that are expected to take so many processor seconds, where it is not fixed."""
+        if not self.is_fixed:
+            self.seconds = max(self.seconds, float(round(_ROOM * expected, -1)))
+
+    def told(self, parameters: int, expected: float) -> str:
+        """How long the tests of a model are expected to take, and which time they have."""
+        told = f"{parameters / 1e6:,.0f} million parameters: all tests take about {duration(expected)} of processor time"
+        if not self.is_fixed:
+            return f"{told}, and have {duration(self.seconds)} (`time_budget` sets another limit)"
+        is_short = self.seconds < expected
+        return f"{told}, and `time_budget` leaves them {duration(self.seconds)}{': the last ones will be skipped' if is_short else ''}"
 
     def give_up(self) -> None:
         """Leaves nothing: the model does not answer, and would not answer other tests either."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +24,8 @@ from harness.batches import Batch, Sizes
 from harness.compat import compiler_counters, compiling_in_this_process
 from harness.evidence import Evidence, Status
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, blaming
-from harness.properties.noise import FACTOR, difference, is_packed
+from harness.properties.large_tensors import reading_gradients
+from harness.properties.noise import FACTOR, difference, nudged
 from harness.properties.subject import Subject
 from harness.properties.tracing import hooked, path_of
 from harness.runtime import processor_seconds
@@ -71,16 +72,16 @@ Quantities = dict[str, Tensor]
 
 @dataclass
 class _Run:
-    """A compiled model's logits and gradients.
+    """A compiled model beside the model itself.
 
     Attributes:
-        quantities: By name, for one batch after the other.
+        gaps: How far its logits and gradients are from the model's own, of one batch after the other.
         graph_breaks: Why the compiler had to leave off, and how often.
         graphs: How many it made.
         seconds: How long it took.
     """
 
-    quantities: list[Quantities]
+    gaps: list[_Gap] = field(default_factory=list)
     graph_breaks: dict[str, int] = field(default_factory=dict)
     graphs: int = 0
     seconds: float = 0.0
@@ -124,7 +125,7 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
     batches = [subject.batch(sizes) for sizes in shapes]
     shown = f"{', then '.join(sizes.describe(subject.task) for sizes in shapes)}; backend {stage.backend}"
     try:
-        run = _compile(subject, subject.fresh(), batches, stage)
+        run = _compile(subject, subject.fresh, batches, stage)
     except ModelRaisedError as error:
         if isinstance(error, BackwardRaisedError) and subject.backward_raises():
             raise
@@ -142,8 +143,7 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
     if not run.graphs:
         message = f"torch.compile ({stage.backend}) compiles no part of the model: {_why_refused(subject, batches[0], stage)}"
         return Evidence(_NAME, Status.WARN, message, counterexample=shown, cause=_REFUSED, code="nothing_compiled")
-    gaps = _gaps(subject, batches, run)
-    real = _confirmed(subject, batches, stage, [gap for gap in gaps if not gap.measured <= gap.bound])
+    real = _confirmed(subject, batches, stage, [gap for gap in run.gaps if not gap.measured <= gap.bound])
     details = {
         "seconds": round(run.seconds, 1),
         "graphs": run.graphs,
@@ -151,7 +151,7 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
         "graph_break_reasons": list(run.graph_breaks),
     }
     if not real:
-        worst = max(gaps, key=lambda gap: gap.measured / gap.bound if gap.bound else 0.0)
+        worst = max(run.gaps, key=lambda gap: gap.measured / gap.bound if gap.bound else 0.0)
         return Evidence(_NAME, Status.OK, "the same", worst.measured, worst.bound, "", shown, details=details)
     first = real[0]
     others = f" (and {len(real) - 1} more)" if len(real) > 1 else ""
@@ -195,44 +195,104 @@ class _Gap:
     bound: float
 
 
-def _gaps(subject: Subject, batches: list[Batch], run: _Run) -> list[_Gap]:
-    found = []
-    for number, batch in enumerate(batches):
-        own = _quantities(subject, subject.fresh(), batch)
-        others = [_quantities(subject, _nudged(subject.fresh()), batch)]
-        others += [_quantities(subject, subject.copies.of(subject.double), batch)] if subject.double is not None else []
-        loudest = max((float(t.abs().max()) for name, t in own.items() if _is_gradient(name) and t.numel()), default=0.0)
-        for name, tensor in own.items():
-            scale = loudest if _is_gradient(name) else float(tensor.abs().max())
-            noise = max(torch.finfo(tensor.dtype).eps * scale, *(difference(tensor, other[name]) for other in others))
-            bound = FACTOR * noise if _is_gradient(name) else subject.task.tolerances.get(_NAME, FACTOR * noise)
-            found.append(_Gap(name, number, difference(tensor, run.quantities[number][name]), bound))
-    return found
+class _Own:
+    """Logits and gradients of the model itself for a batch, and how far those of others are from them.
+
+    Only its own gradients are kept: those of others are compared one by one as they are computed.
+    """
+
+    def __init__(self, subject: Subject, model: nn.Module, batch: Batch) -> None:
+        self._subject, self._batch = subject, batch
+        self._in_parts = False
+        self.values: Quantities = {}
+        _take(subject, model, batch, self._keep)
+        gradients = [name for parameter, _ in model.named_parameters() if (name := f"{_GRADIENT}`{parameter}`") in self.values]
+        names = [
+            *(name for name in self.values if not _is_gradient(name)),
+            *gradients,
+        ]  # in the model's order, not the backward pass's
+        self.values = {name: self.values[name] for name in names}
+
+    def _keep(self, name: str, tensor: Tensor) -> None:
+        self._in_parts = self._in_parts or name in self.values  # as reentrant checkpointing gives a gradient
+        self.values[name] = self.values[name] + tensor if name in self.values else tensor
+
+    def distances(self, model: nn.Module) -> dict[str, float]:
+        """The distance of each quantity of another model; infinite of one that it does not have."""
+        found = dict.fromkeys(self.values, float("inf"))
+
+        def compare(name: str, tensor: Tensor) -> None:
+            if name in self.values:
+                found[name] = difference(self.values[name], tensor)
+
+        if self._in_parts:
+            for name, tensor in _Own(self._subject, model, self._batch).values.items():
+                compare(name, tensor)
+        else:
+            _take(self._subject, model, self._batch, compare)
+        return found
+
+    def gaps(self, number: int, measured: dict[str, float]) -> list[_Gap]:
+        """Distances beside what rounding explains, which is measured only where the resolution of the dtype does not explain them."""
+        loudest = max((float(t.abs().max()) for name, t in self.values.items() if _is_gradient(name) and t.numel()), default=0.0)
+        noise = {
+            name: torch.finfo(tensor.dtype).eps * (loudest if _is_gradient(name) else float(tensor.abs().max()))
+            for name, tensor in self.values.items()
+        }
+        tolerances = self._subject.task.tolerances
+
+        def bound(name: str) -> float:
+            own = FACTOR * noise[name]
+            return own if _is_gradient(name) else tolerances.get(_NAME, own)
+
+        for other in (lambda: nudged(self._subject.fresh(), 0), lambda: _double(self._subject)):
+            if all(gap <= bound(name) for name, gap in measured.items()) or (model := other()) is None:
+                break
+            noise = {name: max(noise[name], gap) for name, gap in self.distances(model).items()}
+        return [_Gap(name, number, gap, bound(name)) for name, gap in measured.items()]
+
+
+def _double(subject: Subject) -> nn.Module | None:
+    return None if subject.double is None else subject.fresh_double()
 
 
 def _confirmed(subject: Subject, batches: list[Batch], stage: _Stage, suspects: list[_Gap]) -> list[_Gap]:
     """Those of the differences that are as large in float64: rounding shrinks there."""
     if not suspects or subject.double is None:
         return suspects
-    again = _compile(subject, subject.copies.of(subject.double), batches, stage).quantities
-    own = {
-        number: _quantities(subject, subject.copies.of(subject.double), batches[number])
-        for number in {gap.batch for gap in suspects}
-    }
-    exact = {gap: difference(own[gap.batch][gap.name], again[gap.batch][gap.name]) for gap in suspects}
-    return [gap for gap in suspects if exact[gap] >= gap.measured / FACTOR]
+    again = _compile(subject, subject.fresh_double, batches, stage, is_exact=True)
+    exact = {(gap.name, gap.batch): gap.measured for gap in again.gaps}
+    return [gap for gap in suspects if exact[gap.name, gap.batch] >= gap.measured / FACTOR]
 
 
-def _compile(subject: Subject, model: nn.Module, batches: list[Batch], stage: _Stage) -> _Run:
-    """Compiles a model, which is changed, and runs it."""
+def _compile(
+    subject: Subject, fresh: Callable[[], nn.Module], batches: list[Batch], stage: _Stage, is_exact: bool = False
+) -> _Run:
+    """Compiles a model and compares it with itself.
+
+    Args:
+        subject: What the model is called as.
+        fresh: Makes copies of the model.
+        batches: What they are called on.
+        stage: The compiler.
+        is_exact: Whether what rounding explains is of no interest.
+    """
+    run = _Run()
     with _own_compiler():
         counters = compiler_counters()
         counters.clear()
-        started = processor_seconds()
+        model = fresh()
         _compile_in_place(subject, model, batches[0], backend=stage.backend)
-        quantities = [_quantities(subject, model, batch) for batch in batches]
-        reasons = {str(reason).splitlines()[0]: int(times) for reason, times in counters["graph_break"].items()}
-        return _Run(quantities, reasons, int(counters["stats"]["unique_graphs"]), processor_seconds() - started)
+        for number, batch in enumerate(batches):
+            own = _Own(subject, fresh(), batch)
+            started = processor_seconds()
+            measured = own.distances(model)
+            run.seconds += processor_seconds() - started
+            exact = [_Gap(name, number, gap, 0.0) for name, gap in measured.items()]
+            run.gaps += exact if is_exact else own.gaps(number, measured)
+        run.graph_breaks = {str(reason).splitlines()[0]: int(times) for reason, times in counters["graph_break"].items()}
+        run.graphs = int(counters["stats"]["unique_graphs"])
+    return run
 
 
 def _compile_in_place(subject: Subject, model: nn.Module, batch: Batch, **options: Any) -> None:
@@ -293,18 +353,17 @@ def _own_compiler() -> Iterator[None]:
         logging.disable(silenced)
 
 
-def _quantities(subject: Subject, model: nn.Module, batch: Batch) -> Quantities:
-    """Every judged output, and the gradient of every parameter that has one."""
+def _take(subject: Subject, model: nn.Module, batch: Batch, read: Callable[[str, Tensor], None]) -> None:
+    """Gives every judged output, and the gradient of every parameter that has one, to a function, which may keep it."""
     model.zero_grad(set_to_none=True)
     values = values_of(subject, batch, model)
-    found = {_LOGITS if len(values) == 1 else f"output `{name}`": value.detach().clone() for name, value in values.items()}
+    for name, value in values.items():
+        read(_LOGITS if len(values) == 1 else f"output `{name}`", value.detach().clone())
     loss = combined(values)
     if loss.requires_grad:
-        with blaming(model, BackwardRaisedError):
+        gradients = reading_gradients(model, lambda name, gradient: read(f"{_GRADIENT}`{name}`", gradient))
+        with gradients, blaming(model, BackwardRaisedError):
             loss.backward()
-        found |= {f"{_GRADIENT}`{name}`": p.grad for name, p in model.named_parameters() if p.grad is not None}
-        model.zero_grad(set_to_none=True)
-    return found
 
 
 def _shapes(subject: Subject) -> list[Sizes]:
@@ -326,17 +385,6 @@ def _other_sizes(signature: Signature, typical: dict[str, int]) -> dict[str, int
                 found[axis.name] = size
                 break
     return found
-
-
-@torch.no_grad()
-def _nudged(model: nn.Module) -> nn.Module:
-    """The model with each weight moved by up to one unit in the last place."""
-    rng = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and not is_packed(parameter):
-            signs = torch.randint(-1, 2, parameter.shape, generator=rng).to(parameter.device, parameter.dtype)
-            parameter.mul_(1 + signs * torch.finfo(parameter.dtype).eps)
-    return model
 
 
 def _lacks_compiler(evidence: Evidence) -> bool:

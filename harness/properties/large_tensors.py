@@ -23,6 +23,12 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(tensor.reshape(-1).split(_PIECE) for tensor in tensors), strict=True)
 
 
+def views_of(tensor: Tensor) -> Iterator[Tensor]:
+    """Views that fill a tensor between them, to write into; one whose memory is not in one piece is its only view."""
+    is_plain = type(tensor) in (Tensor, nn.Parameter) and tensor.is_contiguous()
+    return (piece for (piece,) in pieces(tensor)) if is_plain else iter((tensor,))
+
+
 def largest_gap(left: Tensor, right: Tensor) -> float:
     """Largest absolute difference of two tensors of one shape, in float64; NaN where one is met."""
     gaps = torch.stack([(one.double() - other.double()).abs().max() for one, other in pieces(left.detach(), right.detach())])

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from harness.evidence import WHOLE, Evidence, Status
-from harness.properties.large_tensors import largest_gap, pieces
+from harness.properties.large_tensors import largest_gap, views_of
 from harness.runtime import seeded
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def measure_floors(subject: Subject, call: Call) -> dict[str, NoiseFloor]:
     # A model of its own for every call: what a call leaves behind is no rounding.
     outputs = [_seeded(call, batch, subject.fresh()) for batch in batches]
     # The weights of these are let go before those in float64 are made.
-    nudged = [_seeded(call, batch, _nudged(subject.fresh(), seed)) for seed, batch in enumerate(batches)]
+    shifted = [_seeded(call, batch, nudged(subject.fresh(), seed)) for seed, batch in enumerate(batches)]
     doubled = None
     if subject.double is not None:
         doubled = [_seeded(call, batch, subject.fresh_double()) for batch in batches]
@@ -114,7 +114,7 @@ def measure_floors(subject: Subject, call: Call) -> dict[str, NoiseFloor]:
         exact = None if doubled is None else largest(name, doubled)
         floors[name] = NoiseFloor(
             float64=None if exact is None or not _finite(exact) else exact,
-            last_place=_or_zero(largest(name, nudged)),
+            last_place=_or_zero(largest(name, shifted)),
             scale=_or_zero(max(float(a[name].abs().max()) if a[name].numel() else 0.0 for a in outputs)),
             epsilon=epsilon,
         )
@@ -176,12 +176,12 @@ def _seeded(call: Call, batch: dict[str, Tensor], model: nn.Module) -> Mapping[s
 
 
 @torch.no_grad()
-def _nudged(model: nn.Module, seed: int) -> nn.Module:
+def nudged(model: nn.Module, seed: int) -> nn.Module:
     """The model with each weight moved by up to one unit in the last place."""
     rng = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.is_floating_point() and not is_packed(parameter):
-            for (piece,) in pieces(parameter) if parameter.is_contiguous() else ((parameter,),):
+            for piece in views_of(parameter):
                 signs = torch.randint(-1, 2, piece.shape, generator=rng).to(piece.device, piece.dtype)
                 piece.mul_(1 + signs * torch.finfo(piece.dtype).eps)
     return model

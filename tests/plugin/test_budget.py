@@ -20,10 +20,12 @@ from small_models import GOOD, output
 from torch import Tensor, nn
 
 from harness.adapters import make_adapter
+from harness.config import load_config
 from harness.errors import TimeBudgetError
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
+from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.time_budget import Budget, CutShortError, time_limit
 from pytest_modeltiers.verdicts import Judge
 
@@ -46,6 +48,25 @@ def compute(seconds: float) -> None:
 class Slow(nn.Module):
     def forward(self, seconds: float) -> None:
         compute(seconds)
+
+
+LARGE = GOOD.replace(
+    "super().__init__()\n", "super().__init__()\n        self.table = nn.Parameter(torch.zeros(1 << 12, 1 << 12))\n", 1
+)
+
+
+@pytest.mark.parametrize("given", [None, 5])
+def test_a_large_model_has_the_time_that_its_tests_take_unless_the_config_says_how_much(
+    project: Any, monkeypatch: pytest.MonkeyPatch, given: int | None
+) -> None:
+    monkeypatch.setattr("harness.properties.plan._SECONDS_A_GIB", 600.0)
+    named = {} if given is None else {"time_budget": given}
+    suite = Suite(load_config(project.config(only=None, model=LARGE, **named)))
+    suite.check_model()
+    told = suite.told_of_size()
+    assert "17 million parameters: all tests take about" in told
+    assert suite.budget.seconds == given or suite.budget.seconds == pytest.approx(3 * suite.plan.seconds, rel=0.01)
+    assert ("the last ones will be skipped" in told) == (given is not None)
 
 
 def test_what_waits_uses_nothing_and_what_a_child_computes_is_used() -> None:

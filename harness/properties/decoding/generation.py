@@ -14,7 +14,7 @@ from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
 from harness.properties.decoding import Text, whole_text
 from harness.properties.decoding.writers import CannotWriteError, Writer, Written, find_writer
-from harness.properties.noise import judge_equal
+from harness.properties.noise import judge_equal, remembered
 from harness.properties.padding import padded, placed
 from harness.properties.places import method_of, placed_at
 from harness.properties.subject import Subject
@@ -222,18 +222,20 @@ def _judged(subject: Subject, text: Text, writer: Writer, prompts: Prompts, firs
     """Whether what was written is the likeliest, and how many tokens were nearly as likely as another one."""
     begin = first.ids.shape[1] - first.count
 
-    def written(model: nn.Module) -> Written:
+    def write(model: nn.Module) -> Written:
         if model is subject.model:
             return first
         return writer.write(subject.fresh_like(model), prompts.batch, dict(prompts.keys))
 
-    def expected(model: nn.Module) -> Tensor:
+    def expect(model: nn.Module) -> Tensor:
         """The logits of one call at the places before each new token, ``[B, N, V]``, each row without its padding."""
         ids, found = written(model).ids, []
         for row, pad in enumerate(prompts.pads):
             logits = subject.logits(_row_before(text, prompts, ids, row, begin), model)
             found.append(logits.narrow(text.along, begin - 1 - pad, first.count)[0])
         return torch.stack(found)
+
+    written, expected = remembered(subject, write), remembered(subject, expect)
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
         try:
