@@ -16,7 +16,7 @@ from harness.evidence import Evidence, Status, guarded
 from harness.experiments.records import ACCURACY, Series, series_of
 from harness.monitoring.drift import SAME, FeatureDrift
 from harness.monitoring.drift.listing import plots_of
-from harness.monitoring.drift.shifted_rows import ShiftedRow
+from harness.monitoring.drift.location import ShiftedRow
 from harness.monitoring.joint import FLOOR
 from harness.monitoring.monitor import Monitor
 from harness.monitoring.reference import BaselineRows

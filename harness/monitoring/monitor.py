@@ -22,8 +22,7 @@ from harness.experiments.records import RunRef, WindowRecord
 from harness.monitoring import Limits
 from harness.monitoring.dependence import Groups, OrderDependence, first_rows, one_row_a_group, order_dependence
 from harness.monitoring.drift import compare_profiles
-from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
-from harness.monitoring.drift.slice_drift import ReferenceSlices, SliceDrift, drifted_slices
+from harness.monitoring.drift.location import ReferenceSlices, ShiftedRow, SliceDrift, drifted_slices, shifted_rows
 from harness.monitoring.gate import compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
 from harness.monitoring.joint import JointDrift, joint_drift

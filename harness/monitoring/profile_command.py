@@ -22,7 +22,7 @@ from harness.models.loading import model_source
 from harness.monitoring.accuracy_estimate import AnsweredRows
 from harness.monitoring.dependence import Groups, one_row_a_group
 from harness.monitoring.drift.listing import summary_rows, summary_table
-from harness.monitoring.drift.slice_drift import ReferenceSlices
+from harness.monitoring.drift.location import ReferenceSlices
 from harness.monitoring.familiarity import WIDEST, Familiarity, familiarity_of, has_vectors, vectors_of
 from harness.monitoring.profiles import Profile
 from harness.monitoring.reference import KnownEncoding, Reference, open_window

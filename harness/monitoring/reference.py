@@ -20,7 +20,7 @@ from harness.errors import ExperimentError, UserError
 from harness.experiments.database import ExperimentDB, log_profile_to_db
 from harness.experiments.records import RunRef, WindowRecord
 from harness.monitoring.accuracy_estimate import AccuracyEstimator
-from harness.monitoring.drift.slice_drift import ReferenceSlices
+from harness.monitoring.drift.location import ReferenceSlices
 from harness.monitoring.familiarity import Familiarity
 from harness.monitoring.features.counts import CategoricalCounts
 from harness.monitoring.joint import JOINT, RowsKept

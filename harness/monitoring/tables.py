@@ -13,7 +13,7 @@ from harness.errors import ProfileError, ProfileMismatchError, did_you_mean
 from harness.evidence import Status
 from harness.monitoring import DEFAULT_DRIFT_OPTIONS, DriftOptions
 from harness.monitoring.drift import DriftReport, compare_profiles
-from harness.monitoring.drift.slice_drift import FEWEST_ROWS, drifted_slices
+from harness.monitoring.drift.location import FEWEST_ROWS, drifted_slices
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.features.ranges import continues
 from harness.monitoring.joint import JOINT, RowsKept, joint_drift

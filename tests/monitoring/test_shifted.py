@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from harness.errors import ProfileMismatchError
 from harness.monitoring.drift import DriftReport, compare_profiles
-from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
+from harness.monitoring.drift.location import ShiftedRow, shifted_rows
 from harness.monitoring.profiles import Profile, profile_columns
 
 Columns = dict[str, NDArray[Any]]
