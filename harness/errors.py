@@ -114,6 +114,10 @@ class OutputError(UserError, ValueError):
     code = "output"
 
 
+class MissingOutputError(OutputError):
+    """A declared output is not in what forward returns."""
+
+
 class ExampleError(UserError, ValueError):
     """An example of a model's inputs is missing, cannot be called with, or contradicts what the config declares."""
 

@@ -11,6 +11,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
@@ -139,12 +140,26 @@ def largest_padding(subject: Subject) -> dict[str, Any]:
 
 
 def typical_then_largest(subject: Subject) -> dict[str, Any]:
-    """A call at typical sizes, one at the largest, and of images that a task type names one at twice their height and width."""
-    calls = [subject.typical, subject.reach.largest(MOST_ROWS)]
+    """A call at typical sizes, next to it one with two of them swapped, which has as many places in all, and one at the largest.
+
+    Of images that a task type names there is one at twice their height and width.
+    """
+    calls = [subject.typical, *_swapped(subject), subject.reach.largest(MOST_ROWS)]
     if subject.task.image_size is not None:
         _, height, width = subject.task.image_size
         calls.append(replace(subject.typical, image=(2 * height, 2 * width)))
     return {"calls": tuple(calls)}
+
+
+def _swapped(subject: Subject) -> list[Sizes]:
+    """Typical sizes with those of two axes of one input in each other's place, as of an image on its side; none where no two may swap."""
+    signature, sizes = subject.task.signature, subject.typical.by_axis(subject.task)
+    if subject.task.declared is None:
+        return []
+    free = {axis.name for axis in signature.free_axes} - {BATCH}
+    pairs = [pair for each in signature.inputs for pair in combinations([str(axis) for axis in each.axes if axis in free], 2)]
+    swapped = ({**sizes, first: sizes[second], second: sizes[first]} for first, second in pairs)
+    return next(([Sizes.of(turned)] for turned in swapped if turned != sizes and signature.allows(turned)), [])
 
 
 def _declared_sizes(signature: Signature, min_batch: int, min_seq: int, longer: str) -> SearchStrategy[Sizes]:

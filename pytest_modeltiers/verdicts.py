@@ -18,7 +18,7 @@ from hypothesis.strategies import SearchStrategy
 
 from harness.batches import Sizes, smallest_sizes
 from harness.catalogue import CATALOGUE
-from harness.errors import MemoryFullError, OutputError, UserError
+from harness.errors import MemoryFullError, MissingOutputError, OutputError, UserError
 from harness.evidence import Evidence, Status, guarded, internal_error
 from harness.internal_errors import is_from_backward, is_internal
 from harness.models.wrapped import left_out
@@ -341,6 +341,8 @@ class Judge:
             )
         if isinstance(error, OutputError) and self.name == SHAPE_OWNER:
             return self._attributed(Evidence(self.name, Status.FAIL, str(error), counterexample=shown, code="not_measured"))
+        if isinstance(error, MissingOutputError) and self.name != "declared_outputs":
+            return left_to(self.name, "declared_outputs", str(error), code="not_measured")
         if isinstance(error, ModelRaisedError):
             if subject.prerequisite_failure.raises and self.name not in _JUDGES_RAISING:
                 return left_to(self.name, SHAPE_OWNER, subject.prerequisite_failure.raises, code="raises")

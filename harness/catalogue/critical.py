@@ -333,6 +333,7 @@ CRITICAL = (
             examples=2,
             first=("harness.properties.state:leaves_the_process", "harness.properties.determinism:repeated_backward"),
             corner="typical_then_largest",
+            outputs=FurtherOutputs(declared=True, at="typical_then_largest"),
         ),
         memory=GRADIENTS,
     ),

@@ -117,7 +117,7 @@ TRAINING = (
             "ignored_labels": Case(
                 "Positions labelled -100 contribute neither loss nor gradient",
                 "harness.training.checks.ignored_labels:ignored_labels",
-                needs=lambda task: bool(lines_of(task.signature)),
+                needs=lambda task: bool(lines_of(task.signature, of_maps=True)),
                 owned_by=("training_loss[targets]", "batch_independence"),
             ),
             "targets": Case(

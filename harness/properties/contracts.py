@@ -23,6 +23,7 @@ from harness.properties.subject import Subject
 from harness.properties.tracing import Call, finite, first_broken, first_divergence, first_misshapen, probing, recording, whole
 from harness.properties.vocabulary import unreadable_token
 from harness.tasks.axes import ANY_SIZE, BATCH, fits_shape, shape_text
+from harness.tasks.values import Ids
 
 LAYOUTS = ("transposed", "strided", "offset", "expanded", "channels_last")
 """Memory layouts that inputs arrive in."""
@@ -124,10 +125,15 @@ def _where_size_appears(subject: Subject, sizes: Sizes, seed: int) -> str:
 
 
 def _cause_of(subject: Subject, error: ModelRaisedError) -> str:
-    """What usually makes forward raise; of a table whose features are looked up, that they are drawn as real numbers."""
+    """What usually makes forward raise; of what is looked up, ids beyond the table, or features that are drawn as real numbers."""
     looked_up = isinstance(error.error, IndexError) or "indices" in str(error) or "out of range" in str(error)
-    tables = any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in subject.model.modules())
-    if "features" in subject.task.facts.inputs and looked_up and tables:
+    rows = {path: m.num_embeddings for path, m in subject.model.named_modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    at = {path: count for path, count in rows.items() if path == error.module} or rows
+    for each in subject.task.signature.inputs if subject.task.declared and looked_up else ():
+        ids = each.values.count if isinstance(each.values, Ids) else 0
+        if short := next((path for path, count in at.items() if count < (max(ids) if isinstance(ids, tuple) else ids)), None):
+            return f"ids beyond a table: `inputs.{each.name}` declares `ids: {ids}`, and `{short}` has {at[short]} rows"
+    if "features" in subject.task.facts.inputs and looked_up and rows and subject.task.declared is None:
         return (
             "features that are ids of an embedding, where the task draws real numbers: an adapter can turn them into ids, such as "
             "`features.abs().mul(100).long() % size`, with `half_precision` off, as rounding changes such ids"

@@ -51,7 +51,7 @@ def batch_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
         logits = subject.logits(_with_rows_of(subject, base, others, kept))
         pairs += [(row_of(reference(subject.model), row, sizes.batch), row_of(logits, row, sizes.batch)) for row in kept]
         asked += kept
-    row = seed % sizes.batch
+    row = 1 + seed % (sizes.batch - 1)  # the first row has the same place alone as in its batch
     own = row_of(reference(subject.model), row, sizes.batch)
     pairs.append((own, _alone(subject, base, row, own, subject.model)))
     asked.append(row)

@@ -1,7 +1,8 @@
 """Whether the outputs depend on every declared input, part by part: each place of a fixed axis, each element of a set, of a sequence of ids.
 
 A part whose gradient is not zero matters, which one backward pass tells of all parts at once. What is left is changed, a part at a time, in a
-few drawn batches: with other values, with large ones, in calls that lack optional inputs, and of fresh weights with weights that were moved.
+few drawn batches: with other values, with large ones, in calls that lack optional inputs, in calls that continue from a state, and of fresh
+weights with weights that were moved.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from harness.batches import Batch, other_batch
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
+from harness.properties.carried_state import going_on
 from harness.properties.dependence import where_lost
 from harness.properties.model_variants import calibrated, calibrated_double, moved
 from harness.properties.noise import FACTOR, difference
@@ -87,6 +89,8 @@ def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
         kept = [part for part in missing if part.input.name not in names]
         read = set(kept) - set(_unread(subject, model, kept, seed, _DRAWS, lacks=names))
         missing = [part for part in missing if part not in read]
+    if missing and subject.task.signature.states:
+        missing = _unread(subject, model, missing, seed, _DRAWS, continued=True)
     if missing and subject.fresh_weights:
         missing = _unread(subject, moved(subject, model), missing, seed, _DRAWS)
     if not missing:
@@ -238,13 +242,22 @@ def _without_gradient(subject: Subject, model: nn.Module, parts: list[Part], see
 
 
 def _unread(
-    subject: Subject, model: nn.Module, parts: list[Part], seed: int, draws: int, loud: float = 1.0, lacks: tuple[str, ...] = ()
+    subject: Subject,
+    model: nn.Module,
+    parts: list[Part],
+    seed: int,
+    draws: int,
+    loud: float = 1.0,
+    lacks: tuple[str, ...] = (),
+    continued: bool = False,
 ) -> list[Part]:
-    """The parts that no output showed when they were changed."""
+    """The parts that no output showed when they were changed, in calls that continue from an earlier one where that is asked for."""
     for draw in range(seed, seed + draws):
         if not parts:
             break
         base = subject.batch(seed=draw)
+        if continued:
+            base = going_on(subject, base, subject.outputs(subject.batch(seed=draw + 2_000), model))
         other = other_batch(subject.task, base, subject.batch(seed=draw + 1_000))
         if loud != 1.0:
             other = {name: value * loud if value.is_floating_point() else value for name, value in other.items()}

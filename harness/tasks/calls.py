@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.compat import UNDEFINED_FORWARD, tree_map
-from harness.errors import ForwardError, OutputError
+from harness.errors import ForwardError, MissingOutputError
 from harness.tasks.axes import BATCH, Size
 from harness.tasks.signature import Group, Output, Signature
 from harness.wording import listed
@@ -155,7 +155,7 @@ def outputs_of(returned: Any, signature: Signature) -> dict[str, Any]:
     """The declared outputs, by name, in what forward returned.
 
     Raises:
-        OutputError: One is not there; the message says what is.
+        MissingOutputError: One is not there; the message says what is.
     """
     return {output.name: find_output(returned, output, signature.outputs) for output in signature.outputs}
 
@@ -164,7 +164,7 @@ def find_output(returned: Any, output: Output, outputs: Sequence[Output]) -> Any
     """One declared output in what forward returned: by its key or attribute, by its place, or the only tensor there is.
 
     Raises:
-        OutputError: It is not there; the message says what is.
+        MissingOutputError: It is not there; the message says what is.
     """
     if isinstance(returned, Mapping) and output.name in returned:
         return returned[output.name]
@@ -183,7 +183,7 @@ def find_output(returned: Any, output: Output, outputs: Sequence[Output]) -> Any
             return items[place]
     elif _is_tensor(returned) and len(outputs) == 1:
         return returned
-    raise OutputError(f"`outputs.{output.name}` is not in what forward returns: {_described(returned)}")
+    raise MissingOutputError(f"`outputs.{output.name}` is not in what forward returns: {_described(returned)}")
 
 
 def _is_tensor(value: Any) -> bool:

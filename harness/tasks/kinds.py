@@ -262,6 +262,10 @@ def mean_loss(name: str, output: Tensor, labels: Tensor, classes: int = -1) -> T
     if name not in elementwise:
         raise ValueError(f"no loss {name!r}; valid: {', '.join(LOSSES)}")
     counts = labels != IGNORED
+    if name == "log_loss":
+        output = output.clamp(
+            0.0, 1.0
+        )  # a weighted mean of ones may be larger by rounding; the range itself is `declared_outputs`' matter
     return elementwise[name](output[counts], labels[counts].to(output.dtype))
 
 

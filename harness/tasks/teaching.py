@@ -50,29 +50,37 @@ def has_shares(signature: Signature) -> bool:
 
 @dataclass(frozen=True)
 class Line:
-    """An output with a class label at each place of an axis along which rows may be shorter.
+    """An output with a class label at each place of an axis.
 
     Attributes:
         output: The output.
         axis: The axis.
         along: Its place in the labels, the rows first.
+        may_end: Whether rows may be shorter along it, so that some labels must count for nothing; else the loss may know no such labels.
     """
 
     output: Output
     axis: str
     along: int
+    may_end: bool = True
 
 
-def lines_of(signature: Signature) -> list[Line]:
-    """The outputs whose labels may be left out at some places: scores of classes along an axis that is causal or padded."""
+def lines_of(signature: Signature, *, of_maps: bool = False) -> list[Line]:
+    """The outputs whose labels may be left out at some places: scores of classes along an axis that is causal or padded.
+
+    Args:
+        signature: What the outputs are of.
+        of_maps: Whether to take other free axes as well, such as those of a label for each pixel, one for each output.
+    """
     found = []
     for output in signature.taught:
         axes = signature.axes_of(signature.label_name(output))
         ordered = [axes[place] for place in rows_first(axes)] if BATCH in axes and output.loss == "cross_entropy" else []
         known = [axis for axis in ordered[1:] if isinstance(axis, str)]
-        axis = next((axis for axis in known if signature.axes[axis].order == "causal" or signature.axes[axis].padding), None)
-        if axis is not None:
-            found.append(Line(output, axis, ordered.index(axis)))
+        ends = [axis for axis in known if signature.axes[axis].order == "causal" or signature.axes[axis].padding]
+        if ends or (of_maps and known):
+            axis = (ends or known)[0]
+            found.append(Line(output, axis, ordered.index(axis), may_end=bool(ends)))
     return found
 
 

@@ -174,6 +174,19 @@ def test_an_output_that_is_not_there_is_said_with_what_is() -> None:
         adapter.outputs(Policy(), {"observation": torch.zeros(2, 8)})
 
 
+def test_an_output_that_is_not_there_is_one_problem() -> None:
+    keys = {"inputs": {"observation": {"axes": ["batch", 8]}}, "outputs": {**SCORES, "extra": {"axes": ["batch"], "at": 2}}}
+    found = judge_model(Policy, task_of(keys), only=["declared_outputs", "gradient_flow"])
+
+    assert {label for label, each in found.items() if each.status is Status.FAIL and not owners_of(each)} == {"declared_outputs"}
+
+
+def test_ids_beyond_a_table_are_said_with_the_table() -> None:
+    found = judge_model(Pointer, task_of({**POINTED, "inputs": {"words": {"axes": ["batch", "time"], "values": {"ids": 40}}}}))
+
+    assert found["shape_contract"].cause == "ids beyond a table: `inputs.words` declares `ids: 40`, and `embed` has 11 rows"
+
+
 def test_explain_prints_the_signature_and_what_follows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "points.json"
     file.write_text(json.dumps({"model_file": "points.py", **CASES["points"][1]}), encoding="utf-8")

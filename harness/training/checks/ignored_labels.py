@@ -12,6 +12,7 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.contents import end_token
+from harness.tasks.kinds import mean_loss
 from harness.tasks.signature import Output, Signature
 from harness.tasks.teaching import Line, lines_of
 from harness.tasks.values import Ids, MaskOf
@@ -39,7 +40,8 @@ def ignored_labels(trial: Trial) -> Evidence:
     First nothing may flow back to their logits. Then two batches are compared whose labels are the same, one with the labels of a row all in
     one copy of it, one with half of them in each of two copies: their mean is the same, unless what was left out is counted.
     """
-    found = [_judge(trial, line) for line in lines_of(trial.subject.task.signature)]
+    lines = lines_of(trial.subject.task.signature, of_maps=True)
+    found = [_judge(trial, line) if line.may_end else _judge_map(trial, line) for line in lines]
     return max(found, key=lambda evidence: evidence.status.severity)
 
 
@@ -72,6 +74,33 @@ def _judge(trial: Trial, line: Line) -> Evidence:
     if found.status is not Status.OK and targets(trial).status is Status.FAIL:
         return replace(found, details=owned_by("training_loss[targets]"))
     return found
+
+
+def _judge_map(trial: Trial, line: Line) -> Evidence:
+    """The mean of labels of which none need be left out, such as those of pixels, judged where the loss ignores -100 and is a mean.
+
+    A loss may ignore another label or none, and one that is no mean over places (such as an overlap) changes with what is left out.
+    """
+    subject, signature = trial.subject, trial.subject.task.signature
+    sizes = replace(subject.typical, batch=_ROWS)
+    if _length(trial, line, sizes) < 3:
+        return Evidence(_NAME, Status.SKIPPED, f"`{line.axis}` is too short to ignore some of the labels")
+    batch, first, _ = _halves(trial, line, sizes)
+    try:
+        seen = observe(trial, [{**batch, signature.label_name(line.output): first}])
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise
+        observe(trial, [batch])  # what raises on any batch is no matter of the ignored labels
+        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} takes no labels of -100")
+    slope = seen.slopes.get(line.output.name)
+    if slope is None or bool(aligned(signature, line.output, slope, first)[0][first == IGNORED].any()):
+        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} does not ignore labels of -100")
+    classes = -1 if line.output.classes is None else line.output.classes
+    mean = float(mean_loss("cross_entropy", seen.values[line.output.name], first, classes))
+    if seen.loss is not None and float(seen.loss) > mean * float((first[0] != IGNORED).sum()) ** 0.5:
+        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} is a sum over places, not a mean (see initial_loss)")
+    return _judge_mean(trial, line, sizes)
 
 
 def _judge_slope(trial: Trial, line: Line, slope: Tensor, batch: Batch, sizes: Sizes) -> Evidence | None:
@@ -144,8 +173,13 @@ def _judge_mean(trial: Trial, line: Line, sizes: Sizes) -> Evidence:
         batch, first, second = _halves(trial, line, sizes)
         return quantities(observe(trial, [{**repeated(signature, batch), name: torch.cat([first, second])}], vary=vary))
 
+    def halved(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+        return {name: value / 2 for name, value in together(trial, vary).items()}
+
     gap = find_gap(trial, together, apart)
     counterexample = f"{sizes.describe(trial.subject.task)}, half of the labels -100"
+    if gap.is_real and not line.may_end and find_gap(trial, halved, apart).is_real:
+        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} is no mean over the places along `{line.axis}`")
     if not gap.is_real:
         message = "positions labelled -100 contribute neither loss nor gradient"
         return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "between the losses or gradients", counterexample)

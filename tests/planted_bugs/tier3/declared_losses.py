@@ -77,3 +77,7 @@ def of_classes(outputs: Tensors, batch: Tensors) -> Tensor:
 def of_several_classes(outputs: Tensors, batch: Tensors) -> Tensor:
     near, same = outputs["embedding"] @ outputs["embedding"].t(), batch["kind"][:, None] == batch["kind"]
     return (1 - near[same]).mean() + near[~same].relu().mean()
+
+
+def pixels_with_ignored(outputs: Tensors, batch: Tensors) -> Tensor:
+    return F.cross_entropy(outputs["mask"], batch["labels"], ignore_index=-100, reduction="none").mean()
