@@ -332,13 +332,8 @@ class Judge:
                 return left_to(self.name, GRADIENT_OWNER, subject.backward_raises(), code="backward_raises")
             if why := subject.backward_raises(train=False):
                 return Evidence(self.name, Status.SKIPPED, f"in eval mode {why}")
-            return Evidence(
-                self.name,
-                Status.FAIL,
-                f"cannot be judged, the backward pass raises {_told(error)}",
-                counterexample=shown,
-                code="backward_raises",
-            )
+            message = f"cannot be judged, the backward pass raises {_told(error)}"
+            return Evidence(self.name, Status.FAIL, message, counterexample=shown, code="backward_raises")
         if isinstance(error, OutputError) and self.name == SHAPE_OWNER:
             return self._attributed(Evidence(self.name, Status.FAIL, str(error), counterexample=shown, code="not_measured"))
         if isinstance(error, MissingOutputError) and self.name != "declared_outputs":

@@ -91,7 +91,7 @@ plant_declared(
     Pyramid,
     SEGMENTATION,
     "gradient_flow[reaches_every_parameter]",
-    says="`laterals.0.weight` receives no gradient",
+    code="no_gradient",
     source="vanvalenlab/deepcell-tf#332",
 )
 
