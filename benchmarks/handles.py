@@ -6,16 +6,19 @@ python benchmarks/handles.py --draw 3 --verbose  # the third draw only, a line f
 python benchmarks/handles.py --tier 3 --only gradient
 
 A pair is written out as its author would have written it: the argument that switches the bug on is folded away, in one file with the bug and in
-one without. The lines in which the two files differ are the lines to change. A line is named where the place of the finding is at most two lines
-from one of them (the excerpt in a report shows as much), where a hint changes one of them, or where the model with the hint's change is right by
-what the pair itself measures in plain PyTorch. A hint is right by that measure only. Pairs that nothing finds are left out, as are those whose
-models are two classes. Ends with 1 where fewer than 80% of the bugs have their line named, or a hint is not right.
+one without. The lines in which the two files differ are the lines to change. A line is named where the place of the finding, or the call of the
+function that raised, is at most two lines from one of them (the excerpt in a report shows as much), where a hint changes one of them, or where
+the model with the hint's change is right by what the pair itself measures in plain PyTorch. A hint is right by that measure only. Pairs
+that nothing finds are left out, as are those whose models are two classes.
+
+Ends with 1 where fewer than 80% of the bugs have their line named, or a hint is not right.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import textwrap
@@ -47,6 +50,7 @@ from tests.planted_bugs.tier3.training import Training
 from tests.wild.register import AREAS, WildBug, wild_bugs
 
 GOAL = 0.8
+_CALLED_AT = re.compile(r", called at line (\d+)\)")
 _NEAR = 2
 
 
@@ -106,8 +110,9 @@ def outcome_of(bug: WildBug, folder: Path, seconds: float) -> Outcome | None:
         return outcome
     outcome.found, outcome.place = True, evidence.place
     file, _, line = evidence.place.rpartition(":")
-    near = range(int(line) - _NEAR, int(line) + _NEAR + 1) if file == written.file.name and line.isdigit() else ()
-    outcome.near = not written.lines.isdisjoint(near)
+    said = [int(line)] if file == written.file.name and line.isdigit() else []
+    said += [int(each) for each in _CALLED_AT.findall(evidence.message) if said]
+    outcome.near = any(abs(each - one) <= _NEAR for each in written.lines for one in said)
     if change := evidence.mending:
         outcome.hint = change.text
         changes = range(change.line, change.line + len(change.old))

@@ -90,6 +90,8 @@ class Folded(ast.NodeTransformer):
     def _is_flag(self, node: ast.AST) -> bool:
         if isinstance(node, ast.Name):
             return node.id == self.flag and self.taken[-1]
+        if isinstance(node, ast.Subscript):  # of what was saved
+            return isinstance(node.slice, ast.Constant) and node.slice.value == self.flag
         is_attribute = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
         return is_attribute and (node.attr == self.flag or (node.value.id == "self" and node.attr in self.attributes))  # type: ignore[attr-defined]
 
@@ -119,7 +121,7 @@ class Folded(ast.NodeTransformer):
         node.keywords = [word for word in node.keywords if word.arg != self.flag]
         if name in self.places and self.places[name] < len(node.args):
             node.args.pop(self.places[name])
-        elif name in ("partial", "__init__", *self.places, *self.parameters[-1]):
+        elif name in ("partial", "__init__", "cls", *self.places, *self.parameters[-1]):
             node.args = [each for each in node.args if not self._is_flag(each)]
         self.generic_visit(node)
         return node

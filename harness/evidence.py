@@ -137,7 +137,8 @@ class Evidence:
     @property
     def _says_line(self) -> bool:
         name, _, line = self.place.rpartition(":")
-        return any(f"({Path(name).name}{between}{line})" in self.message for between in (", line ", ":"))
+        said = (f"({Path(name).name}{between}{line}{after}" for between in (", line ", ":") for after in "),")
+        return any(each in self.message for each in said)
 
     @property
     def excess(self) -> float:

@@ -229,16 +229,28 @@ def _missing_package(error: BaseException) -> str:
 
 
 def raised(error: BaseException) -> str:
-    """``ZeroDivisionError: division by zero (model.py, line 7)``: an exception and the innermost line of the user's own code."""
+    """``ZeroDivisionError: division by zero (model.py, line 7)``: an exception and the innermost line of the user's own code.
+
+    Where that is in a function that forward calls, the line of the call stands beside it.
+    """
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({Path(error.filename or '').name}, line {error.lineno})"
     text = [_OUT_OF_MEMORY] if _is_out_of_memory(error) else str(error).strip().splitlines()
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if is_users_file(frame.filename) and not _is_standard_library(frame.filename)]
-    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno}{_called_at(own)})" if own else ""
     silent = f"`{own[-1].line}`" if own and own[-1].line else "no message"  # a bare assertion is its own message
     kind = "" if isinstance(error, LeavesProcessError) else f"{type(error).__name__}: "
     return f"{kind}{text[0] if text else silent}{place}"
+
+
+def _called_at(frames: list[traceback.FrameSummary]) -> str:
+    """Where the function was called that raised; empty for a forward, which torch calls, and for code outside of functions."""
+    inner, outer = frames[-1], frames[-2] if len(frames) > 1 else None
+    if outer is None or inner.name in ("forward", "__init__") or inner.name.startswith("<"):
+        return ""
+    other = "" if outer.filename == inner.filename else f"{Path(outer.filename).name}, "
+    return f", called at {other}line {outer.lineno}"
 
 
 def is_raised_by_code(error: BaseException) -> bool:

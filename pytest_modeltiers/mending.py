@@ -79,6 +79,8 @@ def look_for_mending(judge: Judge, case: str | None, remake: Remake, seconds: fl
     if found is None:
         return
     mending, is_known = found
+    if not is_known and place is not None and evidence.status is Status.WARN:
+        return  # of a warning its own line says more than a change with which it is not given
     # The line to look at is the one to change, also where it is another one that shows what is wrong.
     file = str(Path(mending.file).absolute())
     at = replace(evidence, excerpt=Excerpt.of(file, mending.line), place=shown_place(file, mending.line))

@@ -216,8 +216,8 @@ class Judge:
             worst = self.worst or Evidence(self.name, Status.FAIL, "nothing was compared", code="nothing_compared")
             self._final = settled(self._confirmed(worst), self.label, self.selection)
             if self.looks_into and self._final.status in (Status.FAIL, Status.WARN):
-                case = self.label.partition("[")[2].rstrip("]")
-                self._final = depicted(located(self._final.investigated(), self.subject.model), self.subject, case)
+                found, (_, given) = located(self._final.investigated(), self.subject.model), self.counterexample or (None, {})
+                self._final = depicted(found, self.subject, self.label, given)
         return self._final
 
     @property

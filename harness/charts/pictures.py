@@ -1,6 +1,7 @@
-"""What the plots of a check's details show: distributions then and now; which output reads which input; how far two calls are apart.
+"""What the plots of a check's details show.
 
-They travel as JSON in a check's ``details["plots"]``, a list of::
+Distributions then and now; which output reads which input; how far two calls, or a file and its model, are apart; the shapes along a call;
+curves of a training. They travel as JSON in a check's ``details["plots"]``, a list of::
 
     {"title": "age", "caption": "...", "kind": "numeric", "reference": [0.1, 0.5, 0.4], "current": [0.2, 0.6, 0.2], "edges": [30, 50]}
     {"title": "city", "caption": "...", "kind": "categorical", "reference": [0.3, 0.7], "current": [0.5, 0.5], "labels": ["Rome", "Oslo"]}
@@ -8,10 +9,15 @@ They travel as JSON in a check's ``details["plots"]``, a list of::
     {"kind": "matrix", "title": "...", "outputs": ["position 0"], "inputs": ["token 0", "token 1"], "reads": [[true, true]],
      "forbidden": [[false, true]]}
     {"kind": "layers", "title": "...", "caption": "...", "labels": ["embed", "blocks.0"], "values": [0.0, 0.3]}
+    {"kind": "parity", "title": "...", "caption": "...", "labels": ["batch=2, seq=5"], "values": [0.3], "bounds": [1e-6], "notes": [""]}
+    {"kind": "shapes", "title": "...", "caption": "...", "rows": [["embed", "[2, 6]", "[2, 6, 16]"]], "blamed": "embed"}
+    {"kind": "curves", "title": "...", "caption": "...", "x": "step", "y": "loss", "limits": {"best constant answer": 2.3},
+     "lines": [{"label": "learning rate 0.001", "x": [0, 10], "y": [2.4, 2.2]}]}
 
-Numbers of the first three are shares; those of a series are one window's after the other, with their limit as the reference. Of a numeric
-plot the first lies below all edges, the last above them. ``feature`` and ``contribution``, where a plot has them, make the ranking. What is
-not of that form is left out, as a check's details may hold anything.
+Of a parity, a note stands in the place of a value, as where a file refuses a size. Numbers of the first three are shares; those of a series are
+one window's after the other, with their limit as the reference. Of a numeric plot the first lies below all edges, the last above them.
+``feature`` and ``contribution``, where a plot has them, make the ranking. What is not of that form is left out, as a check's details may hold
+anything.
 """
 
 from __future__ import annotations
@@ -217,9 +223,126 @@ def layers_of(details: Mapping[str, Any]) -> list[BarChart]:
     return [found for found in map(_layers, _plots(details, "layers")) if found is not None]
 
 
-def reading_text(details: Mapping[str, Any]) -> str:
-    """What must not be read and is, in words; empty where no matrix shows it."""
-    return "; ".join(filter(None, (matrix.description for matrix in matrices_of(details))))
+@dataclass(frozen=True)
+class Shapes:
+    """The shapes along a call.
+
+    Attributes:
+        title: What it shows.
+        caption: Of which call.
+        rows: A module, what it reads and what it returns, in the order in which the calls end.
+        blamed: The module to look at; empty where none is known.
+    """
+
+    title: str
+    caption: str
+    rows: tuple[tuple[str, str, str], ...]
+    blamed: str = ""
+
+    @property
+    def description(self) -> str:
+        """The last rows in words: ``embed returns [2, 6, 16], head returns [2, 6, 23]``."""
+        return ", ".join(f"`{module}` returns {returned}" for module, _, returned in self.rows[-_MOST_TOLD:])
+
+
+def shapes_of(details: Mapping[str, Any]) -> list[Shapes]:
+    """The shapes along a call in the details of a check."""
+    return [found for found in map(_shapes, _plots(details, "shapes")) if found is not None]
+
+
+def parities_of(details: Mapping[str, Any]) -> list[BarChart]:
+    """How far a file is from its model, by size, in the details of a check."""
+    return [found for found in map(_parity, _plots(details, "parity")) if found is not None]
+
+
+def curves_of(details: Mapping[str, Any]) -> list[LineChart]:
+    """The curves of a training in the details of a check."""
+    return [found for found in map(_training_curves, _plots(details, "curves")) if found is not None]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a check that compare no distributions."""
+
+    matrices: tuple[Matrix, ...]
+    shapes: tuple[Shapes, ...]
+    bars: tuple[BarChart, ...]
+    curves: tuple[LineChart, ...]
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self.matrices or self.shapes or self.bars or self.curves)
+
+    @property
+    def in_words(self) -> dict[str, str]:
+        """What they show, for those who do not see them, by what it is called."""
+        told = {
+            "What reads what": "; ".join(filter(None, (matrix.description for matrix in self.matrices))),
+            "Shapes": "; ".join(each.description for each in self.shapes),
+            "Curve": "; ".join(each.description for each in self.curves),
+        }
+        return {label: text for label, text in told.items() if text}
+
+
+def pictures_of(details: Mapping[str, Any]) -> Pictures:
+    """The pictures in the details of a check."""
+    bars = (*layers_of(details), *parities_of(details))
+    return Pictures(tuple(matrices_of(details)), tuple(shapes_of(details)), bars, tuple(curves_of(details)))
+
+
+def _shapes(plot: Mapping[str, Any]) -> Shapes | None:
+    rows = plot.get("rows")
+    if (
+        not isinstance(rows, (list, tuple))
+        or not rows
+        or not all(isinstance(row, (list, tuple)) and len(row) == 3 for row in rows)
+    ):
+        return None
+    told = tuple((str(module), str(read), str(returned)) for module, read, returned in rows)
+    return Shapes(
+        str(plot.get("title") or "Shapes along the call"), str(plot.get("caption") or ""), told, str(plot.get("blamed") or "")
+    )
+
+
+def _parity(plot: Mapping[str, Any]) -> BarChart | None:
+    labels, notes = _texts(plot.get("labels")), _texts(plot.get("notes"))
+    values, bounds = _numbers(plot.get("values")), _numbers(plot.get("bounds"))
+    if not labels or not len(labels) == len(notes) == len(values) == len(bounds) or min(values) < 0:
+        return None
+    longest, bars = max(values) or 1.0, []
+    for label, value, bound, note in zip(labels, values, bounds, notes, strict=True):
+        is_wrong = bool(note) or value > bound
+        text = note or f"{figure(value)}{f', allowed {figure(bound)}' if is_wrong else ''}"
+        bars.append(Bar(label, text, (1.0 if note else value / longest,), "", is_wrong))
+    wrong = [bar.label for bar in bars if bar.alarming]
+    told = (
+        f"Too far apart at {counted(len(wrong), 'size')} of {len(bars)}: {'; '.join(wrong[:_MOST_TOLD])}."
+        if wrong
+        else "Equal at all."
+    )
+    return BarChart(str(plot.get("title") or ""), str(plot.get("caption") or ""), told, tuple(bars))
+
+
+def _training_curves(plot: Mapping[str, Any]) -> LineChart | None:
+    lines, limits = plot.get("lines"), plot.get("limits")
+    found = []
+    for number, each in enumerate(lines if isinstance(lines, (list, tuple)) else ()):
+        x, y = (_numbers(each.get(key)) if isinstance(each, Mapping) else [] for key in ("x", "y"))
+        if not x or len(x) != len(y):
+            return None
+        found.append(Line(str(each.get("label") or "loss"), "current" if number == 0 else "raw", tuple(x), tuple(y)))
+    if not found or max(found[0].x) <= min(found[0].x):
+        return None
+    low, high = min(min(line.x) for line in found), max(max(line.x) for line in found)
+    levels = {str(name): _numbers([value]) for name, value in (limits if isinstance(limits, Mapping) else {}).items()}
+    level = [Line(name, "reference", (low, high), (*value, *value)) for name, value in levels.items() if value]
+    across, up = str(plot.get("x") or "step"), str(plot.get("y") or "loss")
+    values = [value for value in found[0].y if value is not None]
+    told = f"The {up} begins at {figure(values[0])} and is {figure(values[-1])} after {counted(int(found[0].x[-1]), across)}"
+    told += f", at its lowest {figure(min(values))}" if min(values) < min(values[0], values[-1]) else ""
+    told += "".join(f"; {line.label}: {figure(line.y[0] or 0.0)}" for line in level) + "."
+    axes = Axis(across, low, high, whole=True), Axis(up)
+    return LineChart(str(plot.get("title") or ""), str(plot.get("caption") or ""), told, (*level, *reversed(found)), *axes)
 
 
 def _matrix(plot: Mapping[str, Any]) -> Matrix | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.charts.pictures import curves_of
 from harness.documents import flat
 from harness.errors import optional_package
 from harness.files import write_whole
@@ -129,6 +130,17 @@ def metrics_of(report: HealthResults) -> dict[str, float]:
     return {"health_score": report.health_score, "problems": float(problems), **counts, **took, **measured}
 
 
+def curves_logged(report: HealthResults) -> dict[str, list[tuple[int, float]]]:
+    """The curves of short trainings, steps and values, by check and line: ``tier3::overfits_one_batch/AdamW, learning rate 0.001``."""
+    return {
+        _name(f"{check.check_name}/{line.label}"): [(int(x), y) for x, y in zip(line.x, line.y, strict=True) if y is not None]
+        for check in report.checks
+        for chart in curves_of(check.details)
+        for line in chart.lines
+        if line.style != "reference"
+    }
+
+
 def require(names: Sequence[str]) -> None:
     """Sees that the packages of some loggers are there, before a run that would be lost to them.
 
@@ -164,6 +176,9 @@ def _to_mlflow(report: HealthResults, files: Sequence[Path]) -> str:
         mlflow.set_experiment(_PROJECT)
     with mlflow.start_run(run_name=report.model_name) as run:
         mlflow.log_metrics(metrics_of(report))
+        for name, points in curves_logged(report).items():
+            for step, value in points:
+                mlflow.log_metric(name, value, step)
         mlflow.log_params(dict(list(_params(report).items())[:_MOST_PARAMS]))
         mlflow.set_tags(
             {"grade": report.grade or "none", "mlflow.source.git.commit": str(report.environment.get("commit") or "")}
@@ -181,6 +196,10 @@ def _to_wandb(report: HealthResults, files: Sequence[Path]) -> str:
     project = os.environ.get("WANDB_PROJECT", _PROJECT)
     run = wandb.init(project=project, name=report.model_name, config=_params(report), mode=mode)
     run.log(metrics_of(report))
+    for name, points in curves_logged(report).items():
+        run.define_metric(name, step_metric=f"{name}, step")
+        for step, value in points:
+            run.log({name: value, f"{name}, step": step})
     run.summary["grade"] = report.grade or "none"
     page = next((file for file in files if file.suffix == ".html"), None)
     if page is not None:
@@ -202,6 +221,11 @@ def _to_tensorboard(report: HealthResults, files: Sequence[Path]) -> str:
         for key, value in metrics_of(report).items():
             writer.add_scalar(key, value, step)
         writer.add_text("report", to_markdown(report), step)
+    if curves := curves_logged(report):  # a run of its own, as their steps are others
+        with SummaryWriter(str(folder / f"run-{step + 1}")) as writer:
+            for name, points in curves.items():
+                for at, value in points:
+                    writer.add_scalar(name, value, at)
     return f"TensorBoard, {folder}"
 
 

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.charts.pictures import ranking, reading_text
+from harness.charts.pictures import pictures_of, ranking
 from harness.evidence import WHOLE
 from harness.health.checks import Cause, CheckResult, CheckStatus, HealthResults, SkippedCheck, label_of
 from harness.wording import counted, duration, visible
@@ -95,7 +95,7 @@ def facts_of(check: CheckResult, also: Iterable[CheckResult] = ()) -> list[Fact]
         Fact("Counterexample", told["counterexample"], code=True),
         Fact("Measured", told["comparison"], code=True),
         Fact("Also shows as", "; ".join(f"`{label_of(other)}` ({other.message})" for other in also)),
-        Fact("What reads what", reading_text(check.details)),
+        *(Fact(label, text) for label, text in pictures_of(check.details).in_words.items()),
         Fact("Contributions", ranking(check.details)),
         Fact("Test", "" if told["nodeid"] in command else told["nodeid"], code=True),
         Fact("Run it again", command, code=True),

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from harness.charts import Bar, BarChart
 from harness.charts.page import Templates
-from harness.charts.pictures import Distributions, Matrix, distributions_of, layers_of, matrices_of, share_text
+from harness.charts.pictures import Distributions, Pictures, distributions_of, pictures_of, share_text
 from harness.health import markdown
 from harness.health.checks import Cause, CheckResult, CheckStatus, HealthResults
 from harness.health.comparison import Comparison
@@ -270,10 +270,10 @@ def _distributions_of(cause: Cause) -> list[Distributions]:
     return [found for check in (cause.owner, *cause.also) for found in distributions_of(check.details)]
 
 
-def _pictures_of(cause: Cause) -> tuple[list[Matrix], list[BarChart]]:
-    """The pictures of a bug: those of the check that owns it, or else of the first that has some."""
-    details = next((check.details for check in (cause.owner, *cause.also) if matrices_of(check.details)), cause.owner.details)
-    return matrices_of(details), layers_of(details)
+def _pictures_of(cause: Cause) -> Pictures:
+    """The pictures of a bug: those of the first of its checks that has a matrix, or else of the one that owns it."""
+    found = [pictures_of(check.details) for check in (cause.owner, *cause.also)]
+    return next((each for each in found if each.matrices), found[0])
 
 
 _TEMPLATES = Templates(

@@ -107,8 +107,10 @@ def _ranked(
         except SyntaxError:
             continue
         home = next((scope for scope in scopes if place and place[0] == file and _has(scope.function, place[1])), None)
+        # A finding on another method than forward says that forward does what it should.
+        farther = 1 if home is None or home.function.name == "forward" or home.is_init else 2
         for scope in scopes:
-            far = 0 if scope is home else _FAR if home and scope.owner is home.owner else 2 * _FAR
+            far = farther * (0 if scope is home else _FAR if home and scope.owner is home.owner else 2 * _FAR)
             alike = Counter[tuple[int, str]]()
             for edit in edits_of(scope, (*RULES, *STATE_RULES, *_PROBES)):
                 if any((file, line) in lines for line in range(edit.line, edit.end + 1)):
@@ -145,6 +147,8 @@ def _running_lines(files: set[str]) -> Iterator[set[tuple[str, int]]]:
 @_probe("another switch", 6)
 def _constant_switch(node: ast.AST, scope: Scope) -> Iterator[str]:
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and type(node.value.value) is bool:
+        if "checkpoint" in scope.text(node):
+            return  # without checkpointing whatever is wrong with it is gone
         yield f"{' = '.join(scope.text(each) for each in node.targets)} = {not node.value.value}"
 
 

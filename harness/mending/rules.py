@@ -35,7 +35,7 @@ _REDUCTIONS = frozenset(
 )
 _ACTIVATIONS = frozenset(["softmax", "log_softmax", "sigmoid", "logsigmoid", "relu", "tanh"])
 _NEW_TENSORS = frozenset(["zeros", "ones", "full", "arange", "empty", "tensor", "eye", "linspace"])
-_RELAID = frozenset(["transpose", "t", "permute", "flip", "contiguous", "detach"])
+_RELAID = frozenset(["transpose", "t", "permute", "flip", "contiguous", "detach", "squeeze"])
 
 
 @rule("diagonal of a mask", 0)
@@ -320,3 +320,25 @@ def _all_of_it(node: ast.AST, scope: Scope) -> Iterator[str]:
         yield scope.text(node.value)
     if isinstance(node, ast.Call) and called(node) in _RELAID and (subject := receiver(node)) is not None:
         yield scope.operand(subject)
+
+
+@rule("what is made and never used", 0)
+def _never_used(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if (
+        isinstance(node, ast.Name)
+        and isinstance(node.ctx, ast.Load)
+        and isinstance(scope.source.parents.get(node), (ast.Return, ast.Tuple))
+    ):
+        names = [each for each in ast.walk(scope.function) if isinstance(each, ast.Name)]
+        read = {each.id for each in names if isinstance(each.ctx, ast.Load)}
+        made = dict.fromkeys(each.id for each in names if isinstance(each.ctx, ast.Store))
+        yield from (name for name in made if name not in read and not name.startswith("_"))
+
+
+@rule("each row repeated in its place", 0)
+def _repeated_in_place(node: ast.AST, scope: Scope) -> Iterator[str]:
+    """``repeat`` gives a b a b, where what belongs to each row is wanted as a a b b."""
+    if isinstance(node, ast.Call) and called(node) == "repeat" and (subject := receiver(node)) is not None and node.args:
+        args, _ = arguments(node, scope)
+        if all(integer(each) == 1 for each in node.args[1:]):
+            yield f"{scope.operand(subject)}.repeat_interleave({args[0]}, 0)"

@@ -31,6 +31,8 @@ def _registered(node: ast.AST, scope: Scope) -> Iterator[str]:
     if not (isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"):
         return
     value = scope.text(node.value)
+    if "Parameter(" in value:
+        return  # it is registered already, and what is trained must not become a buffer
     if isinstance(node.value, (ast.List, ast.ListComp)):
         yield f"self.{target.attr} = nn.ModuleList({value})"
     elif isinstance(node.value, (ast.Dict, ast.DictComp)):
@@ -38,7 +40,7 @@ def _registered(node: ast.AST, scope: Scope) -> Iterator[str]:
     elif isinstance(node.value, ast.Constant):
         if isinstance(node.value.value, (int, float)):
             yield f'self.register_buffer("{target.attr}", torch.tensor({value}))'
-    elif called(node.value) in ("Parameter", "clone", "randn", "rand", "zeros", "ones") or not isinstance(node.value, ast.Call):
+    elif called(node.value) in ("clone", "randn", "rand", "zeros", "ones") or not isinstance(node.value, ast.Call):
         yield f'self.register_buffer("{target.attr}", {value})'
         yield f"self.{target.attr} = nn.Parameter({value})"
     else:

@@ -1,10 +1,11 @@
 """A model's structure, found before any of its weights is made: it is built on PyTorch's ``meta`` device, which has shapes and no data.
 
-A model that is small beside the memory that is free is simply built.
+A model that is small beside the memory that is free is simply built. Also in which attributes, that no state dict holds, two instances differ.
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 
-from harness.compat import compiler_left_out
+from harness.compat import buffers_of, compiler_left_out, saved_names
 from harness.errors import FactoryError, UserError
 from harness.runtime import free_memory
+from harness.user_code import is_users_file
 from harness.wording import amount_of_memory
 
 if TYPE_CHECKING:
@@ -166,3 +168,41 @@ def build_if_it_fits(source: ModelSource, seed: int = 0) -> nn.Module:
             'weights in bfloat16 take half of those in float32, and `"device"` names another device'
         )
     return source.build(seed)
+
+
+def unsaved(model: nn.Module, other: nn.Module) -> str:
+    """Path of a tensor that the state dict leaves out and that differs between two instances; without one, of a number or a switch."""
+    pairs = [(path, left, right) for (path, left), (_, right) in zip(model.named_modules(), other.named_modules(), strict=False)]
+    for path, left, right in pairs:
+        for name in {*vars(left), *buffers_of(left)} - saved_names(left):
+            a, b = getattr(left, name, None), getattr(right, name, None)
+            if isinstance(a, Tensor) and isinstance(b, Tensor) and _is_another(a, b):
+                return f"{path}.{name}".lstrip(".")
+    for path, left, right in pairs:
+        for name in sorted({*vars(left)} & {*vars(right)} - {"training"}):
+            if not name.startswith("_") and type(vars(left)[name]) in _PLAIN and _is_another(vars(left)[name], vars(right)[name]):
+                return f"{path}.{name}".lstrip(".")
+    return ""
+
+
+def kept_beside(model: nn.Module, other: nn.Module) -> str:
+    """Path of a tensor or number that differs, of an object of the user's that a module keeps and that is no module."""
+    for (path, left), (_, right) in zip(model.named_modules(), other.named_modules(), strict=False):
+        for name, value in vars(left).items():
+            file = getattr(sys.modules.get(type(value).__module__), "__file__", None)
+            if name.startswith("_") or not file or not is_users_file(file):
+                continue
+            theirs = getattr(vars(right).get(name), "__dict__", {})
+            for key, a in getattr(value, "__dict__", {}).items():
+                if (isinstance(a, (Tensor, *_PLAIN)) or a is None) and _is_another(a, theirs.get(key)):
+                    return f"{path}.{name}.{key}".lstrip(".")
+    return ""
+
+
+_PLAIN = (bool, int, float)
+
+
+def _is_another(a: object, b: object) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return not (a.shape == b.shape and torch.equal(a, b))
+    return type(a) is not type(b) or a != b

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ProbeUnsupportedError, UserError
-from harness.evidence import Blame, Evidence, Status
+from harness.evidence import WHOLE, Blame, Evidence, Status
 from harness.models.adapter_layers import (
     Adapters,
     adapter_parameters,
@@ -25,7 +25,7 @@ from harness.models.adapter_layers import (
 )
 from harness.properties.loading import tied_groups
 from harness.properties.noise import difference, is_packed, judge_equal
-from harness.properties.places import line_that_changes_a_weight
+from harness.properties.places import line_that_changes_a_weight, placed_at
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, recording, whole
 from harness.runtime import seeded
@@ -78,7 +78,7 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
         f"merged by {adapters.merging}, the adapters change the logits",
         at,
         "a scale, a transpose, or a bias that forward has and the merge has not, or the other way round",
-        lambda judge: _first_layer(subject, adapters, models.of(judge, "apart"), merged(judge), seed),
+        lambda judge: _first_layer(subject, adapters, models.of(judge, "apart"), merged(judge), seed, are_merged=True),
         code="merged_differs",
     )
     if found.status is not Status.OK:
@@ -99,11 +99,12 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
         f"after {adapters.merging} and {adapters.unmerging} the logits are not what they were",
         at,
         "an unmerge that leaves out, or does otherwise, what the merge does: a bias, a scale, a transpose, a flag",
-        lambda judge: _first_layer(subject, adapters, models.of(judge, "apart"), back(judge), seed),
+        lambda judge: _first_layer(subject, adapters, models.of(judge, "apart"), back(judge), seed, is_undone=True),
         code="unmerge_does_not_restore",
     )
     if found.status is Status.OK and (name := _not_restored(models.of(subject.model, "apart"), back(subject.model))):
-        return Evidence(
+        layer = next((path for path in adapters.layers if name.startswith(f"{path}.")), "")
+        found = Evidence(
             NAME,
             Status.FAIL,
             f"after {adapters.merging} and {adapters.unmerging} `{name}` is not what it was, which shows once the adapters are off",
@@ -112,6 +113,7 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
             cause="an unmerge that puts back what was kept elsewhere, and not what the merge replaced",
             code="weight_not_restored",
         )
+        return placed_at(found, line_that_changes_a_weight(subject.model, layer, is_undone=True))
     if found.status is not Status.OK or not _unmerge_asks(adapters, models.of(subject.model, "asked")):
         return found
     return _merged_again(subject, adapters, models, apart, seed)
@@ -351,8 +353,16 @@ def _under(draw: int, subject: Subject, batch: dict[str, Tensor], model: nn.Modu
         return subject.raw_logits(batch, model)
 
 
-def _first_layer(subject: Subject, adapters: Adapters, apart: nn.Module, merged: nn.Module, seed: int) -> str:
-    """The first layer with adapters whose output differs though its inputs agree."""
+def _first_layer(
+    subject: Subject,
+    adapters: Adapters,
+    apart: nn.Module,
+    merged: nn.Module,
+    seed: int,
+    is_undone: bool = False,
+    are_merged: bool = False,
+) -> str:
+    """The first layer with adapters whose output differs though its inputs agree, with the line that changes its weight."""
     traces = []
     for model in (apart, merged):
         with recording(model, lines=True) as calls:
@@ -362,7 +372,19 @@ def _first_layer(subject: Subject, adapters: Adapters, apart: nn.Module, merged:
                 subject.logits(subject.batch(seed=seed), model)
         traces.append([call for call in calls if call.module in adapters.layers])
     found = first_divergence(traces[0], traces[1], whole)
-    return Blame(found, line_that_changes_a_weight(merged, found) or found.place) if found else _tied_to_merged(apart, merged)
+    if not found:
+        return _tied_to_merged(apart, merged)
+    if are_merged and _still_reads(subject, adapters, merged, found, seed):
+        return found
+    return Blame(found, line_that_changes_a_weight(merged, found, is_undone) or found.place)
+
+
+def _still_reads(subject: Subject, adapters: Adapters, merged: nn.Module, layer: str, seed: int) -> bool:
+    """Whether the forward of a merged layer still reads its adapters, which it then adds a second time."""
+    batch, other = subject.batch(seed=seed), subject.copies.of(merged).eval()
+    names = [name for name in adapter_parameters(other, adapters, None) if name.startswith(f"{layer}.") or layer == WHOLE]
+    _move(other, names, seed=3)
+    return bool(names) and difference(subject.logits(batch, merged), subject.logits(batch, other)) > subject.rounding
 
 
 def _tied_to_merged(apart: nn.Module, merged: nn.Module) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.adapters import SignatureAdapter
 from harness.batches import Batch, Sizes
 from harness.compat import tree_leaves
-from harness.evidence import Evidence, Status
+from harness.evidence import WHOLE, Evidence, Status
 from harness.properties.calling import ModelRaisedError
 from harness.properties.noise import FACTOR, difference, first_failure, judge_equal, remembered
 from harness.properties.subject import Subject
@@ -89,7 +89,8 @@ def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 Status.FAIL,
                 f"no output depends on the state `{each.name}` that an earlier call returned",
                 counterexample=counterexample,
-                cause="a state that forward takes and does not use, such as a recurrent layer called without it",
+                module=WHOLE,
+                cause="a state that forward takes and does not use, such as a recurrent layer called without it, or returns as it was given",
                 code="ignored_state",
             )
     return Evidence(_NAME, Status.OK, "every state matters", counterexample=counterexample)

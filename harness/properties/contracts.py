@@ -93,7 +93,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         name,
         Status.FAIL,
         f"logits have shape {tuple(logits.shape)} ({logits.dtype}) at {sizes.describe(subject.task)}, "
-        f"expected {shape_text(expected)} ({', '.join(subject.task.facts.output)}){f': {READS_LENGTH_FIRST}' if turned else ''}",
+        f"expected {shape_text(expected)}, which is ({', '.join(subject.task.facts.output)}){f': {READS_LENGTH_FIRST}' if turned else ''}",
         counterexample=counterexample,
         investigate=lambda: _where_misshapen(subject, sizes, seed) or _where_size_appears(subject, sizes, seed),
         cause=LENGTH_FIRST_CAUSE

@@ -18,12 +18,15 @@ from typing import IO
 import torch
 from torch import Tensor, nn
 
-from harness.compat import buffers_of, is_shared_until_written, saved_names, storage_key
+from harness.compat import is_shared_until_written, storage_key
 from harness.errors import ProbeUnsupportedError, UserError
-from harness.evidence import Evidence, Status
+from harness.evidence import Blame, Evidence, Status
+from harness.models.structure import kept_beside, unsaved
 from harness.owners import failing_owner, owned_by
+from harness.properties.calling import ModelRaisedError
 from harness.properties.model_variants import moved
 from harness.properties.noise import first_failure, is_packed, judge_equal, quantised_part
+from harness.properties.places import line_that_sets
 from harness.properties.subject import Subject, in_dtype_of
 from harness.properties.tracing import first_divergence, recording, whole
 from harness.runtime import is_large, seeded
@@ -200,8 +203,12 @@ def judge_loading(
             made[id(judge)] = in_float64(pair(subject.model))
             return made[id(judge)]
         for source in _saved_models(subject):
-            loaded = load(source, second() if second else second_instance(subject)).eval()
-            made[id(judge)] = Loaded(source, loaded, call(source), call(loaded))
+            loaded, logits = load(source, second() if second else second_instance(subject)).eval(), call(source)
+            try:
+                made[id(judge)] = Loaded(source, loaded, logits, call(loaded))
+            except ModelRaisedError as error:
+                told = f"what was saved is loaded, and then forward raises: {error}"
+                raise NotLoadedError(told, kept_beside(source, loaded) or error.module) from error
             if bool(made[id(judge)].logits.isfinite().all()):
                 break
         return made[id(judge)]
@@ -223,6 +230,8 @@ def judge_loading(
         both = pair(judge)
         if name := next(_differing(both), "") or unsaved(both.source, both.other):
             return name
+        if name := kept_beside(both.source, both.other):
+            return Blame(name, line_that_sets(both.source, name))
         traces = []
         for model in (both.source, both.other):
             with recording(model, lines=True) as calls:
@@ -307,7 +316,8 @@ def load_into(model: nn.Module, state: State, assign: bool = False) -> None:
         else:
             model.load_state_dict(state)
     except RuntimeError as error:
-        raise NotLoadedError(f"the saved state dict does not load into a second instance: {_first_line(error)}") from error
+        extra = next((name for name in state if name not in model.state_dict()), "")  # as of what the first call makes
+        raise NotLoadedError(f"the saved state dict does not load into a second instance: {_first_line(error)}", extra) from error
 
 
 def tie_again(model: nn.Module) -> None:
@@ -333,21 +343,6 @@ def tied_groups(model: nn.Module) -> set[frozenset[str]]:
             place = (storage_key(parameter), parameter.storage_offset()) if is_shared else parameter.data_ptr()
             groups.setdefault((place, parameter.shape, parameter.stride()), []).append(name)
     return {frozenset(names) for names in groups.values() if len(names) > 1}
-
-
-def unsaved(model: nn.Module, other: nn.Module) -> str:
-    """Path of a tensor that the state dict leaves out and that differs between two instances; without one, of a number or a switch."""
-    for (path, left), (_, right) in zip(model.named_modules(), other.named_modules(), strict=False):
-        for name in {*vars(left), *buffers_of(left)} - saved_names(left):
-            a, b = getattr(left, name, None), getattr(right, name, None)
-            if isinstance(a, Tensor) and isinstance(b, Tensor) and not (a.shape == b.shape and torch.equal(a, b)):
-                return f"{path}.{name}".lstrip(".")
-    for (path, left), (_, right) in zip(model.named_modules(), other.named_modules(), strict=False):
-        for name in sorted({*vars(left)} & {*vars(right)} - {"training"}):
-            a, b = vars(left)[name], vars(right)[name]
-            if not name.startswith("_") and type(a) in (bool, int, float) and (type(a) is not type(b) or a != b):
-                return f"{path}.{name}".lstrip(".")
-    return ""
 
 
 @torch.no_grad()

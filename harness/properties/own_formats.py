@@ -9,6 +9,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from torch import Tensor, nn
 
 from harness.compat import tree_leaves
 from harness.errors import ProbeUnsupportedError, UserError
-from harness.evidence import Evidence, Status
+from harness.evidence import WHOLE, Evidence, Status
 from harness.models.wrapped import called_like
 from harness.properties.calling import ModelRaisedError
 from harness.properties.loading import NAME, Load, NotLoadedError, judge_loading, tied_groups, unless_owned
 from harness.properties.meta_loading import filling_what_is_empty
 from harness.properties.model_variants import moved
 from harness.properties.noise import judge_equal
-from harness.properties.places import method_of, placed_at
+from harness.properties.places import end_of, line_that_calls, lines_that_load_in_part, method_of, placed_at
 from harness.properties.resuming import in_train_mode
 from harness.properties.subject import Subject, in_dtype_of
 from harness.tasks.values import Ids
@@ -41,6 +42,9 @@ _BY_PATH = (
 )
 """Methods of a class that write a file or a folder, and read it."""
 
+_CHANGES = ("requires_grad_", "half", "bfloat16")
+"""Methods that change how a parameter is trained."""
+
 _RESIZE = "resize_token_embeddings"
 _MORE_IDS = 8
 
@@ -51,14 +55,16 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
     if load is None:
         return Evidence(NAME, Status.SKIPPED, how)
 
-    changed = ""
+    changed, in_part, names = "", list[str](), how.split(" and ")
 
     def load_what_saw_a_batch(source: nn.Module, other: nn.Module) -> nn.Module:
         nonlocal changed
         with contextlib.suppress(ProbeUnsupportedError):  # without a train mode there are no statistics to save
             in_train_mode(subject, source, seed + 1)
         before = _as_trained(source)
-        loaded = load(source, other)
+        with lines_that_load_in_part() as lines:
+            loaded = load(source, other)
+        in_part.extend(lines)
         changed = changed or next((name for name, facts in _as_trained(source).items() if before.get(name, facts) != facts), "")
         return loaded
 
@@ -78,10 +84,14 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
             Status.FAIL,
             f"saving changes the model that is saved: `{changed}` has another `requires_grad` or dtype than before",
             module=changed,
+            place=line_that_calls(subject.model, WHOLE, _CHANGES, names[0]) or method_of(subject.model, names[0]),
             cause="a requires_grad_(False), half() or to() on the model itself and not on a copy, while its training continues",
             code="saving_changes_the_model",
         )
-    return unless_owned(subject, "own_methods", found)
+    place = in_part[0] if in_part and found.code == "state_dict_incomplete" else ""
+    if found.code == "does_not_load":  # what is tied is tied again at the end of loading; what forward lacks was not saved
+        place = end_of(subject.model, names[1]) if "are tied" in found.message else method_of(subject.model, names[0])
+    return unless_owned(subject, "own_methods", placed_at(found, place))
 
 
 def _as_trained(model: nn.Module) -> dict[str, tuple[bool, torch.dtype]]:
@@ -277,6 +287,15 @@ def resized_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
         first, second = sorted(next(iter(lost)))[:2]
         return _resize_fails(
             subject.model, f"`{first}` and `{second}` are tied, but not after {_RESIZE}", "loses_tied_weights", second
+        )
+    try:
+        subject.logits(batch, after)
+    except ModelRaisedError as error:
+        left = next((name for name, each in after.named_parameters() if known in each.shape), "")
+        told = f": `{left}` has still its old size" if left else ""
+        return replace(
+            _resize_fails(subject.model, f"after {_RESIZE} forward raises{told}: {error}", "resize_raises", left),
+            place=end_of(after, _RESIZE),
         )
     found = judge_equal(
         subject,

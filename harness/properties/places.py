@@ -9,18 +9,20 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from harness.compat import OpOverload, TorchDispatchMode, memory_key, tree_leaves, without_compiler
 from harness.evidence import WHOLE, Evidence, Excerpt, Status
-from harness.user_code import is_ours, is_users_file
+from harness.user_code import is_ours, is_users_file, is_written_here
 
 _DRAWS = torch.Tag.nondeterministic_seeded
 
@@ -29,7 +31,7 @@ _REGISTERING = ("register_buffer", "register_parameter", "register_module", "add
 _FRAMEWORKS = ("builtins", "torch", "lightning", "pytorch_lightning")
 """Packages whose classes a model derives from, and which know nothing of its parts."""
 
-_RAISED_AT = re.compile(r"\(([^()/\\]+\.py)(?:, line |:)(\d+)\)")
+_RAISED_AT = re.compile(r"\(([^()/\\]+\.py)(?:, line |:)(\d+)(?:, called at [^()]*)?\)")
 """How a message names the line that raised (``harness.user_code.raised``), or that an exporter speaks of."""
 
 
@@ -80,7 +82,7 @@ def forward_of(model: nn.Module, path: str) -> str:
     called = vars(module).get("forward")  # a method that the config names, in the place of forward
     forward = called if inspect.ismethod(called) else vars(own).get("forward")
     code = getattr(inspect.unwrap(forward), "__code__", None) if callable(forward) else None
-    place = "" if code is None else shown_place(code.co_filename, code.co_firstlineno)
+    place = "" if code is None else shown_place(code.co_filename, _first_line(code))
     if not place and code is None:
         try:  # a forward that is inherited says less than the class that changes what it calls
             place = shown_place(inspect.getsourcefile(own) or "", inspect.getsourcelines(own)[1])
@@ -105,7 +107,17 @@ def method_of(model: nn.Module, name: str) -> str:
     """Where the user's code of a method of the model begins."""
     method = getattr(type(model), name, None)
     code = None if method is None else getattr(inspect.unwrap(method), "__code__", None)
-    return "" if code is None else shown_place(code.co_filename, code.co_firstlineno)
+    if code is None or not is_written_here(code.co_filename):  # of a library nobody changes a line
+        return ""
+    return shown_place(code.co_filename, _first_line(code))
+
+
+def _first_line(code: CodeType) -> int:
+    """The line of a function's name; Python counts from its first decorator."""
+    line = code.co_firstlineno
+    while linecache.getline(code.co_filename, line).lstrip().startswith("@"):
+        line += 1
+    return line
 
 
 def placed_at(evidence: Evidence, place: str) -> Evidence:
@@ -113,50 +125,133 @@ def placed_at(evidence: Evidence, place: str) -> Evidence:
     return replace(evidence, place=place) if place and evidence.status in (Status.FAIL, Status.WARN) else evidence
 
 
-def line_that_calls(model: nn.Module, path: str, names: Collection[str]) -> str:
-    """The first line of a module's class, or else of another class of the model's, that calls a function or method of some names."""
-    return _line_where(
-        model, path, lambda node: isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in names
-    )
+def line_that_calls(model: nn.Module, path: str, names: Collection[str], method: str = "") -> str:
+    """The first line of a module's class, or else of another class of the model's, that calls a function or method of some names.
+
+    Args:
+        model: The model.
+        path: The module.
+        names: The names.
+        method: In which method; by default in any.
+    """
+    for file, cls, node in _nodes_near(model, path):
+        is_one = isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in names
+        if is_one and (not method or _method_around(file, cls, node.lineno) == method):  # type: ignore[attr-defined]
+            return shown_place(file, node.lineno)  # type: ignore[attr-defined]
+    return ""
 
 
-def line_that_changes_a_weight(model: nn.Module, path: str) -> str:
-    """The first line of a module's class, or else of another class of the model's, that adds to a weight, as a merge of adapters does."""
+def line_that_changes_a_weight(model: nn.Module, path: str, is_undone: bool = False) -> str:
+    """The line that changes a weight, as a merge of adapters does; where all it adds is what another method returns, that method's end.
 
-    def changes(node: ast.AST) -> bool:
-        if isinstance(node, ast.AugAssign):
-            return "weight" in ast.unparse(node.target)
+    Args:
+        model: The model.
+        path: The module whose class is looked at first.
+        is_undone: Whether it is the line of a method that undoes it, such as ``unmerge``.
+    """
+
+    def changes(node: ast.AST, method: str) -> bool:
+        if is_undone != method.startswith("un"):
+            return False
+        if isinstance(node, (ast.AugAssign, ast.Assign)) and (is_undone or isinstance(node, ast.AugAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            return any("weight" in ast.unparse(each) for each in targets)
         is_call = (
             isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("add_", "sub_", "copy_")
         )
         return is_call and "weight" in ast.unparse(node.func.value)  # type: ignore[attr-defined]
 
-    return _line_where(model, path, changes)
+    for file, cls, node in _nodes_near(model, path):
+        if changes(node, _method_around(file, cls, getattr(node, "lineno", 0))):
+            value = node.args[0] if isinstance(node, ast.Call) and node.args else getattr(node, "value", None)
+            made = value.func if isinstance(value, ast.Call) and not value.args and not value.keywords else None
+            is_own = isinstance(made, ast.Attribute) and isinstance(made.value, ast.Name) and made.value.id == "self"
+            inner = _end_of(cls, made.attr) if is_own and isinstance(made, ast.Attribute) else ""
+            return inner or shown_place(file, node.lineno)  # type: ignore[attr-defined]
+    return ""
 
 
-def _line_where(model: nn.Module, path: str, fits: Callable[[ast.AST], bool]) -> str:
+def _method_around(file: str, cls: type, line: int) -> str:
+    """The name of the method of a class that a line is in."""
+    functions = (each for each in _body_of(file, cls.__qualname__) if isinstance(each, ast.FunctionDef))
+    return next((each.name for each in functions if each.lineno <= line <= (each.end_lineno or 0)), "")
+
+
+def end_of(model: nn.Module, method: str) -> str:
+    """Where a method of a model ends, and what it leaves out is missing."""
+    return _end_of(type(model), method)
+
+
+def _end_of(owner: type, method: str) -> str:
+    for cls in owner.__mro__:
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        if file and is_written_here(file) and method in vars(cls):
+            for each in _body_of(file, cls.__qualname__):
+                if isinstance(each, ast.FunctionDef) and each.name == method:
+                    last = next((part for part in each.body if isinstance(part, ast.Return)), each.body[-1])
+                    return shown_place(file, last.lineno if isinstance(last, ast.Return) else last.end_lineno or last.lineno)
+    return ""
+
+
+@contextmanager
+def lines_that_load_in_part() -> Iterator[list[str]]:
+    """A block in which the user's lines are noted whose ``load_state_dict`` finds parameters missing, and does not say so."""
+    found, load = list[str](), nn.Module.load_state_dict
+
+    def watched(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = load(self, *args, **kwargs)
+        if getattr(result, "missing_keys", None) and (place := users_line(sys._getframe(1))):
+            found.append(place)
+        return result
+
+    with patch.object(nn.Module, "load_state_dict", watched):
+        yield found
+
+
+def line_that_sets(model: nn.Module, path: str) -> str:
+    """The first line outside of ``__init__`` that gives an attribute a value, whatever the object is called there; empty where none does.
+
+    Args:
+        model: The model.
+        path: Of the attribute, ``scaler.mean``.
+    """
+    name = path.rpartition(".")[2]
+    for file, cls, node in _nodes_near(model, path):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+        given = (each for target in targets for each in (target.elts if isinstance(target, ast.Tuple) else [target]))
+        is_set = any(isinstance(each, ast.Attribute) and each.attr == name for each in given)
+        if is_set and _method_around(file, cls, node.lineno) != "__init__":  # type: ignore[attr-defined]
+            return shown_place(file, node.lineno)  # type: ignore[attr-defined]
+    return ""
+
+
+def _nodes_near(model: nn.Module, path: str) -> Iterator[tuple[str, type, ast.AST]]:
+    """The nodes of the code of the user's classes, those of a module first; with their file and class."""
     owners = [type(module) for name, module in model.named_modules() if (name or WHOLE) == path]
     for owner in dict.fromkeys([*owners, *map(type, model.modules())]):
         for cls in owner.__mro__:
             file = getattr(sys.modules.get(cls.__module__), "__file__", None)
             if file and is_users_file(file):
-                for node in (node for part in _statements_of(file, cls.__qualname__) for node in ast.walk(part)):
-                    if fits(node):
-                        return shown_place(file, node.lineno)  # type: ignore[attr-defined]
-    return ""
+                yield from ((file, cls, node) for part in _statements_of(file, cls.__qualname__) for node in ast.walk(part))
 
 
 @lru_cache(maxsize=64)
 def _statements_of(file: str, qualname: str) -> tuple[ast.stmt, ...]:
     """The statements of a class's methods that hold no others, in order."""
-    body: list[ast.stmt] = _parsed(file)
-    for name in qualname.split("."):
-        body = next((node.body for node in body if isinstance(node, ast.ClassDef) and node.name == name), [])
-    inner = (node for statement in body for node in ast.walk(statement))
+    inner = (node for statement in _body_of(file, qualname) for node in ast.walk(statement))
     found = (node for node in inner if isinstance(node, ast.stmt) and not getattr(node, "body", None))
     return tuple(sorted(found, key=lambda node: node.lineno))
 
 
+def _body_of(file: str, qualname: str) -> list[ast.stmt]:
+    """The statements of a class."""
+    body = _parsed(file)
+    for name in qualname.split("."):
+        body = next((node.body for node in body if isinstance(node, ast.ClassDef) and node.name == name), [])
+    return body
+
+
+@lru_cache(maxsize=16)
 def _parsed(file: str) -> list[ast.stmt]:
     try:
         return ast.parse("".join(linecache.getlines(file))).body

@@ -1,4 +1,4 @@
-"""Pictures of what fails: which output reads which input, and how far two calls are apart along the layers.
+"""Pictures of what fails: which output reads which input, how far two calls are apart along the layers, and the shapes along a call.
 
 They are made of a failure only, on copies of the model, and travel as plots in the details of its evidence.
 """
@@ -6,13 +6,13 @@ They are made of a failure only, on copies of the model, and travel as plots in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from harness.batches import Batch
+from harness.batches import Batch, Sizes
 from harness.catalogue.entry import load
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
@@ -68,7 +68,7 @@ def changes_along(reference: Tensor, logits: Tensor, place: int | None) -> list[
     return [gap if math.isfinite(gap) else math.inf for gap in gaps.tolist()]
 
 
-def depicted(evidence: Evidence, subject: Subject, case: str = "") -> Evidence:
+def depicted(evidence: Evidence, subject: Subject, label: str = "", given: Mapping[str, Any] | None = None) -> Evidence:
     """The evidence of a failure with its pictures, where its property has some.
 
     The finding stands, whether or not a broken model can be looked into. An error of this project's own code is added to it.
@@ -76,19 +76,14 @@ def depicted(evidence: Evidence, subject: Subject, case: str = "") -> Evidence:
     Args:
         evidence: The failure.
         subject: The model.
-        case: The case of the property, where it has some; what is read by way of gradients is another matter.
+        label: Of its test; what is read by way of gradients is another matter.
+        given: The values that showed it, ``sizes`` and ``seed``, where they are known.
     """
-    path = _READERS.get(evidence.name)
-    if (
-        path is None
-        or case == "gradient"
-        or evidence.status is not Status.FAIL
-        or evidence.code in ("raises", "internal_error", "not_measured")
-    ):
+    draws = _drawing_of(evidence, label, given or {})
+    if draws is None or evidence.status is not Status.FAIL or evidence.code in ("internal_error", "not_measured"):
         return evidence
     try:
-        reader: Callable[..., Any] = load(path)
-        plots = _plots(reader(subject), evidence, subject)
+        plots = draws(subject)
     except (UserError, ModelRaisedError):
         return evidence
     except Exception as error:
@@ -97,6 +92,35 @@ def depicted(evidence: Evidence, subject: Subject, case: str = "") -> Evidence:
         told, details = describe(evidence.name, error)
         return replace(evidence, message=f"{evidence.message}; it could not be drawn: {told}", details=evidence.details | details)
     return replace(evidence, details={**evidence.details, "plots": plots}) if plots else evidence
+
+
+def _drawing_of(evidence: Evidence, label: str, given: Mapping[str, Any]) -> Callable[[Subject], list[dict[str, Any]]] | None:
+    """What draws a failure; ``None`` where nothing does."""
+    if evidence.name == "shape_contract" and evidence.code in ("raises", "wrong_shape") and "sizes" in given:
+        return lambda subject: _shapes_along(evidence, subject, given["sizes"], int(given.get("seed", 0)))
+    path = _READERS.get(evidence.name)
+    if path is None or label.endswith("[gradient]") or evidence.code == "raises":
+        return None
+    reader: Callable[..., Any] = load(path)
+    return lambda subject: _plots(reader(subject), evidence, subject)
+
+
+def _shapes_along(evidence: Evidence, subject: Subject, sizes: Sizes, seed: int) -> list[dict[str, Any]]:
+    """What each module reads and returns, up to where forward raises."""
+    batch, model, ending = subject.batch(sizes, seed), subject.fresh(), ""
+    with recording(model) as calls:
+        try:
+            subject.logits(batch, model)
+        except ModelRaisedError:
+            ending = ", up to where forward raises"
+    rows = [[call.module, _shapes(call.inputs), _shapes(call.outputs)] for call in calls]
+    caption = f"What each module reads and returns at {sizes.describe(subject.task)}{ending}"
+    drawn = {"kind": "shapes", "title": "Shapes along the call", "caption": caption, "rows": rows[-_MOST_LAYERS:]}
+    return [{**drawn, "blamed": evidence.module}] if rows else []
+
+
+def _shapes(tensors: Sequence[Tensor]) -> str:
+    return ", ".join(str(list(tensor.shape)) for tensor in tensors)
 
 
 def _plots(reading: Reading | None, evidence: Evidence, subject: Subject) -> list[dict[str, Any]]:

@@ -40,6 +40,21 @@ def test_the_numbers_of_a_report() -> None:
     assert metrics_of(REPORT) == NUMBERS
 
 
+def test_curves_of_short_trainings_are_logged_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = fake(monkeypatch, "mlflow")
+    mlflow.log_metric = MagicMock()
+    lines = [{"label": "AdamW", "x": [0, 10], "y": [2.5, 2.0]}]
+    plot = {"kind": "curves", "title": "Loss", "lines": lines, "limits": {"constant": 2.3}}
+    check = CheckResult("tier3::overfits_one_batch", "passed", "overfits", {"tier": 3, "plots": [plot]})
+
+    log_report("mlflow", ExportHealthReport("net", checks=[check]), [])
+
+    assert [call.args for call in mlflow.log_metric.call_args_list] == [
+        ("tier3/overfits_one_batch/AdamW", 2.5, 0),
+        ("tier3/overfits_one_batch/AdamW", 2.0, 10),
+    ]
+
+
 def fake(monkeypatch: pytest.MonkeyPatch, name: str) -> Any:
     module = MagicMock(spec=ModuleType(name), name=name)
     for part in (

@@ -88,6 +88,8 @@ def test_what_no_rule_mends_is_offered_nothing(tmp_path: Path) -> None:
         ("x = m.triu(2)", "x = m.triu(1)"),
         ("x = torch.tril(m, 1)", "x = torch.tril(m)"),
         ("x = F.dropout(x, 0.1)", "x = F.dropout(x, 0.1, training=self.training)"),
+        ("x = x.repeat(3)", "x = x.repeat_interleave(3, 0)"),
+        ("x, new = m, x + 1; return x, mask", "x, new = m, x + 1; return x, new"),
         ("x = x.softmax(-1)", "x = x"),
         ("x = m * (x + 1).sigmoid()", "x = m * (x + 1)"),
         ("x = (x - m) / x.norm()", "x = (x - m) / (x.norm() + 1e-6)"),

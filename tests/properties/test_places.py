@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,21 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from harness.evidence import Evidence, Status
 from harness.models.wrapped import call_by
-from harness.properties.places import drawing_line, forward_of, located, raising_line, shown_place, writing_line
+from harness.properties.places import (
+    drawing_line,
+    end_of,
+    forward_of,
+    line_that_calls,
+    line_that_changes_a_weight,
+    line_that_sets,
+    lines_that_load_in_part,
+    located,
+    method_of,
+    raising_line,
+    shown_place,
+    writing_line,
+)
+from harness.user_code import raised
 
 
 class Inner(nn.Module):
@@ -174,3 +189,78 @@ def test_what_passed_has_no_line() -> None:
 )
 def test_measure_and_bound_are_said_in_words(measured: float, bound: float | None, unit: str, text: str) -> None:
     assert Evidence("causal", Status.FAIL, "it is wrong", measured, bound, unit).comparison == text
+
+
+class Adapted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 2))
+        self.kept = Inner()
+
+    def change(self) -> Tensor:
+        return self.kept.weight[:2]
+
+    def merge(self) -> None:
+        self.weight.data += self.change()
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        self.weight.data = self.weight - self.change()
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        self.load_state_dict(state, strict=False)
+
+    def count(self) -> None:
+        seen: Any = self.kept
+        seen.steps = 1
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (line_that_changes_a_weight(Adapted(), "(model)"), "return self.kept.weight[:2]"),
+        (line_that_changes_a_weight(Adapted(), "(model)", is_undone=True), "self.weight.data = self.weight - self.change()"),
+        (line_that_sets(Adapted(), "kept.steps"), "seen.steps = 1"),
+        (method_of(Adapted(), "unmerge"), "def unmerge(self) -> None:"),
+        (end_of(Adapted(), "merge"), "self.weight.data += self.change()"),
+        (line_that_calls(Adapted(), "(model)", ("load_state_dict",), "load"), "self.load_state_dict(state, strict=False)"),
+        (line_that_calls(Adapted(), "(model)", ("load_state_dict",), "merge"), ""),
+    ],
+)
+def test_a_line_is_found_by_what_it_does(found: str, text: str) -> None:
+    assert line_at(found) == text
+
+
+def test_a_load_that_leaves_parameters_out_is_noted_and_one_that_does_not_is_not() -> None:
+    model = Adapted()
+
+    with lines_that_load_in_part() as lines:
+        model.load(model.state_dict())
+        assert lines == []
+        model.load({})
+
+    assert line_at(lines[0]) == "self.load_state_dict(state, strict=False)"
+
+
+def line_at(place: str) -> str:
+    return Path(__file__).read_text().splitlines()[int(place.rpartition(":")[2]) - 1].strip() if place else ""
+
+
+def helper() -> None:
+    raise ValueError("odd")
+
+
+def calling() -> None:
+    helper()
+
+
+def test_an_error_in_a_function_is_told_with_the_line_that_called_it() -> None:
+    with pytest.raises(ValueError, match="odd") as error:
+        calling()
+
+    told = raised(error.value)
+
+    assert re.fullmatch(r"ValueError: odd \(test_places\.py, line \d+, called at line \d+\)", told)
+    located_at = located(Evidence("x", Status.FAIL, told), Inner())
+    assert line_at(located_at.place) == 'raise ValueError("odd")'
+    assert located_at.where == ""

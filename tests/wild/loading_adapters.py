@@ -224,7 +224,6 @@ add(
     IMAGES,
     area="loading",
     line="strict=False",
-    unnamed="the first weight that was not loaded is named, not the line that loads",
     first_run=FirstRun(
         "039188d",
         found=False,

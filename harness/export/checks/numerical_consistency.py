@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +83,7 @@ def numerical_consistency(exports: Exports, format: str) -> Evidence:
         return Evidence(
             _NAME, Status.OK, f"{_agrees(found, exports)}; the remaining difference is rounding: it vanishes in float64", **facts
         )
-    return _differs(exports, format, worst, facts)
+    return _differs(exports, format, worst, facts, _by_size(found, refused, worst.output, exports))
 
 
 def compare(exports: Exports, point: Point, outputs: Outputs) -> list[Compared]:
@@ -157,14 +158,39 @@ def _difference_in_float64(exports: Exports, format: str, worst: Compared) -> fl
     return difference(found, exports.call(double, batch)[worst.output].cpu())
 
 
-def _differs(exports: Exports, format: str, worst: Compared, facts: dict[str, Any]) -> Evidence:
+def _by_size(found: list[Compared], refused: dict[Point, str], output: str, exports: Exports) -> dict[str, Any]:
+    """How far an output is from the model's at each size, the worst of its contents, as a picture."""
+    program, worst, notes = exports.program, dict[str, Compared](), dict[str, str]()
+    for each in (each for each in found if each.output == output):
+        label = each.point.sizes.describe(program.task) + (" (the exporter's)" if each.point.seen(program) else "")
+        worst[label] = max(worst.get(label, each), each, key=_excess)
+        if worst[label].wrong:
+            notes[label] = worst[label].wrong
+    for point in refused:
+        notes.setdefault(point.sizes.describe(program.task), "refused")
+    labels = list(dict.fromkeys((*worst, *notes)))
+    values = [worst[label].absolute if label in worst and label not in notes else 0.0 for label in labels]
+    return {
+        "kind": "parity",
+        "title": "File and model, by size",
+        "caption": f"Largest difference of `{output}` from the model's",
+        "labels": labels,
+        "values": [value if math.isfinite(value) else 0.0 for value in values],
+        "bounds": [worst[label].bound if label in worst else 0.0 for label in labels],
+        "notes": [
+            notes.get(label, "" if math.isfinite(value) else "not finite") for label, value in zip(labels, values, strict=True)
+        ],
+    }
+
+
+def _differs(exports: Exports, format: str, worst: Compared, facts: dict[str, Any], by_size: dict[str, Any]) -> Evidence:
     unseen = "" if worst.point.seen(exports.program) else ", a shape its exporter did not see"
     at = worst.point.sizes.describe(exports.program.task)
     blame = _blame(exports, format, worst)
     operator = (
         f"; first diverging operator: {blame.operator}" + (f" at {blame.line}" if blame.line else "") if blame.operator else ""
     )
-    details = {**facts.pop("details"), "output": worst.output, "blame": blame.to_json()}
+    details = {**facts.pop("details"), "output": worst.output, "blame": blame.to_json(), "plots": [by_size]}
     return Evidence(
         _NAME,
         Status.FAIL,
@@ -234,7 +260,8 @@ def _nothing_unseen(exports: Exports, format: str, found: list[Compared], refuse
     }
     details = _details(found, refused, exports)
     if worst.absolute > worst.bound:
-        return _differs(exports, format, worst, {**facts, "details": details})
+        by_size = _by_size(found, refused, worst.output, exports)
+        return _differs(exports, format, worst, {**facts, "details": details}, by_size)
     message = f"equal within rounding on {_batches(found)} of the exported sizes"
     if refused:
         message += f"; refuses all {len(refused)} others (see dynamic_axes)"

@@ -143,6 +143,7 @@ def _searched(subject: Subject, text: Text, writer: Writer) -> Evidence | None:
                 bound=1.0,
                 unit="rows",
                 counterexample=f"batch={rows}, {writer.beams}={_BEAMS}, new={writer.new}",
+                place=method_of(subject.model, "generate"),
                 cause="sources or masks repeated in another order than the beams (repeat in place of repeat_interleave), or a cache that is "
                 "not put in the order of the beams that are kept (_reorder_cache)",
                 code="search_differs",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -88,8 +88,9 @@ def overfits_one_batch(trial: Trial) -> Evidence:
     what = _rows(trial, batch) + (f" by output `{name}`" if len(trial.subject.task.signature.taught) > 1 else "")
     facts: dict[str, Any] = {"counterexample": f"{sizes.describe(trial.subject.task)}, the same batch in every step"}
     left = goal.left(first.best)
-    facts |= {"measured": left, "bound": ENOUGH, "unit": "of the loss that can be learnt is left"}
+    facts |= {"measured": left, "bound": ENOUGH, "compared": _left(left)}
     facts["details"] = {"losses": list(first.losses.values()), "floor": goal.floor, "guess": goal.guess, "optimizer": first.how}
+    facts["details"]["plots"] = [_curves(goal, [(_told(trial, first), first)])]
     if left <= ENOUGH or _is_known(first, left):
         message = f"overfits {_rows(trial, batch)} in {counted(first.steps, 'step')}"
         message += f", by each of {len(goals)} outputs" if len(goals) > 1 else ""
@@ -152,10 +153,12 @@ class _Search:
     def judge(self) -> Evidence:
         """The verdict by what other optimizers reach."""
         trial, first, goal, facts, what = self.trial, self.first, self.goal, self.facts, self.what
-        attempts = [first]
+        attempts, curves = [first], [(_told(trial, first), first)]
         for name, rate, prepare in _alternatives(trial, first):
             seconds = (self.ended - processor_seconds()) / 2
             attempt = attempt_to_overfit(trial, self.batch, self.goals, seconds, rate, prepare)[self.output]
+            curves.append((name if trial.is_own else f"learning rate {name}", attempt))
+            facts["details"]["plots"] = [_curves(goal, curves)]
             if goal.left(attempt.best) <= ENOUGH or _is_known(attempt, goal.left(attempt.best)):
                 return self._learns_otherwise(name, attempt)
             attempts.append(attempt)
@@ -164,7 +167,7 @@ class _Search:
         best = min(attempts, key=lambda attempt: goal.left(attempt.best))
         left = goal.left(best.best)
         tried = "" if len(attempts) == 1 else f"; {counted(len(attempts) - 1, 'other learning rate')} tried, none better"
-        facts["measured"] = left
+        facts |= {"measured": left, "compared": _left(left)}
         if any(attempt.late for attempt in attempts) or is_falling(best, goal):
             message = f"{left:.0%} of the loss that can be learnt on {what} is left after {best.steps} steps: {describe_curve(best, goal)}"
             return Evidence(
@@ -194,7 +197,10 @@ class _Search:
         if not trial.is_rate_chosen:
             message = f"overfits {self.what} in {counted(attempt.steps, 'step')} at learning rate {name}"
             default = f"the default `learning_rate`, {trial.config.learning_rate:g}, does not in {first.steps}"
-            return Evidence(_NAME, Status.OK, f"{message}; {default}", **{**self.facts, "measured": goal.left(attempt.best)})
+            left = goal.left(attempt.best)
+            return Evidence(
+                _NAME, Status.OK, f"{message}; {default}", **{**self.facts, "measured": left, "compared": _left(left)}
+            )
         how = "the model's optimizer" if trial.is_own else f"`learning_rate` {trial.config.learning_rate:g}"
         message = (
             f"{how} does not overfit {self.what} in {first.steps} steps: {describe_curve(first, goal)}; {name} does in {attempt.steps}"
@@ -202,6 +208,34 @@ class _Search:
         )
         cause = "a learning rate or schedule that does not fit the model"
         return Evidence(_NAME, Status.WARN, message, cause=cause, code="only_with_other_rate", **self.facts)
+
+
+def _left(share: float) -> str:
+    return f"{share:.0%} of the loss that can be learnt is left, allowed {ENOUGH:.0%}"
+
+
+def _told(trial: Trial, attempt: Attempt) -> str:
+    """The first attempt, in the words in which the others are told."""
+    return attempt.how or "as configured" if trial.is_own else f"learning rate {trial.config.learning_rate:g}"
+
+
+def _curves(goal: Goal, attempts: Sequence[tuple[str, Attempt]]) -> dict[str, Any]:
+    """The loss of each attempt by step, as a picture."""
+    lines = [
+        {"label": how, "x": list(known), "y": list(known.values())}
+        for how, attempt in attempts
+        if (known := {step: loss for step, loss in attempt.losses.items() if math.isfinite(loss)})
+    ]
+    limits = {"best constant answer": goal.guess, **({"lowest possible loss": goal.floor} if goal.floor > 0 else {})}
+    return {
+        "kind": "curves",
+        "title": "Loss of the batch",
+        "caption": "The same batch in every step, measured without dropout",
+        "x": "step",
+        "y": "loss",
+        "lines": lines,
+        "limits": limits,
+    }
 
 
 def _alternatives(trial: Trial, first: Attempt) -> Iterator[tuple[str, float | None, Prepare | None]]:
