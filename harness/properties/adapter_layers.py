@@ -24,6 +24,7 @@ from harness.models.adapter_layers import (
     named_as_adapters,
 )
 from harness.properties.loading import tied_groups
+from harness.properties.model_variants import WithAdapters, move_at_random, with_effect
 from harness.properties.noise import difference, is_packed, judge_equal
 from harness.properties.places import line_that_changes_a_weight, placed_at
 from harness.properties.subject import Subject
@@ -57,7 +58,7 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
         return Evidence(NAME, Status.SKIPPED, "the model has no methods that merge its adapters and unmerge them")
     batch = subject.batch(seed=seed)
     at = f"{subject.typical.describe(subject.task)}, adapters moved at random, seed={seed}"
-    models = Kept(subject)
+    models = WithAdapters(subject)
 
     def apart(judge: nn.Module) -> Tensor:
         return _unmerged_logits(subject, adapters, models.of(judge, "apart"), seed)
@@ -130,7 +131,7 @@ def _unmerge_asks(adapters: Adapters, model: nn.Module) -> bool:
 
 
 def _merged_again(
-    subject: Subject, adapters: Adapters, models: Kept, apart: Callable[[nn.Module], Tensor], seed: int
+    subject: Subject, adapters: Adapters, models: WithAdapters, apart: Callable[[nn.Module], Tensor], seed: int
 ) -> Evidence:
     """A warning where adapters that are merged once more, and then unmerged, leave something in the weights.
 
@@ -174,7 +175,7 @@ def _not_restored(before: nn.Module, after: nn.Module) -> str:
     return ""
 
 
-def _merged_once(subject: Subject, models: Kept, seed: int) -> Evidence | None:
+def _merged_once(subject: Subject, models: WithAdapters, seed: int) -> Evidence | None:
     """A failure where a second ``eval()`` merges once more; ``None`` where it does not."""
     batch = subject.batch(seed=seed)
 
@@ -201,11 +202,11 @@ def disabled_is_base(subject: Subject, seed: int = 0) -> Evidence:
     if adapters is None and not hasattr(subject.model, "peft_config"):
         return Evidence(NAME, Status.SKIPPED, NONE)
     batch = subject.batch(seed=seed)
-    models = Kept(subject)
+    models = WithAdapters(subject)
     names = _parameters_of(subject, adapters, models)
 
     def switched_off(judge: nn.Module, name: str) -> Tensor:
-        model = models.of(judge, name, partial(_move, names=names, seed=2) if name == "other" else None)
+        model = models.of(judge, name, partial(move_at_random, names=names, seed=2) if name == "other" else None)
         with disabled(model, adapters):
             return subject.logits(batch, model)
 
@@ -271,47 +272,7 @@ def adapters_of(subject: Subject) -> Adapters | None:
     return find_adapters(with_effect(subject, subject.model))
 
 
-class Kept:
-    """Copies of a subject's model whose adapters do something, one for each judge and use."""
-
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
-        self._models: dict[tuple[int, str], nn.Module] = {}
-
-    def of(self, judge: nn.Module, name: str, change: Callable[[nn.Module], object] | None = None) -> nn.Module:
-        """A copy of the model that judges.
-
-        Args:
-            judge: The model itself, or the one in float64.
-            name: What the copy is for.
-            change: What is done to it once.
-        """
-        if (id(judge), name) not in self._models:
-            model = with_effect(self._subject, judge)
-            if change is not None:
-                change(model)
-            self._models[id(judge), name] = model
-        return self._models[id(judge), name]
-
-
-def with_effect(subject: Subject, judge: nn.Module) -> nn.Module:
-    """A copy in eval mode whose adapters are moved, so that they do something: what can be trained, and no weight that is frozen."""
-    model = subject.fresh() if judge is subject.model else subject.copies.of(judge).eval()
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    _move(model, trained or named_as_adapters(model), seed=1)
-    return model
-
-
-@torch.no_grad()
-def _move(model: nn.Module, names: list[str], seed: int) -> None:
-    parameters = dict(model.named_parameters())
-    with seeded(seed):
-        for name in names:
-            if parameters[name].is_floating_point() and not is_packed(parameters[name]):
-                parameters[name].add_(torch.randn_like(parameters[name]), alpha=_MOVED)
-
-
-def _parameters_of(subject: Subject, adapters: Adapters | None, models: Kept) -> list[str]:
+def _parameters_of(subject: Subject, adapters: Adapters | None, models: WithAdapters) -> list[str]:
     """Names of the adapters' parameters."""
     model, merged = models.of(subject.model, "named"), None
     if adapters is not None and adapters.pair[0]:
@@ -383,7 +344,7 @@ def _still_reads(subject: Subject, adapters: Adapters, merged: nn.Module, layer:
     """Whether the forward of a merged layer still reads its adapters, which it then adds a second time."""
     batch, other = subject.batch(seed=seed), subject.copies.of(merged).eval()
     names = [name for name in adapter_parameters(other, adapters, None) if name.startswith(f"{layer}.") or layer == WHOLE]
-    _move(other, names, seed=3)
+    move_at_random(other, names, seed=3)
     return bool(names) and difference(subject.logits(batch, merged), subject.logits(batch, other)) > subject.rounding
 
 
@@ -397,7 +358,7 @@ def _tied_to_merged(apart: nn.Module, merged: nn.Module) -> str:
     return ""
 
 
-def _layer_that_is_on(subject: Subject, adapters: Adapters | None, models: Kept, judge: nn.Module, seed: int) -> str:
+def _layer_that_is_on(subject: Subject, adapters: Adapters | None, models: WithAdapters, judge: nn.Module, seed: int) -> str:
     traces = []
     for name in ("one", "other"):
         model = models.of(judge, name)

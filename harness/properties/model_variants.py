@@ -8,7 +8,7 @@ were moved.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from harness.compat import NormBase
 from harness.errors import UserError
+from harness.models.adapter_layers import named_as_adapters
 from harness.properties.calling import mode
 from harness.properties.noise import is_packed
 from harness.properties.subject import Shared, Subject
@@ -131,3 +132,47 @@ def move(model: nn.Module) -> None:
         for parameter in model.parameters():
             if parameter.is_floating_point() and not is_packed(parameter):
                 parameter.add_(torch.randn_like(parameter), alpha=_MOVED)
+
+
+_MOVED_BY = 0.05
+
+
+class WithAdapters:
+    """Copies of a subject's model whose adapters do something, one for each judge and use."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._models: dict[tuple[int, str], nn.Module] = {}
+
+    def of(self, judge: nn.Module, name: str, change: Callable[[nn.Module], object] | None = None) -> nn.Module:
+        """A copy of the model that judges.
+
+        Args:
+            judge: The model itself, or the one in float64.
+            name: What the copy is for.
+            change: What is done to it once.
+        """
+        if (id(judge), name) not in self._models:
+            model = with_effect(self._subject, judge)
+            if change is not None:
+                change(model)
+            self._models[id(judge), name] = model
+        return self._models[id(judge), name]
+
+
+def with_effect(subject: Subject, judge: nn.Module) -> nn.Module:
+    """A copy in eval mode whose adapters are moved, so that they do something: what can be trained, and no weight that is frozen."""
+    model = subject.fresh() if judge is subject.model else subject.copies.of(judge).eval()
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    move_at_random(model, trained or named_as_adapters(model), seed=1)
+    return model
+
+
+@torch.no_grad()
+def move_at_random(model: nn.Module, names: list[str], seed: int) -> None:
+    """Moves some parameters, as training would."""
+    parameters = dict(model.named_parameters())
+    with seeded(seed):
+        for name in names:
+            if parameters[name].is_floating_point() and not is_packed(parameters[name]):
+                parameters[name].add_(torch.randn_like(parameters[name]), alpha=_MOVED_BY)
