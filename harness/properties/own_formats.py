@@ -88,6 +88,16 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
             cause="a requires_grad_(False), half() or to() on the model itself and not on a copy, while its training continues",
             code="saving_changes_the_model",
         )
+    if found.status is Status.OK and load is _pretrained:
+        found = judge_loading(
+            subject,
+            lambda source, other: load(load(source, other), other),
+            f"a model that was loaded by {_LOAD}, saved and loaded again gives different logits",
+            "what is saved depends on something that only a new model or a training has: a flag, a trainer, a folder to copy from",
+            "second_save_incomplete",
+            seed,
+            second=lambda: subject.model,
+        )
     place = in_part[0] if in_part and found.code == "state_dict_incomplete" else ""
     if found.code == "does_not_load":  # what is tied is tied again at the end of loading; what forward lacks was not saved
         place = end_of(subject.model, names[1]) if "are tied" in found.message else method_of(subject.model, names[0])

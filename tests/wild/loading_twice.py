@@ -237,7 +237,6 @@ add(
     change_by_two_files,
     SERIES,
     area="loading",
-    missed="what was loaded is not saved again",
     first_run=FirstRun("79f3b8c", found=False, named=False, said="nothing: what was loaded is not saved again"),
 )
 add(

@@ -192,7 +192,6 @@ add(
     SoundClassifier,
     rate_after_thirty_epochs,
     SOUNDS,
-    missed="a rate that stays through a short run may fall later",
     first_run=FirstRun(
         "79f3b8c", found=False, named=False, said="learning_rate_schedule says that the rate goes from 0.005 to 0.005"
     ),
@@ -208,7 +207,6 @@ add(
     NOISY,
     or_tests=("step_updates",),
     module="shadow",
-    missed="an average that moves along the line from the weights, away from them, counts as one",
     first_run=FirstRun(
         "79f3b8c", found=False, named=False, said="averaged_weights says that shadow is an average; overfits_one_batch fails"
     ),

@@ -141,7 +141,8 @@ def averaged_weights(trial: Trial) -> Evidence:
         after = _tensors(model)
     for pair in averages:
         found = (
-            _judge_buffers(trial, pair, model, watch.before, after)
+            _judge_way(pair, model, watch, after)
+            or _judge_buffers(trial, pair, model, watch.before, after)
             or _judge_start(pair, model, watch, after)
             or _judge_part(pair, model, watch.before, after)
             or _judge_pace(pair, model, watch, after)
@@ -262,8 +263,30 @@ def _judge_pace(pair: Average, model: nn.Module, watch: _Watch, after: Values) -
     )
 
 
-def _shares(pair: Average, model: nn.Module, watch: _Watch, after: Values) -> list[float]:
-    """The share that the newest weights had at each update of an average: of those after the step, or else of those before it."""
+def _judge_way(pair: Average, model: nn.Module, watch: _Watch, after: Values) -> Evidence | None:
+    """A failure where an average moves straight away from the weights at each update, which drives it to infinity."""
+    away = _shares(pair, model, watch, after, sign=-1.0)
+    if len(away) < _CONSTANT or _shares(pair, model, watch, after):
+        return None
+    return _finding(
+        f"`{pair.path}` moves away from the weights of `{pair.source}`: each update makes the gap {1 - away[-1]:.3g} times as large",
+        "a sign: average += (weights - average) * (1 - decay), or average -= (average - weights) * (1 - decay)",
+        "average_moves_away",
+        pair.path,
+        Status.FAIL,
+    )
+
+
+def _shares(pair: Average, model: nn.Module, watch: _Watch, after: Values, sign: float = 1.0) -> list[float]:
+    """The share that the newest weights had at each update of an average: of those after the step, or else of those before it.
+
+    Args:
+        pair: The average.
+        model: The model.
+        watch: What it held while it was trained.
+        after: What it holds now.
+        sign: -1 for the shares of updates that move away from the weights.
+    """
     names = _moved(pair, model, watch.before, after)
     states = [watch.before, *watch.path, after]
     found = []
@@ -272,7 +295,7 @@ def _shares(pair: Average, model: nn.Module, watch: _Watch, after: Values) -> li
         for fast in (new, old):
             way = torch.cat([fast[pair.source_of(name)].double().flatten() for name in names]) - was
             share = float((now - was) @ way / way.square().sum().clamp(min=1e-30))
-            if share > 0 and float((now - was - share * way).norm()) <= _OFF * float((now - was).norm()):
+            if sign * share > 0 and float((now - was - share * way).norm()) <= _OFF * float((now - was).norm()):
                 found.append(share)
                 break
     return found

@@ -163,7 +163,11 @@ def learning_rate_schedule(trial: Trial) -> Evidence:
                 "schedule_not_stepped",
             )
         curves = _curves(trial, number, usual)
-        found = _judge(curves, pace, usual, first[number].kind) or _judge_processes(trial, number, curves[usual], pace, usual)
+        found = (
+            _judge_count(first[number])
+            or _judge(curves, pace, usual, first[number].kind)
+            or _judge_processes(trial, number, curves[usual], pace, usual)
+        )
         if found is not None:
             return found
         told = told or f"{first[number].kind}: {_told(curves[usual], pace.steps(usual))}"
@@ -289,6 +293,17 @@ def _curve(made: _Made, steps: int) -> _Curve:
 
 def _rate(optimizer: Optimizer) -> float:
     return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def _judge_count(made: _Made) -> Evidence | None:
+    """A failure where the rate is to change at a number of steps that is not whole, which no count of steps ever is."""
+    counts: list[Any] = [getattr(made.schedule, "step_size", 0), *getattr(made.schedule, "milestones", ())]
+    odd = next((each for each in counts if each % 1), None)
+    if odd is None:
+        return None
+    message = f"{made.kind} is to change the learning rate after {odd:g} steps, which is not a whole number, so it does not"
+    cause = "another argument in place of `step_size` or a milestone, or a share that is not rounded"
+    return _finding(message, cause, "length_not_whole", Status.FAIL)
 
 
 def _judge(curves: dict[Run, _Curve], pace: _Pace, usual: Run, kind: str) -> Evidence | None:

@@ -216,6 +216,33 @@ class FrozenBySaving(Pretrained):
         self.requires_grad_(False)
 
 
+@planted(
+    "serialisation[own_methods]",
+    task=TABLE,
+    sound=Pretrained,
+    module="stem.weight",
+    code="second_save_incomplete",
+    source="unit8co/darts#1568",
+)
+class SavedOnce(Pretrained):
+    """Writes weights only as long as it was not loaded."""
+
+    is_new = True
+
+    def save_pretrained(self, folder: str) -> None:
+        super().save_pretrained(folder)
+        if not self.is_new:
+            Path(folder, "weights.pt").unlink()
+
+    @classmethod
+    def from_pretrained(cls, folder: str) -> Pretrained:
+        if not Path(folder, "weights.pt").exists():
+            return cls()
+        model = super().from_pretrained(folder)
+        model.is_new = False  # type: ignore[attr-defined]
+        return model
+
+
 class Resizable(Decoder):
     """A decoder whose vocabulary can grow."""
 

@@ -122,6 +122,16 @@ class AtOnce(Averaged):
         self.copy_buffers()
 
 
+class RunsAway(Averaged):
+    """Moves away from the weights by a tenth of the gap."""
+
+    @torch.no_grad()
+    def on_train_batch_end(self, *_call: Any) -> None:
+        for mean, now in zip(self.average.parameters(), self.net.parameters(), strict=True):
+            mean.lerp_(now, -0.1)
+        self.copy_buffers()
+
+
 class Ramped(Averaged):
     """Sound: the average begins by copying, and follows ever more slowly over thousands of steps."""
 
@@ -176,6 +186,7 @@ for name, buggy, sound, code, module, status, says in (
         Status.WARN,
         "takes 99.0% of",
     ),
+    ("average_runs_away", RunsAway, AVERAGED, "average_moves_away", "average", Status.FAIL, "1.1 times as large"),
     ("average_without_the_head", WithoutHead, AVERAGED, "average_in_part", "average.3.weight", Status.WARN, ""),
 ):
     plant(name, "averaged_weights", Training(TABLE, buggy), sound, code, PYTORCH, module=module, status=status, says=says)

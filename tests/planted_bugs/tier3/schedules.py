@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts, LambdaLR, LinearLR, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts, LambdaLR, LinearLR, OneCycleLR, StepLR
 
 from harness.evidence import Status
 
@@ -39,6 +39,19 @@ class ByEpochs(Scheduled):
 
 class EpochsStepByStep(ByEpochs):
     interval = "step"
+
+
+class ByTheRate(Scheduled):
+    """A fall every few steps; the number of steps is the rate."""
+
+    every: Any = 0.01
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        return StepLR(optimizer, self.every)
+
+
+class ByNumbers(ByTheRate):
+    every = 40
 
 
 class StepsEpochByEpoch(Scheduled):
@@ -159,6 +172,7 @@ for name, buggy, sound, code, more in (
         "schedule_unfinished",
         WARNS,
     ),
+    ("falls_by_the_rate", Training(TABLE, ByTheRate), Training(TABLE, ByNumbers), "length_not_whole", {}),
     ("rate_below_zero", Training(TABLE, BelowZero), Training(TABLE, WarmUpThenRoot), "unusable_rate", {}),
     ("one_cycle_of_an_epoch", Training(TABLE, OneCycleOfAnEpoch), Training(TABLE, OneCycleOfTheRun), "schedule_raises", {}),
     (
