@@ -298,8 +298,7 @@ def _rate(optimizer: Optimizer) -> float:
 def _judge_count(made: _Made) -> Evidence | None:
     """A failure where the rate is to change at a number of steps that is not whole, which no count of steps ever is."""
     counts: list[Any] = [getattr(made.schedule, "step_size", 0), *getattr(made.schedule, "milestones", ())]
-    odd = next((each for each in counts if each % 1), None)
-    if odd is None:
+    if not (odd := next((each for each in counts if each % 1), 0)):
         return None
     message = f"{made.kind} is to change the learning rate after {odd:g} steps, which is not a whole number, so it does not"
     cause = "another argument in place of `step_size` or a milestone, or a share that is not rounded"
