@@ -177,13 +177,12 @@ def placed(mistakes: Iterable[Mistake], text: str, kind: str, table: str = "") -
 
 
 def _with_place(mistake: Mistake, text: str, places: dict[str, int], table: str) -> Mistake:
-    """The place of a mistake's key, or of the group that lacks it; without one where the file has neither."""
+    """The place of a mistake's key, or of the group that lacks it: in the end that of all keys."""
     key = mistake.key
     while key and f"{table}{key}" not in places:
         key = key.rpartition(".")[0]
-    if not key:
-        return mistake
-    line, column = _line_and_column(text, places[f"{table}{key}"])
+    start = places.get(table.removesuffix("."), len(text) - len(text.lstrip()))
+    line, column = _line_and_column(text, places[f"{table}{key}"] if key else start)
     return replace(mistake, line=line, column=column)
 
 
