@@ -15,6 +15,7 @@ from harness.owners import owned_by
 from harness.properties.calling import mode
 from harness.properties.tracing import probing
 from harness.runtime import seeded
+from harness.tasks.kinds import Other
 from harness.tasks.teaching import targeted, trained_by_loss
 from harness.training.checks.averaged_weights import Average, find_pairs, follows, is_mean_of
 from harness.training.checks.gradient_noise import in_double
@@ -228,12 +229,16 @@ def _judge_outputs(trial: Trial, watch: _Watch) -> _Finding | None:
     if trial.subject.task.declared is None or not (trial.is_own or signature.whole_loss) or not left:
         return None
     followed = targeted(signature)  # what is sent back to them is followed by ``training_loss[targets]``
-    for output in (each for each in trained_by_loss(signature) if each not in followed):
+    judged = [(output, Status.FAIL, left) for output in trained_by_loss(signature) if output not in followed]
+    if trial.is_own:  # what an output of another kind is for is not known; an optimizer holds what is to be trained
+        others = [output for output in signature.outputs if isinstance(output.kind, Other) and output.weight]
+        judged += [(output, Status.WARN, left & watch.in_optimizer) for output in others]
+    for output, status, untaught in judged:
         led = _leading_to(trial, output.name)
-        names = [name for name in watch.parameters if name in left & led]
+        names = [name for name in watch.parameters if name in untaught & led]
         if names:
             return (
-                Status.FAIL,
+                status,
                 "output_without_gradient",
                 f"no gradient reaches `{names[0]}`{and_others(len(names) - 1, 'parameter')}, on which output `{output.name}` depends: "
                 f"{loss_name(trial)} leaves it out",

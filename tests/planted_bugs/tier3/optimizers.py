@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.evidence import Status
+from harness.tasks import TaskSpec, TaskType
+from harness.tasks.declared import read_signature
 
 from ..register import ISLAM, PYTORCH
 from .training import CLASSES, FEATURES, LIGHTNING, LIT_SCORES, MANUAL, TABLE, LitScores, ManualScores, Scores, Training, plant
@@ -110,6 +112,45 @@ class NoStep(ManualScores):
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
         self.manual_backward(self.loss(self(batch["features"]), batch["labels"]))
+
+
+# What a loss leaves out
+
+WITH_ASIDE = TaskSpec(
+    TaskType.TABULAR_CLASSIFICATION,
+    declared=read_signature(
+        {
+            "inputs": {"features": {"axes": ["batch", FEATURES]}},
+            "outputs": {
+                "scores": {"axes": ["batch", CLASSES], "kind": "class_scores"},
+                "aside": {"axes": ["batch", 2], "kind": "other"},
+            },
+        }
+    ),
+)
+
+
+class Aside(LitScores):
+    """Classes, and numbers of which nobody says what they are for; both are trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aside = nn.Linear(FEATURES, 2)
+
+    def forward(self, features: Tensor) -> Any:
+        return self.net(features), self.aside(features)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
+        scores, aside = self(batch["features"])
+        return self.loss(scores, batch["labels"]) + self.kept(aside).square().mean()
+
+    def kept(self, aside: Tensor) -> Tensor:
+        return torch.stack(list(aside))
+
+
+class CopiedAside(Aside):
+    def kept(self, aside: Tensor) -> Tensor:
+        return torch.tensor(aside.tolist(), dtype=aside.dtype)
 
 
 # Several optimizers
@@ -403,4 +444,15 @@ plant(
     module="harder.weight",
     also=("overfits_one_batch",),
     says="does not clear the gradient of `",
+)
+plant(
+    "copied_out_of_the_graph",
+    "step_updates",
+    Training(WITH_ASIDE, CopiedAside),
+    Training(WITH_ASIDE, Aside),
+    "output_without_gradient",
+    "kengz/SLM-Lab#133",
+    module="aside.weight",
+    status=Status.WARN,
+    says="on which output `aside` depends",
 )
