@@ -69,7 +69,7 @@ OWN_LABELS = {"training_loss[one_class]"}
 SCORES = {"initial_loss", "overfits_one_batch", "training_loss[targets]", "training_loss[scores]"}
 SHARED = {"training_loss[reduction]", "accumulation", "distributed"}
 EXPECTED: dict[str, tuple[Keys, set[str]]] = {
-    "scores of pixels": (SEGMENTATION, SHARED | SCORES | OWN_LABELS | {BASELINE}),
+    "scores of pixels": (SEGMENTATION, SHARED | SCORES | OWN_LABELS | {BASELINE, "training_loss[ignored_labels]"}),
     "a bottleneck": ({**AUTOENCODER, "loss": "file.py:loss"}, SHARED | {"training_loss[targets]"}),
     "different weights in a loss made elsewhere": (
         {**IMITATION, "loss": "model"},
