@@ -39,7 +39,7 @@ Values = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Average:
-    """A frozen part of a model that is built as a part which is trained.
+    """A part of a model that is built as a part which is trained, and is frozen or begins as a copy of it.
 
     Attributes:
         path: Its path.
@@ -65,21 +65,31 @@ class _Watch:
     Attributes:
         pairs: Parts that may be averages.
         before: All tensors before the first step.
+        copies: Parts that may be averages and are trained.
         path: Parameters at each step.
+        stepped: Parameters once each step was taken.
+        taught: Names of the parameters that had a gradient.
     """
 
     pairs: list[Average] = field(default_factory=list)
+    copies: list[Average] = field(default_factory=list)
     before: Values = field(default_factory=dict)
     path: list[Values] = field(default_factory=list)
+    stepped: dict[int, Values] = field(default_factory=dict)
+    taught: set[str] = field(default_factory=set)
 
     def start(self, model: nn.Module) -> None:
         """The model before it is trained."""
-        self.pairs = find_pairs(model)
+        self.pairs, self.copies = find_pairs(model), find_trained_copies(model)
         self.before = _tensors(model)
 
-    def look(self, model: nn.Module, _optimizers: Sequence[Optimizer]) -> None:
+    def look(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """A step is about to be taken."""
-        self.path.append({name: parameter.detach().clone() for name, parameter in model.named_parameters()})
+        number = len(self.path)
+        self.path.append(_parameters(model))
+        self.taught |= {name for name, each in model.named_parameters() if each.grad is not None and bool(each.grad.any())}
+        for optimizer in optimizers if self.copies and not number else ():
+            optimizer.register_step_post_hook(lambda *_call: self.stepped.update({len(self.path): _parameters(model)}))
 
 
 def find_pairs(model: nn.Module) -> list[Average]:
@@ -105,6 +115,36 @@ def find_pairs(model: nn.Module) -> list[Average]:
     return found
 
 
+def find_trained_copies(model: nn.Module) -> list[Average]:
+    """The outermost parts of a model that are trained and begin with the weights of another such part.
+
+    Args:
+        model: The model.
+    """
+    trained = {
+        path: dict(module.named_parameters())
+        for path, module in model.named_modules()
+        if path and any(True for _ in module.parameters()) and all(parameter.requires_grad for parameter in module.parameters())
+    }
+    found: list[Average] = []
+    for path, own in trained.items():
+        if any(_holds(pair.path, path) or _holds(pair.source, path) for pair in found):
+            continue
+        source = next((other for other, theirs in trained.items() if other != path and _are_copies(own, theirs)), None)
+        found += [] if source is None else [Average(path, source), Average(source, path)]
+    return found
+
+
+def _are_copies(own: Values, theirs: Values) -> bool:
+    """Whether some parameters have the values of others and are not these; ones that all hold one number are alike by chance."""
+    alike = own.keys() == theirs.keys() and all(torch.equal(each, theirs[name]) for name, each in own.items())
+    return alike and any(each is not theirs[name] and bool((each != each.flatten()[0]).any()) for name, each in own.items())
+
+
+def _parameters(model: nn.Module) -> Values:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: parameter.shape for name, parameter in module.named_parameters()}
 
@@ -123,8 +163,10 @@ def averaged_weights(trial: Trial) -> Evidence:
     Which part is an average is found by training a little: it is built as another part, is frozen, and moves all the same, to a weighted mean
     of where the other one was.
     """
-    if not find_pairs(trial.subject.model):
-        return Evidence(_NAME, Status.SKIPPED, "no frozen part of the model is built as a part that is trained")
+    if not find_pairs(trial.subject.model) and not find_trained_copies(trial.subject.model):
+        return Evidence(
+            _NAME, Status.SKIPPED, "no part of the model is a copy of another one, nor frozen and built as one that is trained"
+        )
     count = _BATCHES * max(1, trial.batches_per_step)
     if reason := too_long(trial, count * _EPOCHS):
         return Evidence(_NAME, Status.SKIPPED, reason)
@@ -132,6 +174,9 @@ def averaged_weights(trial: Trial) -> Evidence:
     batches = [trial.subject.batch(seed=seed) for seed in range(count)]
     model = trial.train(batches, TrialOptions(epochs=_EPOCHS), prepare=watch.start, on_gradients=watch.look).model
     after = _tensors(model)
+    for pair in watch.copies:
+        if found := _judge_trained(pair, model, watch, after):
+            return found
     averages = [pair for pair in watch.pairs if _moved(pair, model, watch.before, after)]
     if not averages:
         return Evidence(_NAME, Status.SKIPPED, f"no frozen part moves in {counted(len(watch.path), 'step')} of {_EPOCHS} epochs")
@@ -157,6 +202,37 @@ def _moved(pair: Average, model: nn.Module, before: Values, after: Values) -> li
     """Names of the parameters of an average that moved, within it."""
     names = [name for name, _ in model.get_submodule(pair.path).named_parameters()]
     return [name for name in names if not torch.equal(before[pair.of(name)], after[pair.of(name)])]
+
+
+def _judge_trained(pair: Average, model: nn.Module, watch: _Watch, after: Values) -> Evidence | None:
+    """A finding where a copy is moved towards its part between the steps, and by the steps as well."""
+    names = [name for name, _ in model.get_submodule(pair.path).named_parameters()]
+    begins = [*watch.path[1:], after]
+    between = [(watch.stepped[number], then) for number, then in enumerate(begins, start=1) if number in watch.stepped]
+    moved = [
+        name
+        for name in map(pair.of, names)
+        if any(not torch.equal(stepped[name], then[name]) for stepped, then in between) and name in watch.taught
+    ]
+    towards = [
+        name
+        for name in names
+        if pair.of(name) in moved
+        and all(
+            follows(stepped[pair.of(name)], then[pair.of(name)], [stepped[pair.source_of(name)]]) for stepped, then in between
+        )
+    ]
+    if not towards:
+        return None
+    return _finding(
+        f"`{pair.path}` follows the weights of `{pair.source}`, and is trained as well: `{pair.of(towards[0])}`"
+        f"{and_others(len(towards) - 1, 'parameter')} has a gradient",
+        "a copy that was not frozen: copy.deepcopy(...).requires_grad_(False), compute targets with it under torch.no_grad(), and give the "
+        "optimizer the parameters of the trained part only",
+        "average_is_trained",
+        pair.path,
+        Status.FAIL,
+    )
 
 
 def _judge_buffers(trial: Trial, pair: Average, model: nn.Module, before: Values, after: Values) -> Evidence | None:

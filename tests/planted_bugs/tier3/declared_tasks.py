@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -262,4 +263,51 @@ plant(
     declared(LOSS_OF_FORWARD, LossVae, "model"),
     "depends_on_batch",
     "tensorflow/models#2243",
+)
+
+
+class Agent(lightning.LightningModule):
+    """Q-learning with a target network; the bug trains that as well."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+        self.target = copy.deepcopy(self.net).requires_grad_(wrong)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return self.net(observation)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        taken = self(batch["observation"]).gather(1, batch["action"][:, None]).squeeze(1)
+        goal = batch["reward"] + 0.9 * (1 - batch["done"]) * self.target(batch["following"]).amax(1)
+        return F.smooth_l1_loss(taken, goal if self.wrong else goal.detach())
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        with torch.no_grad():
+            for slow, fast in zip(self.target.parameters(), self.net.parameters(), strict=True):
+                slow.lerp_(fast, 0.01)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters() if self.wrong else self.net.parameters(), lr=1e-2)
+
+
+AGENT = {
+    "inputs": {"observation": {"axes": ["batch", 6]}},
+    "outputs": {"q": {"axes": ["batch", 4], "kind": "values"}},
+    "labels": {
+        "action": {"axes": ["batch"], "values": {"ids": 4}},
+        "reward": {"axes": ["batch"]},
+        "following": {"axes": ["batch", 6]},
+        "done": {"axes": ["batch"], "values": {"one_of": [0.0, 1.0]}},
+    },
+}
+plant(
+    "target_network_trained",
+    "averaged_weights",
+    declared(AGENT, partial(Agent, True), "model"),
+    declared(AGENT, Agent, "model"),
+    "average_is_trained",
+    "DLR-RM/stable-baselines3#1946",
+    module="target",
 )
