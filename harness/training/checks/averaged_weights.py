@@ -116,22 +116,14 @@ def find_pairs(model: nn.Module) -> list[Average]:
 
 
 def find_trained_copies(model: nn.Module) -> list[Average]:
-    """The outermost parts of a model that are trained and begin with the weights of another such part.
-
-    Args:
-        model: The model.
-    """
-    trained = {
-        path: dict(module.named_parameters())
-        for path, module in model.named_modules()
-        if path and any(True for _ in module.parameters()) and all(parameter.requires_grad for parameter in module.parameters())
-    }
+    """The outermost parts of a model that are trained and begin with the weights of another such part, each as a copy of the other."""
+    parts = {path: dict(module.named_parameters()) for path, module in model.named_modules() if path}
+    trained = {path: own for path, own in parts.items() if own and all(each.requires_grad for each in own.values())}
     found: list[Average] = []
     for path, own in trained.items():
-        if any(_holds(pair.path, path) or _holds(pair.source, path) for pair in found):
-            continue
         source = next((other for other, theirs in trained.items() if other != path and _are_copies(own, theirs)), None)
-        found += [] if source is None else [Average(path, source), Average(source, path)]
+        if source is not None and not any(_holds(pair.path, path) for pair in found):
+            found += [Average(path, source), Average(source, path)]
     return found
 
 
@@ -206,18 +198,14 @@ def _moved(pair: Average, model: nn.Module, before: Values, after: Values) -> li
 
 def _judge_trained(pair: Average, model: nn.Module, watch: _Watch, after: Values) -> Evidence | None:
     """A finding where a copy is moved towards its part between the steps, and by the steps as well."""
-    names = [name for name, _ in model.get_submodule(pair.path).named_parameters()]
-    begins = [*watch.path[1:], after]
-    between = [(watch.stepped[number], then) for number, then in enumerate(begins, start=1) if number in watch.stepped]
-    moved = [
-        name
-        for name in map(pair.of, names)
-        if any(not torch.equal(stepped[name], then[name]) for stepped, then in between) and name in watch.taught
+    between = [
+        (watch.stepped[number], then) for number, then in enumerate([*watch.path[1:], after], 1) if number in watch.stepped
     ]
     towards = [
         name
-        for name in names
-        if pair.of(name) in moved
+        for name, _ in model.get_submodule(pair.path).named_parameters()
+        if pair.of(name) in watch.taught
+        and any(not torch.equal(stepped[pair.of(name)], then[pair.of(name)]) for stepped, then in between)
         and all(
             follows(stepped[pair.of(name)], then[pair.of(name)], [stepped[pair.source_of(name)]]) for stepped, then in between
         )
