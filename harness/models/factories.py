@@ -8,7 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,9 +22,9 @@ from harness.models.settings import (
     compared_word,
     found_settings,
     makes_something,
-    only_reads_from,
     read_settings,
     reads_from,
+    reads_settings,
     takes_settings,
 )
 from harness.models.usual_values import snake_case, usual_value
@@ -73,6 +73,12 @@ class Factory:
         """The call, as it would be written."""
         objects = [f"{each.argument}={each.expression}" for each in self.objects]
         return f"{self.name}({', '.join([*objects, *(f'{name}={value!r}' for name, value in self.kwargs.items())])})"
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The arguments, with the settings of an object of settings by their names."""
+        settings = [vars(made) for each in self.objects if isinstance(made := each.make(), SimpleNamespace)]
+        return {**{name: value for each in settings for name, value in each.items()}, **self.kwargs}
 
     def outline(self) -> Any:
         """What the factory returns, as it is."""
@@ -286,7 +292,7 @@ def _objects(
         if settings is not None or part is not None:
             found[parameter.name] = settings or part  # type: ignore[assignment]
     rest = [p.name for p in wants if p.name not in found]
-    missing = [name for name in rest if not takes_settings(name) and not _is_settings(target, name)]
+    missing = [name for name in rest if not takes_settings(name) and not reads_settings(name, target)]
     if missing:
         return f"needs {', '.join(f'`{name}`' for name in missing)}"
     if not rest:
@@ -330,11 +336,6 @@ def _on_this_machine(parameters: Mapping[str, inspect.Parameter], kwargs: Mappin
         if "device" in parameter.name and is_cuda and not torch.cuda.is_available():
             found[parameter.name] = "cpu"
     return found
-
-
-def _is_settings(target: Any, name: str) -> bool:
-    """Whether a class reads several things from an argument, as from settings of any name, or does nothing else with it."""
-    return inspect.isclass(target) and (len(reads_from(name, target)) > 1 or only_reads_from(name, target))
 
 
 def _fill(

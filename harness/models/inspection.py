@@ -177,7 +177,7 @@ def _other_outputs(returned: Any, logits: Tensor) -> list[list[int]]:
     """Shapes of numbers for every row that a model returns beside its logits, such as the value beside the scores of a policy."""
     items = returned.values() if isinstance(returned, Mapping) else returned if isinstance(returned, (tuple, list)) else ()
     tensors = [item for item in items if isinstance(item, Tensor) and item.is_floating_point() and item.ndim]
-    return [list(item.shape) for item in tensors if item is not logits and item.shape[0] == logits.shape[0]]
+    return [list(item.shape) for item in tensors if item is not logits and item.shape[:1] == logits.shape[:1]]
 
 
 def _text(subject: _Subject, _shapes: Collection[tuple[int, ...]]) -> Iterator[Guess | Refusal]:

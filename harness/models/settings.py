@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import re
 import textwrap
 import typing
 from collections import Counter
@@ -242,7 +243,18 @@ def reads_from(argument: str, target: Any) -> list[str]:
     return list(dict.fromkeys(node.attr for node in sorted(own, key=lambda node: (node.lineno, node.col_offset))))
 
 
-def only_reads_from(argument: str, target: Any) -> bool:
+_PART = re.compile(r"(?:.*_)?(?:model|net|network|backbone|encoder|decoder|resnet|module|extractor|trunk|base)")
+"""Names of an argument that takes a part of the model, whose layers are read as settings are."""
+
+
+def reads_settings(argument: str, target: Any) -> bool:
+    """Whether a class reads several things from an argument, as from settings of any name, or does nothing else with it."""
+    if not inspect.isclass(target) or _PART.fullmatch(argument):
+        return False
+    return len(reads_from(argument, target)) > 1 or _only_reads_from(argument, target)
+
+
+def _only_reads_from(argument: str, target: Any) -> bool:
     """Whether a factory's own code does nothing with an argument but read settings from it."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(target.__init__ if inspect.isclass(target) else target)))

@@ -21,6 +21,7 @@ from harness.models.factories import Factory, factories
 from harness.models.first_call.argument import GivenInput
 from harness.models.inspection import Guess, guess_task, signature_of
 from harness.models.loading import refuse_dangerous
+from harness.models.usual_values import snake_case
 from harness.models.written_calls import WrittenCalls
 from harness.scaffold.bridge import Source, bridge_path, bridge_text, import_model, needs_bridge, refuse_elsewhere
 from harness.scaffold.building import agreeing, built
@@ -256,7 +257,7 @@ _CLASS_COUNTS = ("num_classes", "n_classes", "nclasses", "nclass", "class_num", 
 
 def _contradicts(made: Factory, guess: Guess) -> bool:
     """Whether a model that was made for some classes answers with another number of them, as a detector does."""
-    said = {made.kwargs[name] for name in _CLASS_COUNTS if name in made.kwargs and name not in made.guessed}
+    said = {value for name, value in made.sizes.items() if snake_case(name) in _CLASS_COUNTS}
     return guess.task.num_classes is not None and bool(said) and guess.task.num_classes not in said
 
 

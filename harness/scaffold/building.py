@@ -28,6 +28,9 @@ _VAST = 1_000_000_000
 _MANY = 1 << 26
 """Bytes of parameters of a model that is simply built."""
 
+_NO_WORD = "none"
+"""A word that the code compares with none, for a mode that the model does without."""
+
 _MOST_AGREEMENTS = 4
 """Pairs of guessed sizes that are made equal at most."""
 
@@ -110,7 +113,8 @@ def _built_by_other_words(made: Factory, refused: FactoryError) -> tuple[Factory
         FactoryError: No other word builds it.
     """
     for name in made.guessed:
-        for word in compared_words(name, made.target)[1:] if isinstance(made.kwargs.get(name), str) else ():
+        words = compared_words(name, made.target) if made.kwargs.get(name) else []
+        for word in [*words[1:], *(_NO_WORD for _ in words[:1])]:
             other = replace(made, kwargs={**made.kwargs, name: word})
             with contextlib.suppress(FactoryError):
                 return other, other.source.build()

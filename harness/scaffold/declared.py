@@ -78,7 +78,7 @@ def declare(
             return Declared(found.keys, {"inputs": example.origin, **found.reasons}, example.origin)
     call = find_call(
         build,
-        lambda called: read_hints(called, made.kwargs, written_examples(module, called)),
+        lambda called: read_hints(called, made.sizes, written_examples(module, called)),
         list(_whole_arguments(given)),
         patience.again(_SECONDS),
     )
@@ -136,7 +136,7 @@ def _reasons(call: FoundCall, found: Mapping[str, str]) -> Iterator[tuple[str, s
 def said_axes(made: Factory, model: nn.Module, module: ModuleType) -> int | None:
     """How many axes the first input of a model has, where its file says so: by an annotation, a comment, or a tensor that it makes."""
     try:
-        first = next(iter(read_hints(model, made.kwargs, written_examples(module, model)).required.values()), None)
+        first = next(iter(read_hints(model, made.sizes, written_examples(module, model)).required.values()), None)
     except (TypeError, ValueError):  # a forward without a signature
         return None
     return len(first.sizes) if first is not None and first.is_said else None

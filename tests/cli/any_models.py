@@ -159,7 +159,7 @@ class Net(nn.Module):
         self.layer = nn.Linear(4, 2)
 
     def forward(self, data):
-        return self.layer(data.nodes.x)
+        return self.layer(data.messages("edges"))
 """
 )
 

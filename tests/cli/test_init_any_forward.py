@@ -120,7 +120,7 @@ def test_what_cannot_be_known_is_asked(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["init", str(tmp_path / "model.py")]) == 2
     said = capsys.readouterr().err
     assert "no call of Net.forward(data) that works was found" in said
-    assert "'Tensor' object has no attribute 'nodes'" in said
+    assert "'Tensor' object has no attribute 'messages'" in said
     assert "--input data=batch" in said
 
 
@@ -299,3 +299,23 @@ def test_the_last_line_is_the_command_that_says_what_was_missing(
     (tmp_path / "model.py").write_text(f"{models.HEAD}class Net(nn.Module):\n{body}")
     assert main(["init", str(tmp_path / "model.py")]) == 2
     assert says in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_loss_that_is_returned_before_the_images_is_no_score(tmp_path: Path) -> None:
+    text = (
+        "class Net(nn.Module):\n"
+        "    def __init__(self, mode):\n"
+        "        super().__init__()\n"
+        "        if mode == 'pretrained':\n"
+        "            raise FileNotFoundError\n"
+        "        self.layer = nn.Conv2d(3, 3, 1)\n"
+        "    def forward(self, x):\n"
+        "        x_hat = self.layer(x)\n"
+        "        return (x_hat - x).square().mean(), x_hat\n"
+    )
+    keys = declared(models.HEAD + text, tmp_path)
+    assert {name: each["axes"] for name, each in keys["outputs"].items()} == {
+        "0": [],
+        "x_hat": ["batch", 3, "height", "width"],
+    }
+    assert load_config(tmp_path / "modeltiers.toml").model_kwargs == {"mode": "none"}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from harness.models.factories import Factory, factories
+from harness.models.usual_values import usual_value
 from harness.user_code import import_file
 
 HEAD = "import torch\nfrom torch import nn\n\n\n"
@@ -179,3 +180,31 @@ def test_a_table_that_names_the_class_as_its_target_says_the_arguments(tmp_path:
     assert made.objects[1].imports == ("from functools import partial", "from torch.optim import Adam")
     assert made.place == "whole.yaml"
     assert made.source.build()(torch.zeros(2, 5)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_action", 1.0),
+        ("model_path", ""),
+        ("last_stride", 1),
+        ("categories", [10, 6, 4]),
+        ("obs_shape", [8]),
+        ("growth", None),
+    ],
+)
+def test_usual_names_say_what_an_argument_is_tried_with(name: str, value: object) -> None:
+    assert usual_value(name) == value
+
+
+def test_a_part_whose_layers_are_read_is_no_object_of_settings(tmp_path: Path) -> None:
+    file = tmp_path / "a_model_around_another.py"
+    file.write_text(
+        HEAD + "class Head(nn.Module):\n"
+        "    def __init__(self, model, num_classes):\n"
+        "        super().__init__()\n"
+        "        self.features = nn.Sequential(model.conv1, model.layer1)\n"
+    )
+    refused: dict[str, str] = {}
+    assert not list(factories(import_file(file, "MODEL.py"), {}, refused=refused))
+    assert refused == {"Head": "needs `model`"}

@@ -298,3 +298,31 @@ def test_attributes_of_an_object_are_found_one_by_one_and_those_of_a_graph_have_
     keys = signature_from_call(model_of(forward, nn.Linear(5, 2)), call.values).keys["inputs"]
     assert keys["data"] == {"class": "types:SimpleNamespace"}
     assert keys["data.edge_index"] == {"axes": [2, "edges"], "values": {"index_of": "nodes"}}
+
+
+def test_a_size_that_the_model_keeps_is_tried_where_nothing_else_is_known() -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.window, self.layer = 29, nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if abs(x.shape[1] - self.window) > 0:
+                raise ValueError("not a window")
+            return self.layer(x)  # type: ignore[no-any-return]
+
+    assert shapes(find_call(Windows, lambda model: read_hints(model, {}, {})))["x"] == (3, 29, 5)
+
+
+def test_a_comment_names_axes_whose_sizes_are_settings_of_other_names() -> None:
+    class Forecast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            # x: [Batch, Input length, Channel]
+            return self.layer(x)  # type: ignore[no-any-return]
+
+    hints = read_hints(Forecast(), {"seq_len": 24, "enc_in": 3}, {})
+    assert hints.required["x"].sizes == (3, 24, 3)

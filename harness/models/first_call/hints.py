@@ -243,11 +243,32 @@ def _shaped(guess: Argument, shape: tuple[str, ...], where: str, sizes: Mapping[
             found.append(BATCH)
         elif axis.lower() in sizes and name not in ("height", "width"):
             found.append(sizes[axis.lower()])
+        elif (kept := _kept(name, sizes)) is not None:
+            found.append(kept)
         else:
             found.append(IMAGE_SIDE if name in ("height", "width") else usual[place])
         names.append("" if axis.isdigit() or not name.isidentifier() else name)
     holds = guess.holds if guess.holds != "numbers" or len(shape) != 2 else "numbers"
     return replace(guess, sizes=tuple(found), names=tuple(names), why=where, holds=holds)
+
+
+_KEPT = (
+    (
+        r"(?:input|seq|sequence)?_?len(?:gth)?|time(?:_?steps)?|seq|input_window",
+        ("seq_len", "seq_length", "input_len", "input_length", "context_length"),
+    ),
+    (
+        r"c|channels?|features?|n_?vars?|variates|variables",
+        ("enc_in", "c_in", "in_channels", "n_features", "num_features", "input_dim"),
+    ),
+)
+"""Axes in comments, and the settings that say their size."""
+
+
+def _kept(axis: str, sizes: Mapping[str, int]) -> int | None:
+    """The size of an axis that a setting of another name says."""
+    settings = next((names for pattern, names in _KEPT if re.fullmatch(pattern, axis)), ())
+    return next((sizes[name] for name in settings if name in sizes), None)
 
 
 def _annotated(annotation: Any) -> tuple[str, ...] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -15,6 +15,9 @@ from harness.models.first_call.guesses import Guesses, Repairs
 from harness.models.first_call.hints import of_one_graph, part_guess
 from harness.models.first_call.operations import repaired_sizes
 from harness.models.first_call.watching import Failure, Unbatched, sources_of
+
+_OF_A_SEQUENCE = 3
+"""Axes of rows of sequences of vectors, at most."""
 
 _TOO_SMALL = re.compile(
     r"[Kk]ernel size can't be greater|[Oo]utput size is too small|[Pp]adding size should be less|non-zero|non-empty|"
@@ -52,12 +55,21 @@ def _told(guesses: Guesses, failure: Failure, everything: frozenset[str]) -> Rep
     yield from repaired_guard(guesses, failure.error, failure.sources or everything)
 
 
-def last_resorts(guesses: Guesses) -> Repairs:
-    """Other numbers of axes and other values, where nothing else is known."""
+def last_resorts(guesses: Guesses, known: Iterable[int] = ()) -> Repairs:
+    """Other numbers of axes and other values, where nothing else is known.
+
+    Args:
+        guesses: The arguments of the call that failed.
+        known: Sizes that the model keeps or was built with.
+    """
     for path in guesses.paths():
         argument = guesses.at(path)
         if argument is None or argument.fixed:
             continue
+        for size in known if 2 <= len(argument.sizes) <= _OF_A_SEQUENCE and argument.made is None else ():
+            for axis in range(1, len(argument.sizes)):
+                if argument.sizes[axis] != size:
+                    yield 3 + axis, guesses.put(path, argument.with_size(axis, size))
         for count, cost in ((2, 4), (3, 4), (4, 4), (1, 8)):
             if count != len(argument.sizes):
                 yield cost, guesses.put(path, argument.with_axes(count))
@@ -72,6 +84,7 @@ _PAIRS = (
     re.compile(r"size of tensor a \((?P<got>\d+)\) must match the size of tensor b \((?P<wanted>\d+)\)"),
     re.compile(r"[Ee]xpected[^.]*?(?P<wanted>\d+)[^\d.]*(?:but )?(?:got|found|received|gets|was)[^\d]*(?P<got>\d+)"),
     re.compile(r"(?:got|found|received)[^\d]*(?P<got>\d+)[^\d]*expected[^\d]*(?P<wanted>\d+)"),
+    re.compile(r"maximum size for tensor at dimension \d+ is (?P<got>\d+) but size is (?P<wanted>\d+)"),
     re.compile(r"has size (?P<got>\d+) .*previously seen size (?P<wanted>\d+)"),
     re.compile(r"Shape mismatch, (?P<got>\d+) != (?P<wanted>\d+)"),
     re.compile(r"[Rr]equired[^\d]*(?P<wanted>\d+)[^\d]*(?:given|got)[^\d]*(?P<got>\d+)"),

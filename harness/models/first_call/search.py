@@ -6,7 +6,7 @@ import heapq
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +31,9 @@ _MOST_CALLS_FOR_A_BETTER_ONE = 60
 
 _AT_LEAST = 12
 """Calls that are made of the slowest model."""
+
+_LARGEST_KNOWN, _MOST_KNOWN = 512, 12
+"""Sizes that the model keeps which are tried as those of an axis."""
 
 _LACKS = re.compile(r"must be|specify|provide|missing|required|needed|expected", re.IGNORECASE)
 """What a message says where an argument is not there."""
@@ -79,7 +82,8 @@ def find_call(
     with threads_for(subject.model):
         turned = _with_rows_second(subject.model, first)
         begin = turned if turned and subject.call(Guesses(first))[1] and not subject.call(Guesses(turned))[1] else first
-        found, closest = _search(subject, Guesses(begin), known.optional, _MOST_CALLS)
+        sizes = [size for size in dict.fromkeys(known.sizes.values()) if 1 < size <= _LARGEST_KNOWN][:_MOST_KNOWN]
+        found, closest = _search(subject, Guesses(begin), known.optional, _MOST_CALLS, sizes)
         if found is None:
             raise ForwardError(why_not(subject.model, subject.calls, closest))
         found = _without_crossed_rows(subject, _of_smaller_images(subject, found))
@@ -105,7 +109,7 @@ def _with_rows_second(model: nn.Module, first: Mapping[str, Argument]) -> dict[s
 
 
 def _search(
-    subject: TriedModel, first: Guesses, optional: Mapping[str, Argument], most: int
+    subject: TriedModel, first: Guesses, optional: Mapping[str, Argument], most: int, sizes: Collection[int] = ()
 ) -> tuple[FoundCall | None, tuple[Guesses, Failure] | None]:
     """The call, or the last failure of the guesses that came furthest."""
     order = itertools.count()
@@ -141,7 +145,7 @@ def _search(
         if isinstance(failure.error, NotImplementedError) and not failure.operation:  # no other argument mends that
             break
         if cost < 24:
-            changes += list(last_resorts(guesses))
+            changes += list(last_resorts(guesses, sizes))
         for more, changed in changed_alike(guesses, changes):
             if cost + more < cheapest.get(changed.key, cost + more + 1):
                 cheapest[changed.key] = cost + more
