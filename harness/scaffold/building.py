@@ -93,16 +93,19 @@ def _without_nones(made: Factory, refused: FactoryError) -> Factory | None:
 
 
 def _built_from_lists(made: Factory, refused: FactoryError) -> tuple[Factory, nn.Module]:
-    """A model of which a guessed size has to be a list of sizes.
+    """A model of which guessed sizes have to be lists of sizes: one of them, or all that there are for each layer, of which one may be longer.
 
     Raises:
         FactoryError: No size does, taken for a list.
     """
-    for name in made.guessed:
-        if type(made.kwargs.get(name)) is int:
-            listed = replace(made, kwargs={**made.kwargs, name: [made.kwargs[name]] * 2})
-            with contextlib.suppress(FactoryError):
-                return listed, listed.source.build()
+    sizes = {name: size for name in made.guessed if type(size := made.kwargs.get(name)) is int}
+    of_layers = [name for name in sizes if "_per_" in name]
+    tried = [{name: [size] * 2} for name, size in sizes.items()]
+    tried += [{name: [sizes[name]] * (2 + (name == longer)) for name in of_layers} for longer in ("", *of_layers)]
+    for lists in tried:
+        listed = replace(made, kwargs={**made.kwargs, **lists})
+        with contextlib.suppress(FactoryError):
+            return listed, listed.source.build()
     raise refused
 
 

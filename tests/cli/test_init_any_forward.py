@@ -319,3 +319,22 @@ def test_a_loss_that_is_returned_before_the_images_is_no_score(tmp_path: Path) -
         "x_hat": ["batch", 3, "height", "width"],
     }
     assert load_config(tmp_path / "modeltiers.toml").model_kwargs == {"mode": "none"}
+
+
+def test_sizes_of_each_layer_are_lists_of_which_one_is_longer(tmp_path: Path) -> None:
+    text = (
+        "class Net(nn.Module):\n"
+        "    def __init__(self, num_layers, num_heads_per_layer, num_features_per_layer):\n"
+        "        super().__init__()\n"
+        "        assert num_layers == len(num_heads_per_layer) == len(num_features_per_layer) - 1\n"
+        "        sizes = zip(num_features_per_layer, num_features_per_layer[1:])\n"
+        "        self.layers = nn.Sequential(*(nn.Linear(*pair) for pair in sizes))\n"
+        "    def forward(self, x):\n"
+        "        return self.layers(x), x\n"
+    )
+    declared(models.HEAD + text, tmp_path)
+    kwargs = load_config(tmp_path / "modeltiers.toml").model_kwargs
+    assert {name: len(value) for name, value in kwargs.items() if isinstance(value, list)} == {
+        "num_heads_per_layer": 2,
+        "num_features_per_layer": 3,
+    }

@@ -546,3 +546,22 @@ class Standardised(nn.Module):
 def test_a_size_at_which_the_output_is_no_number_does_not_work() -> None:
     found = signature_from_call(Standardised(), {"x": torch.randn(3, 2, 9)})
     assert found.keys["axes"]["time"]["min"] == 3
+
+
+class NodesAndEdges(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, data: tuple[Tensor, Tensor]) -> Tensor:
+        nodes, (source, target) = self.layer(data[0]), data[1]
+        return torch.zeros_like(nodes).index_add(0, target, nodes[source])
+
+
+def test_edges_beside_nodes_in_a_tuple_are_positions() -> None:
+    example = {"data": (torch.randn(5, 4), torch.randint(5, (2, 9)))}
+    keys = signature_from_call(NodesAndEdges(), example).keys["inputs"]
+    assert keys == {
+        "data.0": {"axes": ["nodes", 4]},
+        "data.1": {"axes": [2, "edges"], "values": {"index_of": "nodes"}},
+    }
