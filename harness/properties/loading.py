@@ -354,8 +354,19 @@ def _saved_models(subject: Subject) -> Iterator[nn.Module]:
             for parameter in model.parameters():
                 if parameter.is_floating_point() and not is_packed(parameter):
                     parameter.mul_(1 + _SHARE * torch.randn_like(parameter))
+    for name, value in _constants(subject).items():
+        model.get_parameter(name).copy_(value)
     yield model
     yield subject.fresh()
+
+
+def _constants(subject: Subject) -> dict[str, Tensor]:
+    """Frozen parameters that every instance makes alike, as a table of sines: what saves need not hold them, and nothing trains them."""
+    frozen = {name: value for name, value in subject.model.named_parameters() if not value.requires_grad and not is_packed(value)}
+    if not frozen or subject.rebuild is None:
+        return {}
+    others = dict(second_instance(subject).named_parameters())
+    return {name: value for name, value in frozen.items() if name in others and torch.equal(value, others[name])}
 
 
 def second_instance(subject: Subject, judge: nn.Module | None = None) -> nn.Module:

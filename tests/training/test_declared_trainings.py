@@ -25,6 +25,7 @@ from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
 from harness.training.checks.baseline_models import Prior, features_of
 from harness.training.checks.labels import guessing_loss
+from harness.training.checks.training_loss import reduction
 from harness.training.engines.batch_formats import Declared
 from harness.training.optimisation import Objective
 from harness.training.run import train_config
@@ -325,6 +326,27 @@ def test_a_training_step_that_alone_knows_the_loss_is_evaluated_by_labelled_outp
 def test_a_sound_autoencoder_trains_in_one_process_and_in_two() -> None:
     trial = trial_of({**AUTOENCODER, "loss": ""}, Autoencoder())
     assert verdict("distributed", trial).status is Status.OK
+
+
+CONTRAST = """
+def contrast(outputs, batch):
+    code = outputs["code"]
+    alike = code @ code.flip(0).T
+    return (alike.logsumexp(1) - alike.diagonal()).mean()
+"""
+
+
+def test_a_loss_without_labels_that_compares_rows_is_a_warning_that_says_how_to_declare_it(tmp_path: Path) -> None:
+    (tmp_path / "losses.py").write_text(CONTRAST)
+    keys: Keys = {
+        "inputs": {"x": {"axes": ["batch", 4]}},
+        "outputs": {"code": {"axes": ["batch", 3], "kind": "embedding"}},
+        "loss": "losses.py:contrast",
+    }
+    found = reduction(trial_of(keys, nn.Linear(4, 3), tmp_path))
+
+    assert (found.status, found.code) == (Status.WARN, "depends_on_batch"), found.explain()
+    assert "`over: batch`" in found.cause
 
 
 OWN_LOSSES = """

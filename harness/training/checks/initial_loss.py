@@ -77,7 +77,7 @@ def _judge_output(trial: Trial, output: Output, batch: Batch, sizes: Sizes) -> E
     excess, allowed = loss - uniform, subject.task.tolerances.get(_NAME, uniform + 1.0)
     message = f"the first cross-entropy of output `{output.name}` is {loss:.3g}; a uniform guess over {classes} classes has {uniform:.2f}"
     status, cause, code = Status.OK, "", ""
-    if are_probabilities(value if output.classes is None else value.movedim(output.classes, -1)):
+    if are_probabilities(_classes_last(output, value)):
         status, code = Status.FAIL, "returns_probabilities"
         message = f"output `{output.name}` holds probabilities instead of logits: {_floor(classes)}"
         cause = "a softmax at the end of the model, where the loss applies one too: return the logits, or declare `kind: probabilities`"
@@ -91,14 +91,15 @@ def _judge(
     trial: Trial, output: Output, loss: float, formula: LossFormula | None, still: Observation, batch: Batch, sizes: Sizes
 ) -> Evidence:
     task, classes = trial.subject.task, output.class_count or 1
-    uniform, logits = math.log(classes), still.values.get(output.name)
+    logits = still.values.get(output.name)
+    uniform = math.log(classes) * (_BITS.scale if formula is _BITS else 1.0)
     what = f"the first loss of {loss_name(trial)} is {loss:.3g}".replace("loss of the loss", "loss")
-    guess = f"a uniform guess over {classes} classes has loss {uniform:.2f}"
+    guess = f"a uniform guess over {classes} classes has loss {uniform:.2f}{' bits' if formula is _BITS else ''}"
     allowed = task.tolerances.get(_NAME, uniform + 1.0)
     excess = loss - uniform
     status, message, cause, code = Status.OK, f"{what}; {guess}", "", ""
     owner: dict[str, str] = {}
-    if logits is not None and are_probabilities(logits if output.classes is None else logits.movedim(output.classes, -1)):
+    if logits is not None and are_probabilities(_classes_last(output, logits)):
         status, code = Status.FAIL, "returns_probabilities"
         message = f"the model returns probabilities instead of logits: {_floor(classes)}"
         cause = "a softmax at the end of the model, where the loss applies one too: return the logits"
@@ -187,6 +188,8 @@ class LossFormula:
 
 MEAN = LossFormula("the mean cross-entropy")
 
+_BITS = LossFormula("the mean cross-entropy in bits", scale=1 / math.log(2))
+
 _TWICE = LossFormula(
     "the cross-entropy of softmax(logits)",
     True,
@@ -229,18 +232,28 @@ def find_loss_formula(signature: Signature, output: Output, seen: Observation, b
     for formula, compute in _FLAWS:
         loss, slope = _value_and_slope(signature, output, logits, batch, compute)
         if _is_same(slopes, slope) and _is_same(loss_seen, loss):
-            return formula
+            return MEAN if formula is _NO_SOFTMAX and _are_log_probabilities(_classes_last(output, logits)) else formula
     loss, slope = _value_and_slope(signature, output, logits, batch, F.cross_entropy)
     scale = float((slopes * slope).sum() / slope.square().sum())
     if scale <= 0 or not _is_same(slopes, scale * slope):
         return None
-    return MEAN if abs(scale - 1) <= _MATCH else _scaled(signature, output, scale, batch)
+    known = next((formula for formula in (MEAN, _BITS) if abs(scale / formula.scale - 1) <= _MATCH), None)
+    return known or _scaled(signature, output, scale, batch)
 
 
 def are_probabilities(logits: Tensor) -> bool:
     """Whether what should be logits are the outputs of a softmax: never negative, and each row sums to 1."""
     rows = logits.double().flatten(0, -2)
     return rows.shape[-1] > 1 and bool((rows >= 0).all()) and bool(((rows.sum(-1) - 1).abs() < _MATCH).all())
+
+
+def _are_log_probabilities(logits: Tensor) -> bool:
+    """Whether what should be logits come out of a log_softmax, of which nll_loss makes the cross-entropy."""
+    return bool((logits.double().logsumexp(-1).abs() < _MATCH).all())
+
+
+def _classes_last(output: Output, logits: Tensor) -> Tensor:
+    return logits if output.classes is None else logits.movedim(output.classes, -1)
 
 
 def _scaled(signature: Signature, output: Output, scale: float, batch: Batch) -> LossFormula:

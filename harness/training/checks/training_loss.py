@@ -24,6 +24,7 @@ from harness.wording import joined
 _NAME = "training_loss"
 _ROWS = 4
 _LOSS = "the loss"
+_COMPARES = "depends_on_batch"
 _BETWEEN = "between the losses or gradients"
 
 
@@ -53,9 +54,11 @@ def reduction(trial: Trial) -> Evidence:
         message = "the loss is averaged over the labels: with each row twice, loss and gradient are the same"
         return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, _BETWEEN, counterexample)
     how, cause, code = _say_how(once(trial), twice(trial))
+    # Without labels there is no mean over them to keep to: a loss may be meant to compare rows, and nobody has said so.
+    is_free = code == _COMPARES and not trial.subject.task.signature.label_names
     return Evidence(
         _NAME,
-        Status.FAIL,
+        Status.WARN if is_free else Status.FAIL,
         f"{loss_name(trial)} is not averaged over the labels: with each row in the batch twice, {how}",
         gap.measured,
         gap.bound,
@@ -145,8 +148,9 @@ def _say_how(once: Quantities, twice: Quantities) -> tuple[str, str, str]:
         changed = f"{what} changes by {abs(ratio - 1):.1%}" if abs(ratio - 1) > 0.0005 else f"{what} changes, though not in size"
     return (
         changed,
-        "a term that depends on which rows are in the batch: statistics over the batch, pairs of rows, or a sum",
-        "depends_on_batch",
+        "a term that depends on which rows are in the batch: statistics over the batch, pairs of rows, or a sum; where rows are meant to be "
+        "compared, as by a contrastive loss, declare the loss with `over: batch`",
+        _COMPARES,
     )
 
 

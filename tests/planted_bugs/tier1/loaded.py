@@ -243,6 +243,40 @@ class SavedOnce(Pretrained):
         return model
 
 
+class Sines(Pretrained):
+    """A table that every instance makes alike, and that is not saved."""
+
+    def __init__(self, factor: float = 3.0) -> None:
+        super().__init__(factor)
+        self.table = nn.Parameter(torch.sin(torch.arange(FEATURES) * self.factor), requires_grad=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features + self.table)
+
+    def save_pretrained(self, folder: str) -> None:
+        super().save_pretrained(folder)
+        torch.save({name: value for name, value in self.state_dict().items() if name != "table"}, Path(folder, "weights.pt"))
+
+    @classmethod
+    def from_pretrained(cls, folder: str) -> Sines:
+        model = cls(**json.loads(Path(folder, "config.json").read_text(encoding="utf-8")))
+        model.load_state_dict(torch.load(Path(folder, "weights.pt"), weights_only=True), strict=False)
+        return model
+
+
+@planted(
+    "serialisation[own_methods]",
+    task=TABLE,
+    sound=Sines,
+    module="table",
+    source="Hugging Face documentation: _keys_to_ignore_on_save",
+)
+class TrainedTableNotSaved(Sines):
+    def __init__(self, factor: float = 3.0) -> None:
+        super().__init__(factor)
+        self.table.requires_grad_(True)
+
+
 class Resizable(Decoder):
     """A decoder whose vocabulary can grow."""
 

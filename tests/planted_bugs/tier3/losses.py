@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,6 +68,30 @@ class DividedTwice(LitScores):
         return super().loss(logits, labels) / 4
 
 
+class LogProbabilities(LitScores):
+    """Returns log-probabilities, as the examples of handwritten digits do."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features).log_softmax(-1)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.nll_loss(logits, labels)
+
+
+class LogitsAsLogProbabilities(LogProbabilities):
+    forward = LitScores.forward
+
+
+class InBits(LitScores):
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return super().loss(logits, labels) / math.log(2)
+
+
+class InBitsTwice(InBits):
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return super().loss(logits, labels) / math.log(2)
+
+
 class HeavyPenalty(LitScores):
     strength = 1.0
 
@@ -122,6 +148,24 @@ plant(
     Training(TABLE, Scores, LogSoftmax),
     "nll_of_logits",
     PYTORCH,
+)
+plant(
+    "nll_of_returned_logits",
+    "initial_loss",
+    Training(TABLE, LogitsAsLogProbabilities),
+    Training(TABLE, LogProbabilities),
+    "nll_of_logits",
+    PYTORCH,
+)
+plant(
+    "bits_of_bits",
+    "initial_loss",
+    Training(TABLE, InBitsTwice),
+    Training(TABLE, InBits),
+    "too_large",
+    PYTORCH,
+    status=Status.WARN,
+    says="it is 2.08 times the mean cross-entropy",
 )
 plant(
     "loss_divided_by_accumulation",
