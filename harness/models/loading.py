@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
+from urllib.error import URLError
 
 import torch
 from torch import nn
@@ -27,6 +28,9 @@ from harness.models.wrapped import call_by, refuse_compiled, unwrapped, with_sig
 from harness.runtime import seeded
 from harness.scan import ScanWarning, dangerous_calls, scan_source
 from harness.user_code import command_line_of, import_dotted, import_file, is_raised_by_code, raised
+
+NO_NETWORK = (URLError, ConnectionError, TimeoutError)
+"""What a download raises where there is no network."""
 
 
 class TakesFacts(Protocol):
@@ -103,7 +107,9 @@ class ModelSource:
             raise FactoryError(f"{self.origin}: moving the model to {self.device!r} raised {raised(error)}") from error
 
     def _path_hint(self, error: BaseException) -> str:
-        """What to do where a path among the arguments was not found."""
+        """What to do where a path among the arguments was not found, or something was to be downloaded."""
+        if isinstance(error, NO_NETWORK):
+            return ". It downloads something while it is built, and there is no network here: is there an argument such as pretrained=False?"
         if not isinstance(error, FileNotFoundError) or str(error.filename) not in _names_in(self.kwargs):
             return ""
         return f". A path in `model_kwargs` is relative to the current folder, {Path.cwd()}; write it absolute"

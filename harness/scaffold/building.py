@@ -18,6 +18,7 @@ from harness.compat import compiler_left_out
 from harness.errors import FactoryError
 from harness.models.attempts import methods_to_call
 from harness.models.factories import Factory, called_through, has_forward, inner_model
+from harness.models.loading import NO_NETWORK
 from harness.models.settings import compared_words
 from harness.models.structure import StoppedError, stopping_at
 from harness.models.usual_values import usual_value
@@ -62,7 +63,7 @@ def built(made: Factory) -> tuple[Factory, nn.Module]:
     try:
         model = _built_unless_vast(made)
     except FactoryError as error:
-        filled = _without_nones(made, error)
+        filled = _without_nones(made, error) or _without_downloads(made, error)
         if filled is not None:
             return built(filled)
         if re.search(r"'int' object is not (?:iterable|subscriptable)|object of type 'int' has no len", str(error)):
@@ -90,6 +91,15 @@ def _without_nones(made: Factory, refused: FactoryError) -> Factory | None:
     open_ones = [name for name in said if name in parameters and parameters[name].default is None and name not in made.kwargs]
     guesses = {name: value for name in open_ones if (value := usual_value(name)) is not None}
     return replace(made, kwargs={**made.kwargs, **guesses}, guessed=(*made.guessed, *guesses)) if guesses else None
+
+
+def _without_downloads(made: Factory, refused: FactoryError) -> Factory | None:
+    """The factory without trained weights that it would download by default, where there is no network; ``None`` where it has no switch."""
+    if not isinstance(refused.__cause__, NO_NETWORK):
+        return None
+    parameters = inspect.signature(made.target).parameters.values()
+    switches = {p.name: False for p in parameters if "pretrain" in p.name and p.default is True and p.name not in made.kwargs}
+    return replace(made, kwargs={**made.kwargs, **switches}, guessed=(*made.guessed, *switches)) if switches else None
 
 
 def _built_from_lists(made: Factory, refused: FactoryError) -> tuple[Factory, nn.Module]:

@@ -11,6 +11,7 @@ import pytest
 
 from harness.cli import main
 from harness.config import load_config
+from harness.errors import FactoryError
 from harness.evidence import Status
 from harness.models.loading import model_source
 from harness.scaffold import scaffold
@@ -338,3 +339,22 @@ def test_sizes_of_each_layer_are_lists_of_which_one_is_longer(tmp_path: Path) ->
         "num_heads_per_layer": 2,
         "num_features_per_layer": 3,
     }
+
+
+def test_trained_weights_are_not_downloaded_where_there_is_no_network(tmp_path: Path) -> None:
+    text = (
+        "from urllib.error import URLError\n\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, pretrained=True):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(3, 3)\n"
+        "        if pretrained:\n"
+        "            raise URLError('Name or service not known')\n"
+        "    def forward(self, x):\n"
+        "        return self.layer(x), x\n"
+    )
+    declared(models.HEAD + text, tmp_path)
+    assert load_config(tmp_path / "modeltiers.toml").model_kwargs == {"pretrained": False}
+    (tmp_path / "other.py").write_text(models.HEAD + text.replace("pretrained=True", "pretrained=1"))
+    with pytest.raises(FactoryError, match="there is no network here: is there an argument such as pretrained=False"):
+        scaffold(tmp_path / "other.py", overwrite=True)
