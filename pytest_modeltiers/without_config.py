@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,10 @@ OPTION = "--model"
 
 _FOUND = "MODELTIERS_MODEL_CONFIGS"
 """The environment variable by which the workers of pytest-xdist are told what the main process wrote."""
+
+_COMMENT = "  # "
+_SHORTEST_COMMENT = 24
+"""Columns that a comment gets however narrow the terminal is."""
 
 _SAID = pytest.StashKey[list[str]]()
 """What the header says of the configs that were written."""
@@ -111,8 +116,17 @@ def _from_root(config: pytest.Config, model: str) -> str:
 
 
 def said(config: pytest.Config) -> list[str]:
-    """What was written, for the header."""
-    return config.stash.get(_SAID, [])
+    """What was written, for the header, within the width of the terminal."""
+    width = config.get_terminal_writer().fullwidth
+    return [part for line in config.stash.get(_SAID, []) for part in _wrapped(line, width)]
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """A line of a config, its comment over as many lines as it needs."""
+    key, mark, comment = line.rpartition(_COMMENT)
+    room = max(width - len(key + mark), _SHORTEST_COMMENT)
+    parts = textwrap.wrap(comment, room, break_long_words=False, break_on_hyphens=False) if mark else []
+    return [f"{key if not number else ' ' * len(key)}{mark}{part}" for number, part in enumerate(parts)] or [line]
 
 
 def _values(args: Sequence[str]) -> Iterator[str]:

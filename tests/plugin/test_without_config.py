@@ -9,6 +9,7 @@ import pytest
 from small_models import GOOD, output
 
 from conftest import Project
+from pytest_modeltiers import without_config
 
 ONLY = ("-m", "tier1", "-k", "shape_contract or rng_untouched")
 AGAIN = GOOD.replace("return Model(**kwargs)", "return Model(**kwargs)\n\nclass Second(Model):\n    pass\n")
@@ -32,6 +33,18 @@ def test_a_file_runs_without_a_config_which_is_printed(project: Project) -> None
     assert "modeltiers: net.py (causal_lm, " in said
     assert "More, when you want it" not in said
     assert sorted(path.name for path in project.path.iterdir() if path.suffix in (".toml", ".py")) == ["net.py"]
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("heads = 4", ["heads = 4"]),
+        ("a_path_that_is_as_long_as_this_one = 1  # a path", ["a_path_that_is_as_long_as_this_one = 1  # a path"]),
+        ("kind = 1    # one of the kinds that there are", ["kind = 1    # one of the kinds that", "            # there are"]),
+    ],
+)
+def test_a_comment_fits_the_terminal(line: str, shown: list[str]) -> None:
+    assert without_config._wrapped(line, 38) == shown
 
 
 def test_the_same_model_has_the_same_tests_in_the_next_run(project: Project) -> None:
