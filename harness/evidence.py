@@ -137,8 +137,9 @@ class Evidence:
     @property
     def _says_line(self) -> bool:
         name, _, line = self.place.rpartition(":")
-        said = (f"({Path(name).name}{between}{line}{after}" for between in (", line ", ":") for after in "),")
-        return any(each in self.message for each in said)
+        file = Path(name).name
+        said = (f"({file}{between}{line}{after}" for between in (", line ", ":") for after in "),")
+        return any(each in self.message for each in (*said, f" {file}:{line}: "))
 
     @property
     def excess(self) -> float:

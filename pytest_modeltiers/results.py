@@ -142,6 +142,7 @@ def junit_properties(report: pytest.TestReport, finding: dict[str, Any]) -> list
         "modeltiers_counterexample": evidence.get("counterexample") if status in ("fail", "warn") else None,
         "modeltiers_measured": evidence.get("measured"),
         "modeltiers_bound": evidence.get("bound"),
+        "modeltiers_unit": evidence.get("unit"),
     }
     return [(name, str(value)) for name, value in shown.items() if value not in (None, "")]
 

@@ -159,9 +159,9 @@ def _of(rows: Iterable[Result], status: Status) -> list[Result]:
 
 
 def _counts(rows: list[Result], left_out: Sequence[SkippedCheck]) -> str:
-    """``39 ok, 1 fail, 10 skip, 4 left out``, and how long that took."""
+    """``39 ok, 1 fail, 10 skip, 4 not applicable``, and how long that took."""
     counts = [f"{number} {_WORDS[status]}".lower() for status in Status if (number := len(_of(rows, status)))]
-    counts += [f"{len(left_out)} left out"] * bool(left_out)
+    counts += [f"{len(left_out)} not applicable"] * bool(left_out)
     took = duration(sum(row.seconds for row in rows))
     return ", ".join(counts) + (f" ({took})" if took else "")
 

@@ -46,7 +46,7 @@ def calibration(study: Study) -> Evidence:
     """
     subject = study.subject
     if subject.fresh_weights:
-        return Evidence(_NAME, Status.SKIPPED, "the weights are freshly initialised: their confidence means nothing yet")
+        return Evidence(_NAME, Status.SKIPPED, "the model is not trained, so its confidence means nothing yet")
     if study.labelled is None:
         return Evidence(_NAME, Status.SKIPPED, "`eval` names no rows with labels")
     answered = _answer(subject, study.labelled)

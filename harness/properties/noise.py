@@ -235,6 +235,7 @@ def judge_equal(
     measured = difference(left, right)
     bound = subject.bound(name) if bound is None else subject.task.tolerances.get(name, bound)
     facts: dict[str, Any] = {"name": name, "measured": measured, "bound": bound, "counterexample": counterexample}
+    facts["unit"] = "(largest difference)"
     if measured <= bound:
         return Evidence(status=Status.OK, message="equal within rounding", **facts)
     double = subject.double if name not in subject.task.tolerances else None

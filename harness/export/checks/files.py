@@ -335,7 +335,7 @@ def _what_works(exports: Exports, format: str, axes: dict[str, tuple[int, int | 
     shown = json.dumps({"dynamic_shapes": honest})
     text = f"the model's code fixes this size, as `len(x)` and `int(x.shape[0])` do, or branches on it; or declare the sizes that work: {shown}"
     others = [other for other in exports.formats if other != format and _is_free(exports, other)]
-    return f"{text}; the axes are free in {', '.join(others)}" if others else text
+    return f"{text}; exported as {', '.join(others)}, the model takes every size" if others else text
 
 
 def _is_free(exports: Exports, format: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from harness.export.formats import ExportError, WrongFile, outputs_by_name
 from harness.export.program import LOGITS, Outputs, promised_outputs
 from harness.export.shape_grid import Point
 from harness.properties.noise import FACTOR, difference
-from harness.wording import counted
+from harness.wording import counted, figure
 
 _NAME = "numerical_consistency"
 
@@ -168,12 +169,12 @@ def _by_size(found: list[Compared], refused: dict[Point, str], output: str, expo
             notes[label] = worst[label].wrong
     for point in refused:
         notes.setdefault(point.sizes.describe(program.task), "refused")
-    labels = list(dict.fromkeys((*worst, *notes)))
+    labels = sorted({*worst, *notes}, key=lambda label: [int(number) for number in re.findall(r"\d+", label)])
     values = [worst[label].absolute if label in worst and label not in notes else 0.0 for label in labels]
     return {
         "kind": "parity",
         "title": "File and model, by size",
-        "caption": f"Largest difference of `{output}` from the model's",
+        "caption": f"Largest difference from what the model returns{f' as {output}' if len(program.outputs) > 1 else ''}",
         "labels": labels,
         "values": [value if math.isfinite(value) else 0.0 for value in values],
         "bounds": [worst[label].bound if label in worst else 0.0 for label in labels],
@@ -196,6 +197,7 @@ def _differs(exports: Exports, format: str, worst: Compared, facts: dict[str, An
         Status.FAIL,
         f"{format}: {_what_differs(exports, worst)} at {at}{unseen}{operator}",
         module=blame.module,
+        place=":".join(blame.line.split(":")[:2]),
         code="different_form" if worst.wrong else "different_logits",
         cause=blame.explanation or _CAUSE,
         details=details,
@@ -206,12 +208,13 @@ def _differs(exports: Exports, format: str, worst: Compared, facts: dict[str, An
 def _what_differs(exports: Exports, worst: Compared) -> str:
     """What is wrong, with the output's name and axes where a model does not only return logits."""
     if worst.output == LOGITS:
-        differing = f"logits differ from the model's by {worst.absolute:.1e}"
+        differing = f"logits differ from the model's by {figure(worst.absolute)}"
         return differing if not worst.wrong else f"logits {worst.wrong}" if worst.wrong.startswith("of ") else worst.wrong
     promised = promised_outputs(exports.program).get(worst.output)
     axes = f" [{', '.join(map(str, promised.axes))}]" if promised else ""
-    said = worst.wrong or f"differs from the model's by {worst.absolute:.1e}"
-    return f"output `{worst.output}`{axes} {'is ' if worst.wrong.startswith('of ') else 'has ' if worst.wrong else ''}{said}"
+    said = worst.wrong or f"differs from the model's by {figure(worst.absolute)}"
+    name = "the output" if worst.output == "_" else f"output `{worst.output}`"
+    return f"{name}{axes} {'is ' if worst.wrong.startswith('of ') else 'has ' if worst.wrong else ''}{said}"
 
 
 _CAUSE = "the exporter froze a decision or translated an operator wrongly, or the file holds other weights"
