@@ -326,3 +326,12 @@ def test_a_comment_names_axes_whose_sizes_are_settings_of_other_names() -> None:
 
     hints = read_hints(Forecast(), {"seq_len": 24, "enc_in": 3}, {})
     assert hints.required["x"].sizes == (3, 24, 3)
+
+
+def test_vectors_that_are_called_like_ids_are_numbers_where_no_table_is_read() -> None:
+    def forward(self: nn.Module, x_categ: Tensor) -> Tensor:
+        _, _, _ = x_categ.shape
+        return self.layers[1](x_categ.float()).mean(1)  # type: ignore[index,operator,no-any-return]
+
+    (argument,) = found(forward, nn.Embedding(4, 2), nn.Linear(6, 2)).arguments.values()
+    assert (argument.holds, len(argument.sizes), argument.sizes[-1]) == ("numbers", 3, 6)

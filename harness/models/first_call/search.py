@@ -38,6 +38,9 @@ _LARGEST_KNOWN, _MOST_KNOWN = 512, 12
 _LACKS = re.compile(r"must be|specify|provide|missing|required|needed|expected", re.IGNORECASE)
 """What a message says where an argument is not there."""
 
+_VECTORS = 3
+"""Axes of rows of several vectors each."""
+
 _MORE_ROWS = 5
 """Another number of rows than that of a trial."""
 
@@ -172,6 +175,7 @@ def _takes_more_rows(subject: TriedModel, found: FoundCall) -> bool:
 
 def _as_it_reads(subject: TriedModel, found: FoundCall, watch: Watch) -> FoundCall:
     """The call with ids as large as the tables they are looked up in, and as many columns as are read, where it takes that."""
+    found = _as_numbers(subject, found, watch)
     guesses = Guesses(found.arguments)
     for path, rows in watch.ids.items():
         argument = guesses.at(path)
@@ -185,6 +189,20 @@ def _as_it_reads(subject: TriedModel, found: FoundCall, watch: Watch) -> FoundCa
         return found
     returned, failure, _, values = subject.call(guesses)
     return found if failure is not None else FoundCall(guesses.arguments, values, returned)
+
+
+def _as_numbers(subject: TriedModel, found: FoundCall, watch: Watch) -> FoundCall:
+    """The call with numbers for vectors that only their name says to be ids, and that no table is read for, as of embedded features."""
+    for path in [path for path in Guesses(found.arguments).paths() if path not in watch.ids]:
+        argument = Guesses(found.arguments).at(path)
+        is_named = argument is not None and argument.holds == "ids" and argument.count == FEW and argument.why == "its name"
+        if argument is None or not is_named or not argument.is_free or len(argument.sizes) < _VECTORS:
+            continue
+        guesses = Guesses(found.arguments).put(path, replace(argument, holds="numbers", count=0))
+        returned, failure, _, values = subject.call(guesses)
+        if failure is None:
+            found = FoundCall(guesses.arguments, values, returned)
+    return found
 
 
 def _without_crossed_rows(subject: TriedModel, found: FoundCall) -> FoundCall:
