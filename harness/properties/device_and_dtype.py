@@ -145,10 +145,10 @@ def _simulated_move(subject: Subject, seed: int) -> Evidence:
     found = _simulated_call(subject, seed, counterexample)
     if found.status is not Status.FAIL:
         return found
-    # Code that asks which device it is on takes another path on a real one.
+    # Code that asks which device it is on takes another path on a real one, such as that for tensors without data.
     with pretending_cuda() as pretended:
         again = _simulated_call(subject, seed, counterexample)
-    if not pretended.asked or again.status is Status.FAIL:
+    if again.status is Status.FAIL or (again.status is not Status.OK and not pretended.asked):
         return found
     if again.status is Status.SKIPPED:
         reason = "forward queries its device, and the simulated device cannot answer as a real one would"

@@ -18,6 +18,9 @@ from harness.runtime import seeded
 _NAME = "initialisation"
 _BATCHES = 4
 _HALF_PRECISION_MAX = 65504.0
+_NEVER = -1e8
+"""Below it a score is a mask, where no other value is large: activations that explode do so in both directions."""
+
 _SMALL = 0.02
 """Standard deviation of weights that are filled in where a layer starts at zero."""
 
@@ -252,7 +255,13 @@ def _real(tensor: Tensor) -> Tensor:
 
 
 def _largest(tensors: list[Tensor]) -> float:
-    # The most negative number of a dtype is how additive masks say "never".
     plain = [t for t in tensors if t.is_floating_point() and not t.is_nested and t.numel()]
-    values = [t[t > torch.finfo(t.dtype).min].abs() for t in plain]
+    values = [_without_masked(t).abs() for t in plain]
     return max((float(v.max()) for v in values if v.numel() and bool(v.isfinite().all())), default=0.0)
+
+
+def _without_masked(values: Tensor) -> Tensor:
+    """The values but those by which additive masks say "never": the most negative number of a dtype, or one far below all others."""
+    real = values[values > torch.finfo(values.dtype).min]
+    far = real < _NEVER
+    return real[~far] if bool(far.any()) and not bool((real > _HALF_PRECISION_MAX).any()) else real

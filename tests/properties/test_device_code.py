@@ -37,6 +37,11 @@ class AsksTheDevice(Scaled):
         return scale.to("cuda") if x.device.type == "cuda" else scale
 
 
+class AsksForData(Scaled):
+    def scale(self, x: Tensor) -> Tensor:
+        return torch.arange(1.0, 5.0, device=x.device if x.device.type != "meta" else None)
+
+
 class AsksForTheNumber(Scaled):
     def scale(self, x: Tensor) -> Tensor:
         return torch.arange(1.0, 5.0, device="cpu" if x.get_device() == -1 else torch.device("cuda", x.get_device()))
@@ -73,7 +78,7 @@ def moved(model: type[nn.Module]) -> Evidence:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a real device takes the place of the simulated one")
 class TestSimulatedDevice:
-    @pytest.mark.parametrize("model", [AsksIsCuda, AsksTheDevice, AsksForTheNumber, AsksForCuda])
+    @pytest.mark.parametrize("model", [AsksIsCuda, AsksTheDevice, AsksForData, AsksForTheNumber, AsksForCuda])
     def test_the_branch_of_a_real_device_is_taken(self, model: type[nn.Module]) -> None:
         assert moved(model).status is Status.OK
 

@@ -89,3 +89,27 @@ def test_steps_that_are_lost_in_rounding_are_not_the_same_as_no_gradient(is_dead
     found = symmetry(subject_of(net))
 
     assert (found.status, found.module) == ((Status.FAIL, "branch.weight") if is_dead else (Status.OK, ""))
+
+
+class Masked(nn.Module):
+    """A layer hands on scores of which some say "never"; or scores that explode."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+        self.scores, self.head = nn.Sequential(nn.Linear(6, 8), nn.Identity()), nn.Linear(8, 4)
+        self.scores[1].register_forward_hook(self.hide)
+
+    def hide(self, _layer: nn.Module, _inputs: object, scores: Tensor) -> Tensor:
+        return self.factor * scores if self.factor > 0 else torch.where(torch.arange(8) > 5, self.factor, scores)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(self.scores(features).softmax(-1))
+
+
+@pytest.mark.parametrize(("factor", "status"), [(-1e10, Status.OK), (1e10, Status.WARN)])
+def test_scores_that_are_masked_are_no_activations_that_explode(factor: float, status: Status) -> None:
+    torch.manual_seed(0)
+    net = Masked(factor)
+    found = signal_scale(Subject(net.eval(), make_adapter(TABLE), TABLE, pristine=net))
+    assert found.status is status, found.explain()
