@@ -140,26 +140,33 @@ def largest_padding(subject: Subject) -> dict[str, Any]:
 
 
 def typical_then_largest(subject: Subject) -> dict[str, Any]:
-    """A call at typical sizes, next to it one with two of them swapped, which has as many places in all, and one at the largest.
+    """A call at typical sizes, one of a flat and one of a tall image, which have as many places, and one at the largest.
 
     Of images that a task type names there is one at twice their height and width.
     """
-    calls = [subject.typical, *_swapped(subject), subject.reach.largest(MOST_ROWS)]
+    calls = [subject.typical, *_turned(subject), subject.reach.largest(MOST_ROWS)]
     if subject.task.image_size is not None:
         _, height, width = subject.task.image_size
         calls.append(replace(subject.typical, image=(2 * height, 2 * width)))
     return {"calls": tuple(calls)}
 
 
-def _swapped(subject: Subject) -> list[Sizes]:
-    """Typical sizes with those of two axes of one input in each other's place, as of an image on its side; none where no two may swap."""
+def _turned(subject: Subject) -> list[Sizes]:
+    """Two calls of which one has the sizes of two axes of an input in each other's place, as of an image on its side; none where none may.
+
+    One size is the smallest, the other a typical one, so that they stay apart where strides divide them.
+    """
     signature, sizes = subject.task.signature, subject.typical.by_axis(subject.task)
     if subject.task.declared is None:
         return []
-    free = {axis.name for axis in signature.free_axes} - {BATCH}
-    pairs = [pair for each in signature.inputs for pair in combinations([str(axis) for axis in each.axes if axis in free], 2)]
-    swapped = ({**sizes, first: sizes[second], second: sizes[first]} for first, second in pairs)
-    return next(([Sizes.of(turned)] for turned in swapped if turned != sizes and signature.allows(turned)), [])
+    free = {axis.name: axis for axis in signature.free_axes if axis.name != BATCH}
+    for each in signature.inputs:
+        for first, second in combinations([axis for axis in each.axes if isinstance(axis, str) and axis in free], 2):
+            low, high = max(free[first].choices()[0], free[second].choices()[0]), max(sizes[first], sizes[second])
+            ways = [{**sizes, first: one, second: other} for one, other in ((low, high), (high, low))]
+            if low != high and all(map(signature.allows, ways)):
+                return [Sizes.of(way) for way in ways]
+    return []
 
 
 def _declared_sizes(signature: Signature, min_batch: int, min_seq: int, longer: str) -> SearchStrategy[Sizes]:

@@ -9,16 +9,13 @@ from torch import Tensor, nn
 from .declared import Keys, plant_declared
 from .images import IMAGE
 
-SIZES: Keys = {"height": {"min": 8, "max": 24}, "width": {"min": 8, "max": 24}}
+SIZES: Keys = {"height": {"min": 6, "max": 16}, "width": {"min": 6, "max": 16}}
 MASK = {"mask": {"axes": ["batch", 3, "height", "width"], "kind": "class_scores", "classes": 1}}
 SEGMENTATION: Keys = {"inputs": {"image": IMAGE}, "outputs": MASK, "axes": SIZES}
 
 
-def double_conv(inside: int, outside: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU(),
-        nn.Conv2d(outside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU(),
-    )  # fmt: skip
+def block(inside: int, outside: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU())
 
 
 class Up(nn.Module):
@@ -27,7 +24,7 @@ class Up(nn.Module):
     def __init__(self, inside: int, outside: int, wrong: bool) -> None:
         super().__init__()
         self.wrong = wrong
-        self.up, self.conv = nn.ConvTranspose2d(inside, outside, 2, stride=2), double_conv(2 * outside, outside)
+        self.up, self.conv = nn.ConvTranspose2d(inside, outside, 2, stride=2), block(2 * outside, outside)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.up(x)
@@ -43,7 +40,7 @@ class PaddedUNet(nn.Module):
 
     def __init__(self, wrong: bool = False) -> None:
         super().__init__()
-        self.first, self.second, self.third = double_conv(3, 4), double_conv(4, 8), double_conv(8, 16)
+        self.first, self.second, self.third = block(3, 4), block(4, 8), block(8, 16)
         self.up2, self.up1 = Up(16, 8, wrong), Up(8, 4, wrong)
         self.head = nn.Conv2d(4, 3, 1)
 
@@ -142,7 +139,7 @@ class Queries(nn.Module):
         super().__init__()
         self.backbone, self.project = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 16, 1)
         self.encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=not wrong)
-        self.decoder = nn.TransformerDecoderLayer(16, 2, 32, batch_first=True)
+        self.decoder = nn.MultiheadAttention(16, 2, batch_first=True)
         self.queries, self.row, self.column = nn.Embedding(5, 16), nn.Embedding(8, 8), nn.Embedding(8, 8)
         self.classes, self.boxes = nn.Linear(16, 4), nn.Linear(16, 4)
 
@@ -153,7 +150,7 @@ class Queries(nn.Module):
         columns = self.column.weight[None, :width].expand(height, -1, -1)
         places = torch.cat([columns, rows], -1).flatten(0, 1)
         memory = self.encoder(x.flatten(2).transpose(1, 2) + places)
-        found = self.decoder(self.queries.weight.expand(len(image), -1, -1), memory)
+        found = self.decoder(self.queries.weight.expand(len(image), -1, -1), memory, memory)[0]
         return {"pred_logits": self.classes(found), "pred_boxes": self.boxes(found).sigmoid()}
 
 
@@ -344,7 +341,7 @@ plant_declared(
         "inputs": {"image": IMAGE},
         "outputs": {"image": {"axes": ["batch", 3, "height", "width"], "fits": False}},
         "labels": {"image": {"from": "image"}},
-        "axes": {name: {**axis, "max": 12, "multiple_of": 2} for name, axis in SIZES.items()},
+        "axes": {name: {**axis, "multiple_of": 2} for name, axis in SIZES.items()},
     },
     "stateless",
     module="quantiser",

@@ -187,7 +187,7 @@ plant_declared(
 )
 
 
-class Recogniser(nn.Module):
+class Transcriber(nn.Module):
     """Symbols along time; the bug normalises their scores along time."""
 
     def __init__(self, wrong: bool = False) -> None:
@@ -208,7 +208,7 @@ AUDIO: Keys = {
 }
 plant_declared(
     "symbols_normalised_along_time",
-    Recogniser,
+    Transcriber,
     {
         "inputs": AUDIO,
         "outputs": {
