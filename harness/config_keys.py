@@ -377,9 +377,10 @@ class MonitoringKeys(Keys):
     min_power: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="The power to see what matters, below which tier 5 warns of too few rows; by default it only says so."
     )
-    expected_windows: Positive = Field(
+    expected_windows: Positive | Literal["unlimited"] = Field(
         1,
-        description="Windows of data, in a row, of which any fails by mistake with a probability of at most 0.05: 365 for a year of nights.",
+        description="Windows of data, in a row, of which any fails by mistake with a probability of at most 0.05: 365 for a year of nights, "
+        "`unlimited` for as many as will come.",
     )
     expected_comparisons: Positive = Field(
         10, description="Comparisons with a baseline, in a row, of which any fails by mistake with a probability of at most 0.05."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -144,6 +145,19 @@ class DriftOptions:
 DEFAULT_DRIFT_OPTIONS = DriftOptions()
 
 
+YEAR = 365
+"""Windows of a year of nights."""
+
+
+def windows_at(place: int) -> int:
+    """How many windows share alpha with one that has so many before it, where windows have no end.
+
+    The windows of a year share a part of alpha alike, and years have parts that fall with the square of their number, so that all windows of
+    all time fail by mistake with a probability of at most alpha. The first year shares as 601 windows would, the tenth as 60,041.
+    """
+    return math.ceil(YEAR * (place // YEAR + 1) ** 2 * math.pi**2 / 6)
+
+
 @dataclass(frozen=True)
 class Limits:
     """The limits a model is monitored by.
@@ -154,12 +168,14 @@ class Limits:
             ``accuracy``: 0.005 is half a point); ``harm`` for the accuracy on drifted data.
         drift: How the data is compared with the reference; its ``alpha`` and ``min_power`` are also those of the comparison with a baseline.
         expected_comparisons: How many comparisons in a row with one baseline share alpha.
+        is_unlimited: Whether the windows that share alpha have no end; ``drift`` has the number for the first of them.
     """
 
     thresholds: Mapping[str, float] = field(default_factory=dict)
     margins: Mapping[str, float] = field(default_factory=dict)
     drift: DriftOptions = DriftOptions()
     expected_comparisons: int = COMPARISONS
+    is_unlimited: bool = False
 
     @property
     def impact_margin(self) -> float:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +15,10 @@ from harness.data.columns import UNKNOWN_CLASS
 from harness.data.data_reference import DataReference, dataset_id
 from harness.data.dataset import Stream
 from harness.data.loader import make_loader
-from harness.errors import ComparisonError, ExperimentError
-from harness.experiments.database import ExperimentDB, existing_database
-from harness.experiments.records import RunRef, WindowRecord
-from harness.monitoring import Limits
+from harness.errors import ComparisonError
+from harness.experiments.database import ExperimentDB
+from harness.experiments.records import WindowRecord
+from harness.monitoring import DriftOptions, Limits, windows_at
 from harness.monitoring.dependence import Groups, OrderDependence, first_rows, one_row_a_group, order_dependence
 from harness.monitoring.drift import compare_profiles
 from harness.monitoring.drift.location import ReferenceSlices, ShiftedRow, SliceDrift, drifted_slices, shifted_rows
@@ -29,7 +28,7 @@ from harness.monitoring.joint import JointDrift, joint_drift
 from harness.monitoring.profiles import Profile
 from harness.monitoring.reference import (
     BaselineRows,
-    EarlierWindows,
+    Memory,
     Reference,
     find_baseline_rows,
     load_reference,
@@ -52,45 +51,6 @@ if TYPE_CHECKING:
     from harness.evaluation.evaluation import Evaluation
 
 _BATCH = 32
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Where runs are stored, and which of them a model is compared with.
-
-    Attributes:
-        db: The database, its file or its URL; ``None`` for nowhere.
-        baseline: The run whose scores the model's are compared with.
-        reference: The run whose profile the data is compared with.
-        run_name: The name of the run that is stored for the comparison.
-        config: What is stored with it.
-        window: Where the data is that is monitored, stored with it too; ``None`` where nobody could open it again.
-        time: When the data is of, in seconds since 1970, UTC; ``None`` for now.
-        earlier: Which earlier windows are the reference in place of its stored profile; ``None`` for none.
-    """
-
-    db: ExperimentDB | str | Path | None = None
-    baseline: RunRef | None = None
-    reference: RunRef | None = None
-    run_name: str = "monitoring"
-    config: Any = None
-    window: DataReference | None = None
-    time: float | None = None
-    earlier: EarlierWindows | None = None
-
-    def opened(self, purpose: str) -> Any:
-        """The database, as a context; one of the caller's own stays open.
-
-        Raises:
-            ExperimentError: There is none.
-        """
-        if self.db is None:
-            raise ExperimentError(f"`{purpose}` names a run, and there is no database to find it in: give `db_path`")
-        return (
-            nullcontext(self.db)
-            if isinstance(self.db, ExperimentDB)
-            else closing(existing_database(self.db, ": nothing is remembered there to be compared with"))
-        )
 
 
 @dataclass
@@ -316,11 +276,11 @@ class Monitor:
     @cached_property
     def lost_slices(self) -> list[SliceLoss]:
         """The parts of the data in which the accuracy fell, the surest first."""
-        found, limits = self.window_slices, self.limits
+        found = self.window_slices
         if found is None or self.reference is None or self.reference.slices is None:
             return []
         before = self.reference.slices.right
-        return slices_that_lost(before, found.right, limits.impact_margin, limits.drift.alpha, limits.drift.windows)
+        return slices_that_lost(before, found.right, self.limits.impact_margin, self.options.alpha, self.options.windows)
 
     @cached_property
     def drifted_slices(self) -> list[SliceDrift]:
@@ -328,7 +288,19 @@ class Monitor:
         found = self.window_slices
         if found is None or self.reference is None or self.reference.slices is None:
             return []
-        return drifted_slices(self.reference.slices.profiles, found.profiles, self.limits.drift)
+        return drifted_slices(self.reference.slices.profiles, found.profiles, self.options)
+
+    @cached_property
+    def options(self) -> DriftOptions:
+        """How the data is compared; where windows have no end, those of later years share less of alpha."""
+        known, options = self.memory.reference, self.limits.drift
+        if not self.limits.is_unlimited or known is None:
+            return options
+        with self.memory.opened("reference_profile_id") as db:
+            others = [one for one in db.get_windows(known, self.memory.run_name) if one.key != self._key]
+        time = self.memory.time
+        before = [one for one in others if time is None or one.time.timestamp() < time]
+        return replace(options, windows=windows_at(len(before)))
 
     @cached_property
     def joint(self) -> JointDrift | None:
@@ -337,7 +309,7 @@ class Monitor:
         if reference is None or reference.rows is None or self.verdict is None or self.verdict.drift.same:
             return None
         rows = kept_rows(self.independent_rows, self.task, self.batch_size)
-        return joint_drift(reference.rows, rows, self.limits.drift.windows)
+        return joint_drift(reference.rows, rows, self.options.windows)
 
     @cached_property
     def earlier_windows(self) -> list[WindowRecord]:
@@ -384,7 +356,7 @@ class Monitor:
         before, now = self.compared_profile, window.profile
         if before is not reference.profile:
             now = without_once(now)
-        drift = compare_profiles(before, now, self.limits.drift)
+        drift = compare_profiles(before, now, self.options)
         is_estimated = reference.estimator is not None and measured_accuracy(reference.profile, window.profile) is None
         measures = measures_of(self.independent_rows, window, reference.familiarity) if is_estimated else None
         return WindowVerdict.of(drift, reference, window, measures, self.limits.impact_margin)

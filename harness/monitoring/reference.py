@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -17,7 +17,7 @@ from harness.data.dataset import Dataset
 from harness.data.encoding import Encoder
 from harness.data.opening import open_dataset
 from harness.errors import ExperimentError, UserError
-from harness.experiments.database import ExperimentDB, log_profile_to_db
+from harness.experiments.database import ExperimentDB, existing_database, log_profile_to_db
 from harness.experiments.records import RunRef, WindowRecord
 from harness.monitoring.accuracy_estimate import AccuracyEstimator
 from harness.monitoring.drift.location import ReferenceSlices
@@ -290,6 +290,45 @@ class EarlierWindows:
     def said(self) -> str:
         """``the same weekday``, or nothing."""
         return f" of the same {self.same.replace('_', ' ')}" if self.same else ""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Where runs are stored, and which of them a model is compared with.
+
+    Attributes:
+        db: The database, its file or its URL; ``None`` for nowhere.
+        baseline: The run whose scores the model's are compared with.
+        reference: The run whose profile the data is compared with.
+        run_name: The name of the run that is stored for the comparison.
+        config: What is stored with it.
+        window: Where the data is that is monitored, stored with it too; ``None`` where nobody could open it again.
+        time: When the data is of, in seconds since 1970, UTC; ``None`` for now.
+        earlier: Which earlier windows are the reference in place of its stored profile; ``None`` for none.
+    """
+
+    db: ExperimentDB | str | Path | None = None
+    baseline: RunRef | None = None
+    reference: RunRef | None = None
+    run_name: str = "monitoring"
+    config: Any = None
+    window: DataReference | None = None
+    time: float | None = None
+    earlier: EarlierWindows | None = None
+
+    def opened(self, purpose: str) -> Any:
+        """The database, as a context; one of the caller's own stays open.
+
+        Raises:
+            ExperimentError: There is none.
+        """
+        if self.db is None:
+            raise ExperimentError(f"`{purpose}` names a run, and there is no database to find it in: give `db_path`")
+        return (
+            nullcontext(self.db)
+            if isinstance(self.db, ExperimentDB)
+            else closing(existing_database(self.db, ": nothing is remembered there to be compared with"))
+        )
 
 
 def merged_profile(windows: Sequence[WindowRecord], reference: Profile) -> Profile | None:

@@ -19,11 +19,11 @@ from harness.evidence import Evidence, Status
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import RunRef
 from harness.models.loading import model_source
-from harness.monitoring import DEFAULT_LIMITS, DriftOptions, FeatureFloor, Floors, Limits
+from harness.monitoring import DEFAULT_LIMITS, DriftOptions, FeatureFloor, Floors, Limits, windows_at
 from harness.monitoring.checks import judge_monitoring
 from harness.monitoring.drift.listing import drift_table as drift_table
-from harness.monitoring.monitor import Memory, Monitor
-from harness.monitoring.reference import EarlierWindows, open_window
+from harness.monitoring.monitor import Monitor
+from harness.monitoring.reference import EarlierWindows, Memory, open_window
 from harness.tasks import TaskSpec
 from harness.wording import Answer
 
@@ -241,8 +241,11 @@ def limits_of(config: SuiteConfig) -> Limits:
     """
     given = config.drift_floors
     floors = Floors(given.ks, given.cramers_v, _floors_of(given.features)) if given else Floors()
-    drift = DriftOptions(floors=floors, min_power=config.min_power, windows=config.expected_windows)
-    return Limits(config.thresholds, config.margins, drift, config.expected_comparisons)
+    windows = config.expected_windows
+    is_unlimited = isinstance(windows, str)
+    number = windows_at(0) if isinstance(windows, str) else windows
+    drift = DriftOptions(floors=floors, min_power=config.min_power, windows=number)
+    return Limits(config.thresholds, config.margins, drift, config.expected_comparisons, is_unlimited)
 
 
 def _floors_of(features: Mapping[str, Mapping[Any, float]]) -> dict[str, FeatureFloor]:

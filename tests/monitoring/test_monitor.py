@@ -23,7 +23,7 @@ from harness.data.examples import example_maker
 from harness.errors import ConfigError, DataError, UserError
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
 from harness.models.loading import model_source
-from harness.monitoring import Limits
+from harness.monitoring import Limits, windows_at
 from harness.monitoring.checks import judge_monitoring
 from harness.monitoring.profile_command import profile_config
 from harness.monitoring.reference import load_reference, open_window
@@ -226,6 +226,19 @@ def test_every_window_is_a_row_and_its_series_say_since_when_they_are_beyond_the
     ours = [one for one in series["values"] if one["time"].startswith("2026-11-0")]
     assert [one["is_outside"] for one in ours] == [False, False, True, True, True]
     assert {one["limit"] for one in ours} == {0.1}
+
+
+def test_windows_without_an_end_share_one_rate(shop: Shop, nights: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert sum(1 / windows_at(place) for place in range(100 * 365)) == pytest.approx(1, abs=0.007)
+    assert sum(1 / windows_at(place) for place in range(100 * 365)) < 1
+    monkeypatch.setattr("harness.monitoring.YEAR", 2)
+    config = shop.config("night0.csv", run_name="nightly", expected_windows="unlimited")
+    shares = []
+    for time in (None, datetime(2026, 11, 2, 2), datetime(2026, 11, 5, 2)):
+        monitor = monitor_of(config, model_source(config).build(0))
+        monitor.memory = replace(monitor.memory, time=time and time.timestamp())
+        shares.append(monitor.options.windows)
+    assert shares == [windows_at(4), windows_at(0), windows_at(2)], "the same rows again take their own place"
 
 
 def test_a_series_is_drawn_by_command(
