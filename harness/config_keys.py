@@ -233,11 +233,13 @@ class EvalConfig(Keys):
         description="Column that says which rows belong together, such as those of a session, a user, a passage or a day.",
     )
     slices: list[Name] = Field(
-        default_factory=list,
-        description="Columns whose values are parts that tier 5 also judges one by one; `*` for every number and level of the inputs.",
+        default_factory=list, description="Columns whose values tier 5 also judges one by one; `*` for all of the inputs."
     )
     without: list[Name] = Field(
         default_factory=list, description="Columns of a table that are no features, such as ids and dates."
+    )
+    also: list[Name] = Field(
+        default_factory=list, description="Columns that the model does not read, and that tier 5 compares all the same."
     )
     max_eval_examples: Positive | None = None
     batch_size: Positive | None = None
@@ -262,7 +264,7 @@ class EvalConfig(Keys):
         return EvalConfig(
             **{
                 key: getattr(self, key)
-                for key in (*DATA_SOURCES, "arguments", "group", "slices", "without")
+                for key in (*DATA_SOURCES, "arguments", "group", "slices", "without", "also")
                 if getattr(self, key)
             }
         )
@@ -270,7 +272,7 @@ class EvalConfig(Keys):
     @property
     def columns_about_rows(self) -> tuple[str, ...]:
         """Columns that say something about a row beside its features."""
-        return tuple(dict.fromkeys([*([self.group] if self.group else []), *self.slices, *self.without]))
+        return tuple(dict.fromkeys([*([self.group] if self.group else []), *self.slices, *self.without, *self.also]))
 
 
 class DataKeys(Keys):
@@ -379,8 +381,7 @@ class MonitoringKeys(Keys):
     )
     expected_windows: Positive | Literal["unlimited"] = Field(
         1,
-        description="Windows of data, in a row, of which any fails by mistake with a probability of at most 0.05: 365 for a year of nights, "
-        "`unlimited` for as many as will come.",
+        description="Windows in a row of which any fails by mistake with a probability of at most 0.05: 365 for a year, or `unlimited`.",
     )
     expected_comparisons: Positive = Field(
         10, description="Comparisons with a baseline, in a row, of which any fails by mistake with a probability of at most 0.05."

@@ -38,7 +38,7 @@ from harness.monitoring.reference import (
 )
 from harness.monitoring.slices import Parts, SliceLoss, SliceVerdict, slices_of, slices_that_lost
 from harness.monitoring.verdict import WindowVerdict, group_of, measured_accuracy, measured_of
-from harness.monitoring.window import Window, input_columns, kept_rows, measure_window, measures_of
+from harness.monitoring.window import Window, input_columns, kept_rows, measure_window, measures_of, without_also
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
 
@@ -367,4 +367,5 @@ class Monitor:
         if self.verdict is None or self.reference is None or self.window is None:
             return []
         columns = input_columns(self.data, self.task, self.batch_size)
-        return shifted_rows(self.verdict.drift, self.compared_profile, self.window.profile, columns)
+        before, now = without_also(self.compared_profile), without_also(self.window.profile)
+        return shifted_rows(self.verdict.drift, before, now, columns)

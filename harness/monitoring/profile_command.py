@@ -77,7 +77,7 @@ def profile_config(
     if weights.path is not None:
         config = config.model_copy(update={"weights": str(weights.path)})
     named = (config.eval if part == "eval" else config.train) or config.eval_config()
-    reference = reference_of(config, data, model, familiarity=familiarity, slices=named.slices, joint=joint)
+    reference = reference_of(config, data, model, familiarity=familiarity, slices=named.slices, joint=joint, also=named.also)
     profile = reference.profile
     run_id = None if db_path is None else _store(config, reference, db_path, run, name)
     note = _note(profile, weights) + _kept(reference)
@@ -92,6 +92,7 @@ def reference_of(
     familiarity: bool | None = None,
     slices: Sequence[str] = (),
     joint: bool = False,
+    also: Sequence[str] = (),
 ) -> Reference:
     """What later data is compared with: the profile of a config's data, and what estimates its model's accuracy without labels.
 
@@ -102,13 +103,14 @@ def reference_of(
         familiarity: Whether training rows are kept for that; by default where they can be.
         slices: Columns whose values are parts of it.
         joint: Whether rows of it are kept, by which windows are compared as a whole.
+        also: Columns that the model does not read, and that are compared too.
     """
     if model is None and config.weights:
         model = model_source(config).build(config.seed)
     task = config.task_spec()
     adapter = make_adapter(task, config.adapter, config.path.parent) if model is not None else None
     batch_size = config.eval_config().batch_size or 32
-    window = measure_window(data, task, model=model, adapter=adapter, batch_size=batch_size)
+    window = measure_window(data, task, model=model, adapter=adapter, batch_size=batch_size, also=also)
     encoding = KnownEncoding.of(data)
     parts = ReferenceSlices.of(data, task, slices, window.profile, window.correct, batch_size) if slices else None
     rows = kept_rows(data, task, batch_size) if joint else None

@@ -20,7 +20,7 @@ from harness.monitoring.joint import JOINT, RowsKept, joint_drift
 from harness.monitoring.measures import Measure, measured_table
 from harness.monitoring.profiles import BINS, Profile, profile_of_source
 from harness.monitoring.profiles.sources import Options, source_of
-from harness.monitoring.profiles.tables import TEXT_PARTS, ChangedTable, column_groups, tables_of
+from harness.monitoring.profiles.tables import TEXT_PARTS, ChangedTable, column_groups, column_of, tables_of
 from harness.monitoring.row_sample import RowSample, lost_correlations
 from harness.monitoring.slices import Cut
 from harness.wording import counted, listed
@@ -254,11 +254,6 @@ def _is_later(reference: FeatureCounts, current: FeatureCounts) -> bool:
 
 def _parent(feature: str, kept: dict[str, Any]) -> str:
     return column_of(feature, kept["columns"])
-
-
-def column_of(feature: str, columns: Sequence[str]) -> str:
-    """The column that a feature is of: itself, or the one whose text or moment it is a part of."""
-    return feature if feature in columns else feature.rpartition(".")[0]
 
 
 def _of_columns(gone: list[str], new: list[str]) -> list[TableFinding]:

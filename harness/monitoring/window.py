@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.dataset import Dataset
+from harness.errors import DataError
 from harness.monitoring.accuracy_estimate import confidence_measures
 from harness.monitoring.dependence import first_rows
 from harness.monitoring.familiarity import WIDEST, Familiarity, has_vectors, in_batches, sampled, vectors_of
 from harness.monitoring.features.values import Block, Ids, Numbers, name_of_id
 from harness.monitoring.joint import MOST_ROWS, RowsKept
 from harness.monitoring.profiles import BINS, Profile, is_optional, profile_of_source
-from harness.monitoring.profiles.sources import Options, Reading, Source, source_of
+from harness.monitoring.profiles.sources import META, Options, Reading, Source, source_of
+from harness.monitoring.profiles.tables import cells, column_of
 from harness.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
     from harness.adapters import Adapter
 
+
+ALSO = "also"
+"""What a profile keeps of the names of columns that its task does not read, in ``meta``."""
 
 _ENTROPY, _CLASS, _CORRECT = "output.entropy", "output.class", "score.correct"
 
@@ -54,6 +59,7 @@ def measure_window(
     model: nn.Module | None = None,
     adapter: Adapter | None = None,
     batch_size: int = 32,
+    also: Sequence[str] = (),
 ) -> Window:
     """Measures a dataset in one pass; two where it is to be a reference.
 
@@ -64,6 +70,7 @@ def measure_window(
         model: Whose outputs are measured too.
         adapter: How it is called.
         batch_size: Rows at once.
+        also: Columns of a reference that are counted beside what its task reads; a window has those of its reference.
 
     Raises:
         ProfileMismatchError: The rows are not of the reference's kind.
@@ -73,7 +80,10 @@ def measure_window(
     source = source_of(data, Options(task, model, adapter, reading=Reading(batch_size=batch_size)))
     names = (_ENTROPY, _CLASS, _CORRECT) if model is not None and task.signature.has_one_answer else ()
     log = _RowLog(source, names)
-    profile = profile_of_source(replace(source, blocks=log.blocks), reference, BINS)
+    known = None if reference is None else without_also(reference)
+    profile = profile_of_source(replace(source, blocks=log.blocks), known, BINS)
+    columns = also if reference is None else reference.meta.get(ALSO, ())
+    profile = _with_columns(profile, data, columns, reference) if columns else profile
     entropy, said = log.column(_ENTROPY), log.column(_CLASS)
     return Window(
         profile,
@@ -81,6 +91,41 @@ def measure_window(
         None if said is None else said.astype(np.int64),
         log.column(_CORRECT),
     )
+
+
+def without_also(profile: Profile) -> Profile:
+    """A profile of what its task reads, without the columns that are counted beside it."""
+    names = profile.meta.get(ALSO, ())
+    if not names:
+        return profile
+    features = {name: each for name, each in profile.features.items() if column_of(name, names) not in names}
+    return Profile.of(profile.n, features, {key: value for key, value in profile.meta.items() if key != ALSO})
+
+
+def _with_columns(profile: Profile, data: Dataset, names: Sequence[str], reference: Profile | None) -> Profile:
+    """A profile with columns of the data that its task does not read; one that a window lacks is missing in each row.
+
+    Raises:
+        DataError: The reference has no such column, or the model reads it.
+    """
+    read = next((name for name in names if name in profile.features), None)
+    if read is not None:
+        raise DataError(f"`also`: the model reads `{read}`, so it is compared as it is: leave it out")
+    columns = {}
+    for name in names:
+        try:
+            columns[name] = cells(data.column(name))
+        except DataError:
+            if reference is None:
+                raise
+            columns[name] = np.full(profile.n, None, object)
+    known = None
+    if reference is not None:
+        known = reference.only(name for name in reference.features if column_of(name, names) in names)
+        known = Profile.of(known.n, known.features, META)
+    part = profile_of_source(source_of(columns, Options()), known, BINS)
+    meta = {**profile.meta, ALSO: list(names)} if reference is None else reference.meta
+    return Profile.of(profile.n, {**profile.features, **part.features}, meta)
 
 
 def input_columns(data: Dataset, task: TaskSpec, batch_size: int) -> Iterator[dict[str, NDArray[Any]]]:

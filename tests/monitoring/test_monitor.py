@@ -379,6 +379,47 @@ def test_columns_that_go_together_otherwise_are_found_though_none_drifted(
     assert "most of all `age`, `visits` go together otherwise; no drift found in" in inputs["message"]
 
 
+def write_orders(
+    path: Path, seed: int, cities: str = "AAB", note: str = "fine", columns: tuple[str, ...] = ("city", "when", "note")
+) -> None:
+    """Rows with a city, a day and a text, which the model does not read."""
+    features, labels = rows(600, seed)
+    rng = np.random.default_rng(seed)
+    lines = []
+    for place, (row, label) in enumerate(zip(features, labels, strict=True)):
+        said = {
+            "city": rng.choice(list(cities)),
+            "when": f"2026-01-{1 + place % 28:02d}",
+            "note": f"{note} {rng.integers(10**6)}",
+        }
+        lines.append(",".join([*(f"{value:.5f}" for value in row), *(str(said[name]) for name in columns), str(label)]))
+    path.write_text("\n".join([",".join((*COLUMNS, *columns, "label")), *lines]) + "\n", encoding="utf-8")
+
+
+def test_columns_that_the_model_does_not_read_are_compared_too(shop: Shop) -> None:
+    write_orders(shop.folder / "orders_before.csv", 71)
+    write_orders(shop.folder / "orders_same.csv", 72)
+    write_orders(shop.folder / "orders_moved.csv", 73, cities="ABB", note="it came late and was broken")
+    write_orders(shop.folder / "orders_gone.csv", 74, columns=("when", "note"))
+    place = {"path": "orders_before.csv", "also": ["city", "when", "note"]}
+    before = profile_config(shop.config("", eval=place), shop.database, familiarity=False)
+    keys = {"reference_profile_id": before.data["reference_profile_id"]}
+
+    def inputs(file: str) -> dict[str, Any]:
+        found = shop.monitored(file, **keys)
+        return {"named": found["drift"]["named"], **found["checks"]["drift[inputs]"]}
+
+    assert inputs("orders_same.csv")["status"] == "ok"
+    moved = inputs("orders_moved.csv")
+    assert moved["status"] == "warn", "the accuracy holds"
+    assert set(moved["named"]) == {"city", "note.length", "note.digits"}
+    assert "`city`" in inputs("orders_gone.csv")["message"]
+    with pytest.raises(DataError, match="no column 'citty'"):
+        profile_config(shop.config("", eval={**place, "also": ["citty"]}), shop.database)
+    with pytest.raises(DataError, match="the model reads `age`"):
+        profile_config(shop.config("", eval={**place, "also": ["city", "when", "note", "age"]}), shop.database)
+
+
 def test_floors_of_single_features_come_from_the_config(shop: Shop) -> None:
     def floors(**own: float) -> dict[str, Any]:
         return shop.monitored("clean.csv", drift_floors={"features": {"age": own}})

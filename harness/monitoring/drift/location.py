@@ -68,16 +68,19 @@ class ReferenceSlices:
         Raises:
             DataError: There is no such column.
         """
-        from harness.monitoring.window import measure_window  # and with it torch, which tables without a model do not need
+        from harness.monitoring.window import (
+            measure_window,
+            without_also,
+        )  # and with it torch, which tables without a model do not need
 
         parts = Parts.of(data, task, names, cuts, batch_size)
-        profiles = {}
+        known, profiles = without_also(reference), {}
         for name, labels in parts.labels.items():
             for value in np.unique(labels) if name in names else ():
                 rows = np.flatnonzero(labels == value)
                 if len(rows) >= FEWEST_ROWS:
                     chosen = data.chosen(rows.tolist())
-                    found = measure_window(chosen, task, reference=reference, batch_size=batch_size)
+                    found = measure_window(chosen, task, reference=known, batch_size=batch_size)
                     profiles[f"{name}={value}"] = found.profile
         return cls(parts.cuts, profiles, {} if correct is None else right_by_slice(parts, correct))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,6 +74,11 @@ def column_groups(data: Any) -> list[tuple[Any, tuple[str, ...]]]:
     starts = range(0, len(names), COLUMNS_AT_ONCE)
     groups = [tuple(names[start : start + COLUMNS_AT_ONCE]) for start in starts]
     return [(ColumnGroup(reader, group), group) for group in groups]
+
+
+def column_of(feature: str, columns: Sequence[str]) -> str:
+    """The column that a feature is of: itself, or the one whose text or moment it is a part of."""
+    return feature if feature in columns else feature.rpartition(".")[0]
 
 
 def table_blocks(
@@ -240,6 +246,18 @@ def _parsed(column: Column, are_cells: bool) -> NDArray[Any] | None:
         with suppress(ValueError):
             return np.array(["NaT" if is_missing(value) else value for value in values], "datetime64[us]")
     return None
+
+
+def cells(values: Sequence[Any]) -> NDArray[Any]:
+    """The values of a column of records: numbers and moments where texts are these, and an array of objects otherwise."""
+    known = [value for value in values if not is_missing(value)]
+    if known and all(isinstance(value, date) for value in known):
+        return np.array(["NaT" if is_missing(value) else value.isoformat() for value in values], "datetime64[us]")
+    if known and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in known):
+        return np.array([np.nan if is_missing(value) else value for value in values])
+    column = np.array([None if value == "" else value for value in values] + [None], object)[:-1]
+    read = _parsed(column, are_cells=True) if _are_texts(column) else None
+    return column if read is None else read
 
 
 def _spread(values: list[Any], numbers: NDArray[Any]) -> NDArray[np.float64]:
