@@ -161,6 +161,10 @@ def times_of(folder: Path, *patterns: str) -> tuple[float, float, str]:
 
 
 def processor_seconds_of(process: int) -> float:
-    """Processor time of a process and of its children that have ended."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    """Processor time of a process, of its children that have ended, and of those that run, as a run is a fork of what was started."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        children = [each for task in Path(f"/proc/{process}/task").iterdir() for each in (task / "children").read_text().split()]
+    except FileNotFoundError:  # it has just ended
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK") + sum(processor_seconds_of(int(child)) for child in children)
