@@ -126,6 +126,13 @@ TRAINING = (
                 needs=lambda task: bool(targeted(task.signature)),
                 owned_by=("training_loss[scores]",),
             ),
+            "padding": Case(
+                "Padding behind the rows changes nothing of what a training step sends back",
+                "harness.training.checks.ignored_labels:padding",
+                needs=lambda task: _trains(task) and bool(facts.padded(task)),
+                owned_by=("padding_ignored", "training_loss[targets]", "training_loss[ignored_labels]"),
+                sign=facts.LIGHTNING,
+            ),
             "one_class": Case(
                 "Loss and gradients are finite where every label of a batch is of one class",
                 "harness.training.checks.training_loss:one_class",

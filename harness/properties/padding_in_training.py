@@ -44,26 +44,30 @@ def padding_in_training(subject: Subject, seed: int = 0) -> Evidence:
     """
     if failure := hidden_by(subject.prerequisite_failure, NAME):
         return failure
-    signature = subject.task.signature
-    skipped = Evidence(NAME, Status.SKIPPED, "")
+    rows, reason = with_more_padding(subject, seed)
+    return _judge(rows) if rows is not None else Evidence(NAME, Status.SKIPPED, reason)
+
+
+def with_more_padding(subject: Subject, seed: int = 0) -> tuple[PaddedRows | None, str]:
+    """Rows that are padded, and the same with as little padding as they can have; or why there are none."""
+    signature, reasons = subject.task.signature, list[str]()
     for axis in signature.padded:
         reason = no_padding(subject, axis) or unknown_elements(signature, axis)
         if not reason and BATCH not in signature.main.axes:
             reason = f"`{signature.main.name}` has no rows that could be padded"
-        if reason:
-            skipped = skipped if skipped.message else replace(skipped, message=reason)
-            continue
-        return _judge(_Trial(subject, axis, seed))
-    return skipped
+        if not reason:
+            return PaddedRows(subject, axis, seed), ""
+        reasons.append(reason)
+    return None, next(iter(reasons), "")
 
 
-def _judge(trial: _Trial) -> Evidence:
+def _judge(trial: PaddedRows) -> Evidence:
     subject = trial.subject
     try:
-        evaluated = trial.outputs(subject.model, None)
+        reads_padding = trial.reads_padding
     except ModelRaisedError as error:
         return Evidence(NAME, Status.SKIPPED, f"forward raises where every row is shorter than the batch: {error}")
-    if difference(*evaluated) > subject.bound("padding_ignored"):
+    if reads_padding:
         return left_to(NAME, "padding_ignored", "padding changes the outputs in eval mode too", code="reads_padding")
     if trial.is_random:
         return Evidence(NAME, Status.SKIPPED, DRAWS)
@@ -84,7 +88,7 @@ def _judge(trial: _Trial) -> Evidence:
     )
 
 
-def _compared(trial: _Trial, fixed_norms: bool) -> Evidence:
+def _compared(trial: PaddedRows, fixed_norms: bool) -> Evidence:
     subject = trial.subject
     facts: dict[str, Any] = {"counterexample": trial.counterexample, "cause": _CAUSE, "code": "reads_padding_in_training"}
 
@@ -112,7 +116,7 @@ def _compared(trial: _Trial, fixed_norms: bool) -> Evidence:
     )
 
 
-class _Trial:
+class PaddedRows:
     """Some rows with much padding, and the same rows with as little as they can have.
 
     Attributes:
@@ -136,6 +140,11 @@ class _Trial:
         self._kept = slice(total - kept, total) if side == "left" else slice(0, kept)
         self._short = {name: self._narrowed(name, value) for name, value in self._long.items()}
         self.has_loss = self._signature.is_trainable and all(map(self._is_ignorable, self._signature.outputs))
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether padding changes what the real elements give in eval mode."""
+        return difference(*self.outputs(self.subject.model, None)) > self.subject.bound("padding_ignored")
 
     @property
     def is_random(self) -> bool:
@@ -172,7 +181,7 @@ class _Trial:
             fixed_norms: Whether plain norms are in eval mode; ``None`` where all of the model is.
         """
         found = []
-        for batch, real in self._both:
+        for batch, real in self.both:
             model = self.subject.fresh_like(like) if fixed_norms is None else self.fresh(like, fixed_norms)
             with seeded(self._seed):
                 logits = self.subject.raw_logits(batch, model)
@@ -186,7 +195,7 @@ class _Trial:
     def lessons(self, like: nn.Module, fixed_norms: bool) -> tuple[Tensor, Tensor]:
         """The loss and its gradients, with much padding and with little."""
         found = []
-        for batch, _ in self._both:
+        for batch, _ in self.both:
             model = self.fresh(like, fixed_norms)
             with seeded(self._seed):
                 loss = self.subject.train_loss(batch, model)
@@ -198,12 +207,12 @@ class _Trial:
     def culprit(self, like: nn.Module, fixed_norms: bool) -> str:
         """Path of the first module whose outputs at real elements of a row differ though its inputs there do not."""
         traces = []
-        for batch, _ in self._both:
+        for batch, _ in self.both:
             model = self.fresh(like, fixed_norms)
             with seeded(self._seed), recording(model, lines=True) as trace:
                 self.subject.raw_logits(batch, model)
             traces.append(trace)
-        long, short = (real.shape[1] for _, real in self._both)
+        long, short = (real.shape[1] for _, real in self.both)
         if self.axis.padding == "left":
             return ""
         for row, length in enumerate(self._lengths):
@@ -213,7 +222,8 @@ class _Trial:
         return ""
 
     @property
-    def _both(self) -> list[tuple[Batch, Tensor]]:
+    def both(self) -> list[tuple[Batch, Tensor]]:
+        """The batch with much padding and that with little, each with what is real in it."""
         return [(self._long, self._real), (self._short, self._real[:, self._kept])]
 
     def _narrowed(self, name: str, value: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ from .tier3.unusual import UNUSUAL
 SKIPPED = {"PlainBackward": {"initial_loss"}, "Adversary": {"training_loss[targets]"}}
 """What cannot be judged of a training."""
 
-RARE = {"training_loss[balance]", "training_loss[one_class]", "training_loss[end_of_text]"}
-"""Cases that say nothing of most models: those without routers, without classes, or that name no token that ends a text."""
+RARE = {"training_loss[balance]", "training_loss[one_class]", "training_loss[end_of_text]", "training_loss[padding]"}
+"""Cases that say nothing of most models: those without routers, classes or a training step, or that name no token that ends a text."""
 
 
 @pytest.mark.parametrize("name", UNUSUAL)

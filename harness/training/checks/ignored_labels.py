@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from harness.batches import IGNORED, Batch, Sizes, pad_right
+from harness.batches import IGNORED, Batch, Sizes, pad_right, to_device
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
-from harness.owners import owned_by
+from harness.owners import left_to, owned_by
 from harness.properties.contents import end_token
+from harness.properties.padding_in_training import with_more_padding
 from harness.tasks.kinds import mean_loss
 from harness.tasks.signature import Output, Signature
-from harness.tasks.teaching import Line, lines_of
+from harness.tasks.teaching import Line, lines_of, targeted
 from harness.tasks.values import Ids, MaskOf
 from harness.training.checks.gradient_noise import Quantities, find_gap
 from harness.training.checks.labels import aligned, fully_labelled, labels_in
 from harness.training.checks.loss_targets import targets
 from harness.training.checks.observation import loss_name, observe
-from harness.training.checks.training_loss import quantities, repeated
+from harness.training.checks.training_loss import culprit, quantities, repeated
 from harness.training.trial import UNVARIED, Trial, Variation
 from harness.user_code import raised
 from harness.wording import and_others
@@ -29,6 +32,9 @@ _NAME = "training_loss"
 _ROWS = 4
 _FAINT = 0.05
 """Share of the largest gradient below which a position is not trained towards anything: what is left of it may be an auxiliary term."""
+
+_OF_PADDING = 0.05
+"""Share of a gradient that padding may change."""
 
 _PARALLEL = 0.999
 """Cosine from which two gradients have one direction."""
@@ -252,6 +258,61 @@ def _halves(trial: Trial, line: Line, sizes: Sizes) -> tuple[Batch, Tensor, Tens
 _ROWS_THAT_END = 3
 _SILENT = 1e-5
 """Share of the largest gradient that is none."""
+
+
+def padding(trial: Trial) -> Evidence:
+    """More padding behind the same rows changes neither the loss of a training step nor what it sends back.
+
+    A small difference is left alone: of a penalty that is meant as a mean over all places.
+    """
+    if not trial.is_own:
+        return Evidence(_NAME, Status.SKIPPED, "the loss is not made by a training step (see train_mode[padding])")
+    rows, reason = with_more_padding(trial.subject)
+    if rows is None or not rows.has_loss:
+        return Evidence(_NAME, Status.SKIPPED, reason or "labels at padding cannot be told from others")
+    try:
+        reads_padding = rows.reads_padding
+    except UserError as error:
+        return Evidence(_NAME, Status.SKIPPED, f"forward cannot be called with rows that are all shorter than the batch: {error}")
+    if reads_padding:
+        return left_to(_NAME, "padding_ignored", "padding changes the outputs in eval mode too", code="reads_padding")
+
+    def step(batch: Batch, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+        given = to_device(batch, trial.subject.device, trial.subject.dtype)
+        return observe(trial, [given], vary=vary).gradients
+
+    much, little = (partial(step, batch) for batch, _ in rows.both)
+    gap, at = find_gap(trial, much, little), rows.counterexample.removeprefix("train mode, ")
+    message = "padding behind the rows does not change what the training step sends back"
+    if gap.is_real:
+        one, other = (torch.cat([each.flatten().double() for each in found(trial).values()]) for found in (much, little))
+        share = float((one - other).norm() / other.norm().clamp(min=torch.finfo(other.dtype).tiny))
+        if share > _OF_PADDING:
+            owner = next((name for name, found in _told(trial) if found.status in (Status.FAIL, Status.WARN)), "")
+            return Evidence(
+                _NAME,
+                Status.WARN,
+                f"the gradient of {loss_name(trial)} changes by {share:.0%} with padding behind the rows, though no output does",
+                share,
+                _OF_PADDING,
+                "of the gradient",
+                at,
+                module=culprit(gap),
+                cause="a term of the loss that counts padded places: a mean or a second loss without the mask",
+                details=owned_by(owner) if owner else {},
+                code="padding_in_loss",
+            )
+        message = f"padding behind the rows changes only {share:.1%} of what the training step sends back"
+    return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "between the gradients", at)
+
+
+def _told(trial: Trial) -> Iterator[tuple[str, Evidence]]:
+    """What else tells that places are taught wrongly, which changes with padding too."""
+    signature = trial.subject.task.signature
+    if targeted(signature):
+        yield "training_loss[targets]", targets(trial)
+    if lines_of(signature):
+        yield "training_loss[ignored_labels]", ignored_labels(trial)
 
 
 def end_of_text(trial: Trial) -> Evidence:

@@ -8,11 +8,14 @@ from torch import Tensor, nn
 
 from harness.adapters import Adapter
 from harness.batches import Batch
+from harness.evidence import Status
 from harness.models.stubs import EncoderStub
+from harness.tasks import TaskSpec, TaskType
 
 from ..register import PYTORCH
-from .training import CLASSES, LENGTH, TABLE, TAGS, TEXT, VOCAB, LitLM, Scores, Training, plant
+from .training import CLASSES, FEATURES, LENGTH, TABLE, TAGS, TEXT, VOCAB, LitLM, LitScores, Scores, Training, plant
 
+TEXTS = TaskSpec(TaskType.SEQUENCE_CLASSIFICATION, vocab_size=VOCAB, max_seq_len=LENGTH, pad_token_id=0, num_classes=CLASSES)
 CLASS_WEIGHTS = torch.tensor([1.0, 2.0, 6.0])
 WEIGHTED = f"{PYTORCH}, CrossEntropyLoss: the weighted mean is divided by the weights of the targets"
 
@@ -75,6 +78,32 @@ class SmoothedByThePositions(SmoothedByTheMean):
         return real.numel()
 
 
+class Topics(LitScores):
+    """Sound: topics of texts by their mean word, with a second lesson, that words beside each other are alike; padding has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.net = nn.Embedding(VOCAB, FEATURES), Scores()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        real = attention_mask[..., None].to(self.words.weight.dtype)
+        return self.net((self.words(input_ids) * real).sum(1) / real.sum(1).clamp(min=1))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        words, real = self.words(batch["input_ids"]), self.taught(batch["attention_mask"])
+        apart = (words[:, 1:] - words[:, :-1]).square().mean(-1) * real[:, 1:]
+        told = self.loss(self(batch["input_ids"], batch["attention_mask"]), batch["labels"])
+        return told + 0.3 * apart.sum() / real[:, 1:].sum().clamp(min=1)
+
+    def taught(self, real: Tensor) -> Tensor:
+        return real
+
+
+class TopicsOfPadding(Topics):
+    def taught(self, real: Tensor) -> Tensor:
+        return torch.ones_like(real)
+
+
 class Ends(LitLM):
     """Sound: the token that ends a text has the id of padding, and the labels say which is which."""
 
@@ -128,4 +157,15 @@ plant(
     Training(TEXT, Ends),
     "end_of_text_ignored",
     "Hugging Face forum: with pad_token = eos_token a fine-tuned model never stops",
+)
+plant(
+    "second_lesson_of_padding",
+    "training_loss[padding]",
+    Training(TEXTS, TopicsOfPadding),
+    Training(TEXTS, Topics),
+    "padding_in_loss",
+    "RUCAIBox/RecBole#1483",
+    status=Status.WARN,
+    module="words.weight",
+    says="with padding behind the rows",
 )
