@@ -61,7 +61,8 @@ def verdicts(configs: Sequence[tuple[str, Path]], isolated: bool, keyword: str) 
 def pytest_run(folder: Path, options: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """A run of pytest in a folder, with a cache of its own."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--model-hints", "0", *options]
-    environment = {**os.environ, "MODELTIERS_CACHE": str(folder / "cache")}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {**kept, "MODELTIERS_CACHE": str(folder / "cache")}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -84,6 +85,10 @@ def compare(configs: Sequence[tuple[str, Path]], keyword: str) -> int:
     for first in range(0, len(configs), _AT_ONCE):
         some = configs[first : first + _AT_ONCE]
         plain, isolated = (verdicts(some, each, keyword) for each in (False, True))
+        for config in some if len(some) > 1 else ():
+            if _of(config[0], plain) != _of(config[0], isolated):
+                # Without isolation the packages of models judged before are imported already, and what that changes is said of those.
+                plain |= verdicts([config], False, keyword)
         for label, test in sorted({*plain, *isolated}):
             before, now = (found.get((label, test), "not run") for found in (plain, isolated))
             if now.startswith("skipped: isolation refuses"):
@@ -97,6 +102,10 @@ def compare(configs: Sequence[tuple[str, Path]], keyword: str) -> int:
         print(f"{first + len(some)} of {len(configs)} models: {compared} verdicts, {differ} differ", flush=True)
     print(f"{compared} verdicts compared, {differ} differ; {refused} checks need what isolation refuses")
     return int(bool(differ) or not compared)
+
+
+def _of(label: str, found: Verdicts) -> dict[str, str]:
+    return {test: verdict for (config, test), verdict in found.items() if config == label}
 
 
 def start(rounds: int) -> int:

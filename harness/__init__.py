@@ -7,9 +7,13 @@ Lightning; a name brings what it needs when it is first asked for.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
+
+# From 1.32 on, ONNX Runtime sends events to Microsoft unless this was set before it is imported. Who sets it to 0 keeps that.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULES = {
     "harness.adapters": "Adapter CallPlan CausalLMAdapter RegressionAdapter make_adapter",

@@ -17,7 +17,6 @@ from harness.config import load_config
 from harness.errors import ModelSourceError
 from harness.evidence import Evidence, Excerpt, Status
 from harness.processes import end_in_words
-from harness.user_code import is_ours, is_written_here
 from pytest_modeltiers.crashes import DEATHS, SUPERVISED, Death, Journal, use_timer
 from pytest_modeltiers.results import junit_properties, tier_in, visible_report
 
@@ -152,12 +151,16 @@ def death_in_words(death: Death, path: Path | None = None) -> str:
 
 def place_of(death: Death) -> tuple[str, int, str] | None:
     """File, line and function of the user's code that was running: the innermost forward, or the innermost call."""
+    from harness.user_code import is_written_here
+
     own = [frame for frame in death.frames if is_written_here(frame[0])]
     return next((frame for frame in own if frame[2] == "forward"), own[0] if own else None)
 
 
 def calls_of(death: Death) -> str:
     """The calls from the model's on, the innermost first."""
+    from harness.user_code import is_ours
+
     inner = itertools.takewhile(lambda frame: not is_ours(frame[0]), death.frames)
     return "".join(f"{file}:{line}: in {name}\n" for file, line, name in inner)
 

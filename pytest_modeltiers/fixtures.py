@@ -1,4 +1,7 @@
-"""Fixtures for the generated tests and for the user's own; a ``conftest.py`` may override any of them."""
+"""Fixtures for the generated tests and for the user's own; a ``conftest.py`` may override any of them.
+
+What brings torch is imported where it is used: a run whose models are all isolated does without it.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +13,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from torch import nn
 
-from harness.adapters import Adapter
-from harness.batches import Batch, Sizes
 from harness.catalogue import CATALOGUE, rank
 from harness.config import EvalConfig, TrainingConfig
 from harness.errors import MemoryFullError, TimeBudgetError
 from harness.evidence import Evidence
 from harness.internal_errors import describe
 from harness.owners import Selection
-from harness.process_state import ProcessState, kept_process
-from harness.properties.subject import Subject
-from harness.runtime import processor_seconds, threads_for
 from harness.tasks import TaskSpec
 from pytest_modeltiers.checks import FOUND
 from pytest_modeltiers.compat import fixtures_by_name
-from pytest_modeltiers.hooks import CONFIGS, SELECTED, TIERS
-from pytest_modeltiers.mending import add_script, look_for_mending
+from pytest_modeltiers.hooks import CONFIGS, SELECTED, TIERS, VERDICT
 from pytest_modeltiers.property_tests import Answers, run_test
 from pytest_modeltiers.results import end_run
 from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.time_budget import CutShortError, time_limit
-from pytest_modeltiers.verdicts import VERDICT, Judge, conclude
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.adapters import Adapter
     from harness.analysis import Study
+    from harness.batches import Batch
     from harness.experiments import ExperimentDB
     from harness.export.exports import Exports
     from harness.monitoring.monitor import Monitor
+    from harness.properties.subject import Subject
     from harness.training.trial import Trial
+    from pytest_modeltiers.verdicts import Judge
 
 
 _HINTED = pytest.StashKey[float]()
@@ -152,7 +153,7 @@ def model(suite: Suite) -> nn.Module:
 @pytest.fixture
 def subject(request: pytest.FixtureRequest, suite: Suite, model: nn.Module, adapter: Adapter, task_spec: TaskSpec) -> Subject:
     """The model with what the properties need to call and judge it."""
-    if any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec")):
+    if _is_foreign(request):
         return suite.foreign_subject(model, adapter, task_spec)
     return suite.subject(model)
 
@@ -160,16 +161,13 @@ def subject(request: pytest.FixtureRequest, suite: Suite, model: nn.Module, adap
 @pytest.fixture
 def exports(request: pytest.FixtureRequest, suite: Suite, subject: Subject) -> Exports:
     """The exports of the model: made once, shared between tests, workers and runs."""
-    if any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec")):
-        return suite.exports_of(subject)
-    return suite.exports
+    return suite.exports_of(subject) if _is_foreign(request) else suite.exports
 
 
 @pytest.fixture
 def study(request: pytest.FixtureRequest, suite: Suite, subject: Subject) -> Study:
     """The model to look into, with the config's labelled rows."""
-    is_foreign = any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec"))
-    study = suite.study_of(subject, suite.config) if is_foreign else suite.study
+    study = suite.study_of(subject, suite.config) if _is_foreign(request) else suite.study
     study.seconds = suite.budget.part
     return study
 
@@ -177,9 +175,7 @@ def study(request: pytest.FixtureRequest, suite: Suite, subject: Subject) -> Stu
 @pytest.fixture
 def trial(request: pytest.FixtureRequest, suite: Suite, subject: Subject, training_config: TrainingConfig) -> Trial:
     """Short trainings of the model, each on a fresh copy."""
-    names = ("model", "adapter", "task_spec", "training_config")
-    is_foreign = any(_is_overridden(request, name) for name in names)
-    trial = suite.trial_of(subject, training_config) if is_foreign else suite.trial
+    trial = suite.trial_of(subject, training_config) if _is_foreign(request, "training_config") else suite.trial
     trial.seconds = suite.budget.part
     return trial
 
@@ -187,8 +183,7 @@ def trial(request: pytest.FixtureRequest, suite: Suite, subject: Subject, traini
 @pytest.fixture
 def monitor(request: pytest.FixtureRequest, suite: Suite, subject: Subject) -> Monitor:
     """The model, the config's evaluation data, and the runs it is compared with; each part is measured once."""
-    is_foreign = any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec"))
-    return suite.monitor_of(subject) if is_foreign else suite.monitor
+    return suite.monitor_of(subject) if _is_foreign(request) else suite.monitor
 
 
 @pytest.fixture
@@ -225,8 +220,9 @@ class ExportedFiles(Mapping[str, Path]):
         return len(self._exports.formats)
 
 
-def _is_overridden(request: pytest.FixtureRequest, name: str) -> bool:
-    return _overrides(request.node, name)
+def _is_foreign(request: pytest.FixtureRequest, *more: str) -> bool:
+    """Whether a user's fixture took the place of one that what is judged is made of."""
+    return any(_overrides(request.node, name) for name in ("model", "adapter", "task_spec", *more))
 
 
 def _overrides(item: pytest.Item, name: str) -> bool:
@@ -237,6 +233,7 @@ def _overrides(item: pytest.Item, name: str) -> bool:
 @pytest.fixture
 def make_batch(subject: Subject) -> Callable[..., Batch]:
     """Makes batches: ``make_batch(batch=4, seq=10, seed=1)``."""
+    from harness.batches import Sizes
 
     def make(batch: int = 2, seq: int | None = None, target_seq: int | None = None, seed: int = 0) -> Batch:
         longest = subject.task.max_seq_len or 1
@@ -266,6 +263,8 @@ def selected_tests(request: pytest.FixtureRequest, suite: Suite) -> frozenset[st
 @pytest.fixture
 def judge(request: pytest.FixtureRequest, subject: Subject, suite: Suite, selected_tests: frozenset[str]) -> Judge:
     """Judges the test's property."""
+    from pytest_modeltiers.verdicts import Judge
+
     name = request.function.__name__.removeprefix("test_")
     share = suite.share
 
@@ -273,8 +272,7 @@ def judge(request: pytest.FixtureRequest, subject: Subject, suite: Suite, select
         copy = replace(subject, model=subject.fresh(), given_copies=subject.copies)
         return run_test(Judge(owner, copy, share, suite.config.seed, selection, case), case, request.getfixturevalue)
 
-    is_foreign = any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec"))
-    answers = Answers(subject.task, TIERS) if is_foreign else suite.answers
+    answers = Answers(subject.task, TIERS) if _is_foreign(request) else suite.answers
     selection = Selection(selected_tests, subject.task.switched_off, partial(answers.of, run))
     case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
     return Judge(name, subject, share, suite.config.seed, selection, case)
@@ -291,7 +289,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Counts what a generated test uses, from its first fixture to its report."""
     own = _suite_of(item)
-    if own is None:
+    if own is None or own.config.isolation:
         return (yield)
     with own.budget.counting():
         result = yield
@@ -325,6 +323,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     own = _suite_of(pyfuncitem)
     if own is None:
         return (yield)
+    from harness.process_state import ProcessState, kept_process
+    from harness.runtime import threads_for
+    from pytest_modeltiers.verdicts import conclude
+
     FOUND.set(None)
     result = None
     judge = _judge_of(pyfuncitem)
@@ -359,6 +361,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
 
 def _look_for_mending(item: pytest.Function, judge: Judge, suite: Suite) -> None:
     """Looks for a change of the model's code that mends a failure, while there is time for it."""
+    from harness.runtime import processor_seconds
+    from pytest_modeltiers.mending import add_script, look_for_mending
 
     def remake(fixture: str, subject: Subject) -> Any:
         made = {
@@ -389,5 +393,7 @@ def _suite_of(item: pytest.Item) -> Suite | None:
 
 
 def _judge_of(item: pytest.Function) -> Judge | None:
+    from pytest_modeltiers.verdicts import Judge
+
     judge = item.funcargs.get("judge")
     return judge if isinstance(judge, Judge) else None

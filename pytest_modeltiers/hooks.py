@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,6 +29,9 @@ CONFIGS = pytest.StashKey[list[Path]]()
 
 SHOWN_AS = pytest.StashKey[dict[Path, str]]()
 """What the config of a model without one is called in ids and on the screen: the model, from the root of the tests."""
+
+VERDICT = pytest.StashKey[dict[str, Any]]()
+"""What a test found, for the report."""
 
 SELECTED = pytest.StashKey[frozenset[str]]()
 """The tests that run, where another process selected them."""

@@ -286,10 +286,13 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
     config.pluginmanager.register(FailuresSection(reporter), "modeltiers_failures")
     if may_redraw(config):
         config.pluginmanager.register(LiveLine(reporter), "modeltiers_live_line")
-    if any(Suite.of(path).config.isolation for path in configs):
+    isolated = [path for path in configs if Suite.of(path).config.isolation]
+    if isolated:
         from pytest_modeltiers.isolated import Isolation
 
         Isolation.of(config)
+    if len(isolated) < len(configs):
+        from pytest_modeltiers import mending, verdicts  # noqa: F401  # with torch, which stays: see below
     # Torch and what comes with it are a million objects that stay: without this every collection walks over them.
     gc.freeze()
 

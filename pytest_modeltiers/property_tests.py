@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, Signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,7 +14,9 @@ from harness.catalogue import CATALOGUE, Property
 from harness.catalogue.entry import Search, load
 from harness.evidence import Evidence, Status
 from harness.tasks import TaskSpec
-from pytest_modeltiers.verdicts import Judge
+
+if TYPE_CHECKING:
+    from pytest_modeltiers.verdicts import Judge
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from harness.health.history import REPORT, remember, write_badge
 from harness.provenance import surroundings
 from harness.wording import visible, visible_values
 from pytest_modeltiers import __version__
-from pytest_modeltiers.hooks import SHOWN_AS
+from pytest_modeltiers.hooks import SHOWN_AS, VERDICT
 from pytest_modeltiers.progress import is_ci
 from pytest_modeltiers.results import (
     Result,
@@ -39,7 +39,6 @@ from pytest_modeltiers.results import (
 from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.terminal import annotation, append_summary
 from pytest_modeltiers.time_budget import SPENT
-from pytest_modeltiers.verdicts import VERDICT
 
 _CRASHED = "crashed while running"
 
@@ -343,8 +342,9 @@ def _relative_to(folder: Path, value: Any) -> Any:
 
 def _model_facts(suite: Suite, report: ExportHealthReport) -> dict[str, str]:
     facts = {"config": visible(suite.config.path.name), "task": suite.task.title}
-    with suppress(UserError):
-        facts["model"] = visible(suite.source.origin)
+    if not suite.config.isolation:  # the isolated process says it
+        with suppress(UserError):
+            facts["model"] = visible(suite.source.origin)
     if report.layers:
         total = sum(layer["count"] for layer in report.layers)
         trainable = sum(layer["count"] for layer in report.layers if layer["trainable"])

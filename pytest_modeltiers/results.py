@@ -15,7 +15,6 @@ import pytest
 
 from harness.catalogue import CATALOGUE
 from harness.evidence import WHOLE, Evidence, Excerpt, Status
-from harness.export.checks import recommendation as advice
 from harness.export.store import default_folder
 from harness.health.checks import CheckResult, CheckStatus
 from harness.wording import visible, visible_values
@@ -212,7 +211,9 @@ def _recommendation(result: Result, evidence: Evidence | None) -> str:
     if evidence is None or result.status not in (Status.FAIL, Status.WARN):
         return ""
     if result.tier == 4:
-        return advice(evidence)
+        from harness.export.checks import recommendation
+
+        return recommendation(evidence)
     where = f"In `{evidence.module}`, look" if evidence.module not in ("", WHOLE) else "Look"
     return f"{where} for {evidence.cause}." if evidence.cause else ""
 

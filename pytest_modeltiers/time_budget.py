@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from harness.errors import TimeBudgetError
-from harness.runtime import ComputedSince, ended_by, short_of_memory
 from harness.wording import duration
 from pytest_modeltiers.crashes import set_timer, stop_timer
+
+if TYPE_CHECKING:
+    from harness.runtime import ComputedSince
 
 CLOCK_FACTOR = 5
 """How many times the budget a test may wait by the clock without computing, before it is a deadlock."""
@@ -69,6 +72,8 @@ class Budget:
         if self._began is not None:
             yield
             return
+        from harness.runtime import ComputedSince
+
         self._began = ComputedSince()
         try:
             yield
@@ -189,6 +194,8 @@ def time_limit(budget: Budget, part: float | None = None, lost: Lost | None = No
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
         return
+    from harness.runtime import ended_by
+
     watch = _Watch(budget, budget.left if part is None else part)
     handler = signal.signal(signal.SIGALRM, watch.look)
     outer, interval = watch.wait(watch.pause)
@@ -220,6 +227,9 @@ class _Watch:
     """Looks at the time now and then while a block runs."""
 
     def __init__(self, budget: Budget, part: float) -> None:
+        from harness.runtime import ComputedSince, short_of_memory
+
+        self._now, self._short_of_memory = ComputedSince, short_of_memory
         self.is_over = False
         self.end: BaseException | None = None
         self._budget = budget
@@ -269,7 +279,7 @@ class _Watch:
         """Handles the alarm."""
         if self.is_over:
             return
-        self._silence = ComputedSince()
+        self._silence = self._now()
         try:
             self._judge(frame)
         except BaseException as end:  # whoever swallows the error meets it again, but not while cleaning up after it
@@ -283,7 +293,7 @@ class _Watch:
         if self.clock >= CLOCK_FACTOR * whole and used < _IDLE * self.clock:
             raise _HangError(
                 f"the model did not answer within the `time_budget` of {whole:g} s: {self.clock:.0f} s passed by the clock, and it used "
-                f"{used:.1f} s of processor time; it was {_place(frame)}{f'; {short}' if (short := short_of_memory()) else ''}"
+                f"{used:.1f} s of processor time; it was {_place(frame)}{f'; {short}' if (short := self._short_of_memory()) else ''}"
             )
         if used < self._part or (_is_importing(frame) and used < self._part + whole):
             return

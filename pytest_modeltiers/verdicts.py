@@ -43,9 +43,6 @@ from pytest_modeltiers.compat import modules_may_raise
 from pytest_modeltiers.strategies import LONGEST_USUAL, smallest_failing
 from pytest_modeltiers.time_budget import CutShortError
 
-VERDICT = pytest.StashKey[dict[str, Any]]()
-"""What a test found, for the report."""
-
 EXAMPLES = 8
 """Draws for a property with free sizes."""
 Check = Callable[..., Evidence]

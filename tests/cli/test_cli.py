@@ -199,6 +199,17 @@ def test_other_shells_have_scripts_of_their_own(shell: str, words: str, capsys: 
     assert words in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_onnx_runtime_is_told_to_send_nothing(given: str | None, expected: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    code = "import harness, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    own = {} if given is None else {"ORT_DISABLE_TELEMETRY": given}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**environment, **own}, cwd=ROOT
+    )
+    assert done.stdout.strip() == expected
+
+
 @pytest.mark.long
 def test_no_command_uses_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)

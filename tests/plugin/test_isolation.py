@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,6 +103,14 @@ def test_nothing_is_started_to_list_the_tests(project: Any, monkeypatch: pytest.
     monkeypatch.setattr("harness.isolation.process.IsolatedProcess.__init__", pytest.fail)
     project.config(**ISOLATED)
     assert project.ids("--model-config", "cfg.json") == ["cfg.json::TestTier1::test_causal"]
+
+
+def test_this_side_does_without_torch() -> None:
+    """It would take a second of its own to import: the model is not here."""
+    modules = [f"pytest_modeltiers.{name}" for name in ("suite", "continued", "fixtures", "report", "terminal", "isolated")]
+    code = f"import sys, {', '.join(modules)}; print([name for name in ('torch', 'hypothesis') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_a_conftest_beside_the_config_runs_outside_and_is_named_unless_it_is_left_out(project: Any) -> None:
