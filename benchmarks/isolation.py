@@ -5,9 +5,9 @@
     board/bin/python benchmarks/isolation.py --packages 60 --k "shape_contract or gradient_flow"  # models of the board of packages
     python benchmarks/isolation.py --start 5           # what isolation adds to the processor time of a run of one test
 
-Each config is copied with its folder, so that nothing is written beside it; a few are judged in one run of pytest. A check that is skipped in
-isolation, as it needs what is refused to everybody, is listed and no difference. Exits with 1 where a test has another verdict, and where
-isolation adds more than a second.
+Each config is copied with its folder, so that nothing is written beside it; of packages, a few are judged in one run of pytest. A check that is
+skipped in isolation, as it needs what is refused to everybody, is listed and no difference. Exits with 1 where a test has another verdict, and
+where isolation adds more than a second.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.config_file import read_keys
 
 _FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(found for kind in ("*.json", "*/*.json", "*/*.toml") for found in _FOLDER.glob(kind))
-_AT_ONCE = 5
+_PACKAGES_AT_ONCE = 5
 _MOST_ADDED = 1.0
 
 Verdicts = dict[tuple[str, str], str]
@@ -60,7 +60,18 @@ def verdicts(configs: Sequence[tuple[str, Path]], isolated: bool, keyword: str) 
 
 def pytest_run(folder: Path, options: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """A run of pytest in a folder, with a cache of its own."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--model-hints", "0", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--continue-on-collection-errors",
+        "--model-hints",
+        "0",
+        *options,
+    ]
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     environment = {**kept, "MODELTIERS_CACHE": str(folder / "cache")}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -79,11 +90,11 @@ def of_packages(folder: Path, number: int) -> Iterator[tuple[str, Path]]:
         yield entry.key, own / "config.json"
 
 
-def compare(configs: Sequence[tuple[str, Path]], keyword: str) -> int:
+def compare(configs: Sequence[tuple[str, Path]], keyword: str, at_once: int) -> int:
     """Prints each difference, and how many there are."""
     compared = differ = refused = 0
-    for first in range(0, len(configs), _AT_ONCE):
-        some = configs[first : first + _AT_ONCE]
+    for first in range(0, len(configs), at_once):
+        some = configs[first : first + at_once]
         plain, isolated = (verdicts(some, each, keyword) for each in (False, True))
         for config in some if len(some) > 1 else ():
             if _of(config[0], plain) != _of(config[0], isolated):
@@ -144,7 +155,9 @@ def main() -> int:
         given = [
             (f"{config.absolute().parent.name}/{config.name}", config.absolute()) for config in arguments.configs or EXAMPLES
         ]
-        return compare(list(of_packages(Path(folder), arguments.packages)) if arguments.packages else given, arguments.k)
+        if arguments.packages:
+            return compare(list(of_packages(Path(folder), arguments.packages)), arguments.k, _PACKAGES_AT_ONCE)
+        return compare(given, arguments.k, 1)
 
 
 if __name__ == "__main__":
