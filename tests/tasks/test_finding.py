@@ -565,3 +565,20 @@ def test_edges_beside_nodes_in_a_tuple_are_positions() -> None:
         "data.0": {"axes": ["nodes", 4]},
         "data.1": {"axes": [2, "edges"], "values": {"index_of": "nodes"}},
     }
+
+
+class FirstThree(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, kinds: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        both = self.layer(torch.cat((kinds, numbers), dim=1))
+        return both[:, :3], both[:, 3:]
+
+
+def test_the_smallest_sizes_together_give_the_sizes_that_outputs_have() -> None:
+    found = signature_from_call(FirstThree(), {"kinds": torch.randn(2, 5, 4), "numbers": torch.randn(2, 6, 4)})
+    first = found.keys["inputs"]["kinds"]["axes"][1]
+    assert found.keys["outputs"]["0"]["axes"] == ["batch", 3, 2]
+    assert found.keys["axes"][first]["min"] == 5

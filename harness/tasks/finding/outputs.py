@@ -66,12 +66,40 @@ class FoundOutputs:
                 keys, why = {**keys, "constant": True}, "it is the same for all inputs"
             self.keys[name] = {"axes": axes, **keys}
             self.reasons[f"outputs.{name}"] = why
+        self._raise_smallest(shapes)
         order = list(self._call.outputs)
         self.keys = main_first(self.keys)
         for place, (name, keys) in enumerate(self.keys.items()):
             raw = next(key for key in present if names[key] == name)
             if raw.isdigit() and not name.isdigit() and order.index(raw) != place:
                 keys["at"] = int(raw)
+
+    def _raise_smallest(self, shapes: Mapping[str, list[Size]]) -> None:
+        """Raises the smallest sizes of axes where, all at their smallest, an output has another size than the one it has elsewhere."""
+        rows = {BATCH: self._inputs.sizes[BATCH]} if BATCH in self._inputs.sizes else {}
+        free = [name for name in self._inputs.sizes if name != BATCH]
+        smallest = {name: _smallest(self._inputs.axes.get(name, {})) for name in free}
+        if len(free) < 2 or self._has_fixed_sizes(self._inputs.tried({**smallest, **rows}), shapes):
+            return
+        larger = ({name: self._inputs.sizes[name]} for name in free)
+        enough = next(
+            (each for each in larger if self._has_fixed_sizes(self._inputs.tried({**smallest, **rows, **each}), shapes)), None
+        )
+        for name in enough or free:
+            self._inputs.axes.setdefault(name, {})["min"] = self._inputs.sizes[name]
+            self._inputs.reasons[f"axes.{name}"] = (
+                f"sizes from {self._inputs.sizes[name]} work together with the smallest of others"
+            )
+
+    def _has_fixed_sizes(self, found: Mapping[str, Any] | None, shapes: Mapping[str, list[Size]]) -> bool:
+        """Whether axes of outputs that are fixed have their sizes; also where nothing was returned, which says nothing of them."""
+        return found is None or all(
+            size == axis
+            for raw, axes in shapes.items()
+            if isinstance(value := found[raw], Tensor)
+            for axis, size in zip(axes, value.shape, strict=False)
+            if isinstance(axis, int)
+        )
 
     def _is_input(self, value: Any) -> bool:
         """Whether an output is an input as it came, as where forward returns the dict that it was given with more in it."""
@@ -308,3 +336,9 @@ def _adds_up_along(value: Tensor) -> int | None:
         if value.shape[along] > 1 and torch.allclose(total, torch.ones_like(total), atol=1e-4):
             return along
     return None
+
+
+def _smallest(keys: Mapping[str, Any]) -> int:
+    """The smallest size of an axis."""
+    least, step = keys.get("min", 1), keys.get("multiple_of", 1)
+    return int(-(-least // step) * step)
