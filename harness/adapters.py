@@ -29,6 +29,7 @@ from harness.tasks.calls import (
     parameters_of,
 )
 from harness.tasks.calls import plan_call as plan_call
+from harness.tasks.kinds import mean_loss
 from harness.tasks.losses import DeclaredLoss
 from harness.user_code import import_file, raised
 
@@ -92,7 +93,7 @@ class Adapter:
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The task's mean loss (a scalar, in nats for classes) against ``batch["labels"]``."""
-        return F.cross_entropy(logits.flatten(0, -2), batch["labels"].flatten(), ignore_index=IGNORED)
+        return mean_loss("cross_entropy", logits, batch["labels"])
 
     def loss_of_call(self, model: nn.Module, batch: Batch) -> Tensor:
         """Calls the model and returns its loss (a scalar)."""
@@ -126,7 +127,7 @@ class CausalLMAdapter(Adapter):
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Mean cross-entropy of the next token, in nats."""
-        return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED)
+        return mean_loss("cross_entropy", logits[:, :-1], batch["labels"][:, 1:])
 
     def weight(self, batch: Batch) -> Tensor:
         """How many tokens have one before them that predicts them."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.errors import OutputError
 from harness.tasks.axes import BATCH, Size
 from harness.tasks.values import Ids, IndexOf, Normal, OneOf, Values
 
@@ -243,6 +244,7 @@ def mean_loss(name: str, output: Tensor, labels: Tensor, classes: int = -1) -> T
 
     Raises:
         ValueError: There is no such loss.
+        OutputError: The output has another shape than its labels, as one that is another in train mode.
     """
     import torch
     import torch.nn.functional as F
@@ -251,7 +253,12 @@ def mean_loss(name: str, output: Tensor, labels: Tensor, classes: int = -1) -> T
         scores = output.movedim(classes, -1).flatten(0, -2)
         scores = scores if name == "cross_entropy" else scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
         pick = F.cross_entropy if name == "cross_entropy" else F.nll_loss
-        return pick(scores, labels.flatten(), ignore_index=IGNORED)
+        try:
+            return pick(scores, labels.flatten(), ignore_index=IGNORED)
+        except IndexError as error:
+            raise OutputError(
+                f"the output has shape {list(output.shape)}, and its labels more classes: does forward return something else in train mode?"
+            ) from error
     elementwise: dict[str, Callable[..., Tensor]] = {
         "bce": F.binary_cross_entropy_with_logits,
         "log_loss": F.binary_cross_entropy,
@@ -261,6 +268,10 @@ def mean_loss(name: str, output: Tensor, labels: Tensor, classes: int = -1) -> T
     }
     if name not in elementwise:
         raise ValueError(f"no loss {name!r}; valid: {', '.join(LOSSES)}")
+    if output.shape != labels.shape:
+        raise OutputError(
+            f"the output has shape {list(output.shape)}, its labels {list(labels.shape)}: does forward return something else in train mode?"
+        )
     counts = labels != IGNORED
     if name == "log_loss":
         output = output.clamp(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from planted_bugs.tier1.declared import CASES, SCORES, Keys, Pair, Policy, task_of
-from torch import nn
+from torch import Tensor, nn
 
 from harness.adapters import SignatureAdapter, make_adapter
 from harness.cli import main
@@ -235,3 +235,24 @@ def test_a_function_of_no_model_file_is_a_mistake(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="`loss`: ':whole_loss' is a function of `model_file`, which the config does not give"):
         load_config(file)
+
+
+class OtherInTraining(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features: Tensor = self.body(x)
+        return self.head(features) if self.training else features  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["values", "class_scores"])
+def test_another_output_in_train_mode_is_said_so_and_is_no_error_of_ours(kind: str) -> None:
+    keys = {"inputs": {"x": {"axes": ["batch", 6]}}, "outputs": {"y": {"axes": ["batch", 5], "kind": kind}}}
+    only = ["gradient_flow", "memory_footprint", "stateless", "initialisation"]
+    found = judge_model(OtherInTraining, task_of(keys), only=only, share=1.0)
+    failed = [each.message for each in found.values() if each.status is Status.FAIL]
+    assert failed
+    assert all("internal error" not in message for message in failed)
+    assert any("does forward return something else in train mode?" in message for message in failed)
