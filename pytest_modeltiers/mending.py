@@ -15,7 +15,7 @@ from torch import nn
 from harness.catalogue import CATALOGUE
 from harness.evidence import Excerpt, Status
 from harness.mending import find_mending
-from harness.mending.state_rules import OF_STATE
+from harness.mending.state_rules import OF_STATE, rules_of_training
 from harness.models.copies import Copies
 from harness.models.loading import ModelSource
 from harness.properties.places import shown_place
@@ -71,11 +71,13 @@ def look_for_mending(judge: Judge, case: str | None, remake: Remake, seconds: fl
     files = [file for file in _files_of(subject.model) if is_written_here(file)]
     excerpt = evidence.excerpt
     place = (str(Path(excerpt.file).absolute()), excerpt.line) if excerpt is not None else None
-    is_of_state = evidence.name in ("serialisation", "registration")
+    only = OF_STATE if evidence.name in ("serialisation", "registration") else None
+    if entry.tier == _LAST_TIER:
+        only = rules_of_training(f"{evidence.name}[{case}]" if case else evidence.name)
     again = _Again(judge, evidence.name, case, remake)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = find_mending(place, files, again.holds, again.broken, seconds, OF_STATE if is_of_state else None)
+        found = find_mending(place, files, again.holds, again.broken, seconds, only)
     if found is None:
         return
     mending, is_known = found

@@ -16,6 +16,24 @@ OF_STATE = frozenset(
 )
 """Rules that may mend what is saved, or not: any other makes such a property hold by chance."""
 
+_OF_TRAINING = frozenset(
+    (
+        *("away from zero", "no detach", "a mean of what is real", "the number of what is real", "what is made and never used"),
+        *("registered", "names of what is kept", "dropout that asks for the mode"),
+    )
+)
+_OF_SCORES = frozenset(["initial_loss", "training_loss[scores]"])
+
+
+def rules_of_training(test: str) -> frozenset[str]:
+    """Rules that may mend what a test of a training finds.
+
+    A loss can be changed in many ways with which one such test no longer fails, and the loss is wrong all the same: another mask, no weight
+    decay. An activation is taken away only where the test is about the scale of the scores.
+    """
+    return _OF_TRAINING | {"no activation"} if test in _OF_SCORES else _OF_TRAINING
+
+
 STATE_RULES: list[Rule] = []
 rule = adding_to(STATE_RULES, is_known=True)
 

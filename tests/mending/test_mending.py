@@ -12,7 +12,7 @@ import torch
 from harness.evidence import Mending
 from harness.mending.edits import CannotChangeError, Source, changed, edits_of, scopes_of
 from harness.mending.rules import RULES
-from harness.mending.state_rules import STATE_RULES
+from harness.mending.state_rules import STATE_RULES, rules_of_training
 from harness.tasks import TaskSpec, TaskType
 from harness.user_code import import_file
 from pytest_modeltiers.live import judge_model
@@ -213,3 +213,10 @@ def test_a_change_that_is_no_code_is_none(tmp_path: Path) -> None:
     broken = partial(type(edit), edit.line, edit.end, ("    return ((",), edit.rule, edit.cost)
     with pytest.raises(CannotChangeError), changed(source, broken()):
         pass
+
+
+def test_a_training_is_not_mended_by_another_mask_or_without_decay() -> None:
+    names = {rule.name for rule in (*RULES, *STATE_RULES)}
+    assert rules_of_training("training_loss[targets]") < names
+    assert "no activation" in rules_of_training("training_loss[scores]") - rules_of_training("training_loss[targets]")
+    assert not {"the other way round", "the default of an argument", "a usual start"} & rules_of_training("initial_loss")
