@@ -53,6 +53,9 @@ def import_file(path: Path, key: str) -> ModuleType:
         if path.exists():
             raise ModelSourceError(f"`{key}`: {path} is {NO_FILE}, expected a .py file")
         near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        file, _, name = str(path).rpartition(":")
+        if key == "model_file" and name.isidentifier() and Path(file).is_file():
+            raise ModelSourceError(f"`{key}`: expected a .py file only; give the name in it as `model_factory`: {name}")
         raise ModelSourceError(f"`{key}`: no such file {path}.{did_you_mean(path.name, near)}")
     name = f"{path.stem}_{text_hash(str(path))[:8]}"
     if name in sys.modules:

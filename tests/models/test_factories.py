@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.errors import ModelSourceError
 from harness.models.factories import Factory, factories
 from harness.models.usual_values import usual_value
 from harness.user_code import import_file
@@ -208,3 +209,9 @@ def test_a_part_whose_layers_are_read_is_no_object_of_settings(tmp_path: Path) -
     refused: dict[str, str] = {}
     assert not list(factories(import_file(file, "MODEL.py"), {}, refused=refused))
     assert refused == {"Head": "needs `model`"}
+
+
+def test_a_name_behind_a_colon_belongs_to_another_key(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(HEAD)
+    with pytest.raises(ModelSourceError, match="give the name in it as `model_factory`: Net"):
+        import_file(tmp_path / "net.py:Net", "model_file")
