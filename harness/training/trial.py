@@ -153,7 +153,7 @@ class Trial:
         """
         if not self.is_own:
             return as_dict  # the adapter puts the axes in the declared order
-        unformed = replace(self)
+        unformed = replace(self, validates=False)  # of a trial that was made from another one
         unformed.batch_format = as_dict
 
         def take_step(form: BatchFormat) -> None:

@@ -24,6 +24,18 @@ class Plateau(Validated):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val_loss"}}
 
 
+class PlateauOfTuples(Plateau):
+    """The same of batches that are tuples, as datasets of PyTorch give them."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        features, labels = batch
+        return self.loss(self(features), labels)
+
+    def validation_step(self, batch: Any, _index: int) -> None:
+        features, labels = batch
+        self.log("val_loss", self.loss(self(features), labels))
+
+
 class Stops(Validated):
     def configure_callbacks(self) -> list[Callback]:
         return [EarlyStopping("val_loss")]
@@ -60,3 +72,9 @@ def test_a_training_that_reads_the_result_of_validation_is_judged_with_one(build
         "step_updates": Status.OK,
         "optimizer_coverage": Status.OK,
     }
+
+
+def test_a_check_that_changes_the_config_knows_the_form_of_batches(tmp_path: Path) -> None:
+    found = Training(TABLE, PlateauOfTuples).judge(["step_updates", "gradient_clipping"], tmp_path)
+
+    assert found["gradient_clipping"].message == "the model clips no gradients itself"
