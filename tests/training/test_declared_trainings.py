@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
+from harness.training.checks import overfits_one_batch
 from harness.training.checks.baseline_models import Prior, features_of
 from harness.training.checks.labels import guessing_loss
 from harness.training.checks.training_loss import reduction
@@ -347,6 +349,22 @@ def test_a_loss_without_labels_that_compares_rows_is_a_warning_that_says_how_to_
 
     assert (found.status, found.code) == (Status.WARN, "depends_on_batch"), found.explain()
     assert "`over: batch`" in found.cause
+
+
+@pytest.mark.parametrize(("size", "status"), [(400, Status.SKIPPED), (4, Status.WARN)])
+def test_many_random_labels_need_not_be_learnt_by_heart(monkeypatch: pytest.MonkeyPatch, size: int, status: Status) -> None:
+    monkeypatch.setattr(overfits_one_batch, "is_falling", lambda *_attempt: True)
+    monkeypatch.setattr(overfits_one_batch, "_alternatives", lambda *_attempt: iter(()))
+    keys: Keys = {
+        "inputs": {"x": {"axes": ["batch", size]}},
+        "outputs": {"again": {"axes": ["batch", size]}},
+        "labels": {"again": {"from": "x"}},
+    }
+    trial = replace(trial_of(keys, nn.Linear(size, size)), config=TrainingConfig(learning_rate=1e-6))
+    found = overfits_one_batch.overfits_one_batch(trial)
+
+    assert found.status is status, found.explain()
+    assert ("800 labels are random" in found.message) == (status is Status.SKIPPED)
 
 
 OWN_LOSSES = """

@@ -59,6 +59,9 @@ _SHOWN = 3
 _STILL = 0.01
 """A parameter that went less than this share of the way of the others does not move."""
 
+_MANY_LABELS = 256
+"""Random labels of a batch, such as those of the pixels of two images, that a sound model may not learn by heart in the steps there are."""
+
 _CAUSE = (
     "labels that do not belong to their rows, inputs scaled to almost zero, a layer that is detached or saturated, logits that cannot grow "
     "(a softmax, sigmoid or tanh at the end), or a learning rate that is far off"
@@ -150,6 +153,10 @@ class _Search:
         """What there is to learn of the output."""
         return self.goals[self.output]
 
+    def _labels(self) -> int:
+        signature = self.trial.subject.task.signature
+        return int(signature.label_count(next(each for each in signature.outputs if each.name == self.output), self.batch))
+
     def judge(self) -> Evidence:
         """The verdict by what other optimizers reach."""
         trial, first, goal, facts, what = self.trial, self.first, self.goal, self.facts, self.what
@@ -170,6 +177,9 @@ class _Search:
         facts |= {"measured": left, "compared": _left(left)}
         if any(attempt.late for attempt in attempts) or is_falling(best, goal):
             message = f"{left:.0%} of the loss that can be learnt on {what} is left after {best.steps} steps: {describe_curve(best, goal)}"
+            if not trial.names_data and self._labels() > _MANY_LABELS:
+                message += f"; its {self._labels()} labels are random, and more than a small model learns by heart: name a dataset in `train`"
+                return Evidence(_NAME, Status.SKIPPED, message, **facts)
             return Evidence(
                 _NAME,
                 Status.WARN,
