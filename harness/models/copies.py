@@ -142,7 +142,9 @@ def clone(model: nn.Module) -> nn.Module:
     """
     copied: dict[int, object] = {}
     for parameter in model.parameters():
-        if type(parameter) is nn.Parameter and _is_large(parameter):  # what `Parameter.__deepcopy__` copies of it, and no more
+        if type(parameter) is nn.Parameter and is_large_tensor(
+            parameter
+        ):  # what `Parameter.__deepcopy__` copies of it, and no more
             copied[id(parameter)] = nn.Parameter(value_of(parameter), parameter.requires_grad)
     for module in model.modules():
         for value in vars(module).values():
@@ -153,15 +155,15 @@ def clone(model: nn.Module) -> nn.Module:
 
 def value_of(tensor: Tensor) -> Tensor:
     """A tensor's values in memory that is its own, for a large one only once either of the two is written to."""
-    return shared_until_written(tensor.detach()) if _is_large(tensor) else tensor.detach().clone()
+    return shared_until_written(tensor.detach()) if is_large_tensor(tensor) else tensor.detach().clone()
 
 
 _LARGE = 1 << 20
 """Bytes from which on memory is shared until it is written to; copying less takes no longer than sharing it."""
 
 
-def _is_large(tensor: Tensor) -> bool:
-    """Whether a tensor is large and fills memory of its own, as plain numbers."""
+def is_large_tensor(tensor: Tensor) -> bool:
+    """Whether a tensor is large, as plain numbers that fill memory of their own, so that its copies share that until they are written to."""
     if is_lazy(tensor) or tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
         return False
     size = tensor.nbytes

@@ -15,8 +15,8 @@ from harness.models.adapter_layers import Adapters, disabled, own_state
 from harness.owners import failing_owner, owned_by
 from harness.properties.adapter_layers import NAME, NONE, adapters_of
 from harness.properties.calling import ModelRaisedError, mode
-from harness.properties.large_tensors import step_by_sign
-from harness.properties.loading import load_into, second_instance, through_a_file
+from harness.properties.large_tensors import step_by_sign, through_a_file
+from harness.properties.loading import load_into, second_instance
 from harness.properties.model_variants import with_effect
 from harness.properties.noise import is_packed, judge_equal
 from harness.properties.places import method_of, placed_at

@@ -72,7 +72,7 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
         return Evidence(name, Status.SKIPPED, "the model has no floating parameters to move")
     if part := quantised_part(subject.model):
         return Evidence(name, Status.SKIPPED, f"`{part}` is quantised, and its kernels only support float32")
-    model = subject.fresh().to(getattr(torch, dtype))
+    model = _in_dtype(subject, dtype)
     calls: list[Call] = []
     try:
         with recording(model) as calls:
@@ -106,6 +106,13 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
             code="not_finite",
         )
     return Evidence(name, Status.OK, f"runs in {label}", counterexample=counterexample)
+
+
+def _in_dtype(subject: Subject, dtype: str) -> nn.Module:
+    """A copy in another dtype; a large model that computes in float64 a module at a time needs no second one that holds it all."""
+    if dtype == "float64" and subject.is_large and subject.double is not None:
+        return subject.fresh_double()
+    return subject.fresh().to(getattr(torch, dtype))
 
 
 def _values(subject: Subject, model: nn.Module, seed: int) -> dict[str, Tensor]:

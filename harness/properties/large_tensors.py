@@ -1,18 +1,24 @@
 """What is asked of large tensors a piece at a time, with no result on the way that is larger.
 
-Gradients are read and not kept, and a model computes in float64 of which only one module at a time holds weights in it.
+Gradients are read and not kept, what is saved and loaded shares memory until it is written to, and a model computes in float64 of which only
+one module at a time holds weights in it.
 """
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.compat import buffers_of, parameters_of
+from harness.compat import buffers_of, parameters_of, storage_key
+from harness.models.copies import is_large_tensor, value_of
+from harness.runtime import is_large
 
 _PIECE = 1 << 20
 """Elements of a piece."""
@@ -56,6 +62,91 @@ def moments(tensor: Tensor) -> tuple[float, float]:
 
 def _real(piece: Tensor) -> Tensor:
     return piece.abs().double() if piece.is_complex() else piece.double()
+
+
+def may_be_constant(tensor: Tensor) -> bool:
+    """Whether a tensor's first numbers are all the same one."""
+    (first,) = next(pieces(tensor))
+    return bool((first == first[:1]).all())
+
+
+def through_a_file(model: nn.Module) -> dict[str, Tensor]:
+    """A model's state dict, saved and read as files are: nothing in it is shared with the model, and no code is run.
+
+    Large tensors of a large model are not written: what a file would give back shares their memory until either of the two is written to.
+    """
+    state, kept = copy.copy(model.state_dict()), dict[str, Tensor]()
+    if is_large(model):
+        once: dict[tuple[object, ...], Tensor] = {}
+        for name, value in state.items():
+            if isinstance(value, Tensor) and is_large_tensor(value):  # what shares memory does so in a file, too
+                place = (storage_key(value), value.shape, value.stride())
+                kept[name] = once[place] = once[place] if place in once else value_of(value)
+        state.update(dict.fromkeys(kept, torch.empty(0)))
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    found: dict[str, Tensor] = torch.load(file, weights_only=True)
+    found.update(kept)
+    return found
+
+
+_PART = 1 << 24
+"""Numbers of a part of a state dict."""
+
+
+def names_in_parts(state: dict[str, Tensor]) -> list[list[str]]:
+    """The names of a state dict, in parts of which none takes much memory in another dtype."""
+    parts, size = [list[str]()], 0
+    for name, value in state.items():
+        more = value.numel() if isinstance(value, Tensor) else 0
+        if parts[-1] and size + more > _PART:
+            parts.append([])
+            size = 0
+        parts[-1].append(name)
+        size += more
+    return parts
+
+
+def pickled(model: nn.Module) -> nn.Module:
+    """A model, pickled and read again; large tensors of a large model are not written, as in ``through_a_file``."""
+    file = io.BytesIO()
+    pickler = _Pickler(file) if is_large(model) else pickle.Pickler(file)
+    pickler.dump(model)
+    file.seek(0)
+    found: nn.Module = _Unpickler(file, pickler.kept).load() if isinstance(pickler, _Pickler) else pickle.load(file)
+    return found
+
+
+class _Pickler(pickle.Pickler):
+    """Keeps large tensors, by number, instead of writing them."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file)
+        self.kept: dict[int, Tensor] = {}
+
+    def persistent_id(self, value: object) -> int | None:
+        """The number of a large tensor."""
+        if not isinstance(value, Tensor) or not is_large_tensor(value):
+            return None
+        self.kept[id(value)] = value
+        return id(value)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Gives copies in the place of numbers of large tensors."""
+
+    def __init__(self, file: IO[bytes], kept: dict[int, Tensor]) -> None:
+        super().__init__(file)
+        self._kept, self._made = kept, dict[int, Tensor]()
+
+    def persistent_load(self, number: int) -> Tensor:
+        """The copy of a large tensor, the same each time."""
+        if number not in self._made:
+            tensor = self._kept[number]
+            value = value_of(tensor)
+            self._made[number] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+        return self._made[number]
 
 
 @contextmanager

@@ -6,14 +6,11 @@ differs even where every instance starts with the same zeros or ones.
 
 from __future__ import annotations
 
-import contextlib
-import io
+import copy
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from tempfile import TemporaryFile
-from typing import IO
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +18,16 @@ from torch import Tensor, nn
 from harness.compat import is_shared_until_written, storage_key
 from harness.errors import ProbeUnsupportedError, UserError
 from harness.evidence import Blame, Evidence, Status
+from harness.models.copies import is_large_tensor
 from harness.models.structure import kept_beside, unsaved
 from harness.owners import failing_owner, owned_by
 from harness.properties.calling import ModelRaisedError
-from harness.properties.model_variants import moved
+from harness.properties.large_tensors import may_be_constant, names_in_parts, through_a_file
+from harness.properties.model_variants import move
 from harness.properties.noise import first_failure, is_packed, judge_equal, quantised_part
 from harness.properties.places import line_that_sets
 from harness.properties.subject import Subject, in_dtype_of
 from harness.properties.tracing import first_divergence, recording, whole
-from harness.runtime import is_large, seeded
 from harness.user_code import raised
 
 NAME = "serialisation"
@@ -124,22 +122,30 @@ def other_dtype(subject: Subject, seed: int = 0) -> Evidence:
     """A state dict in another dtype gives its own values, and leaves the model in the dtype it has."""
     if part := quantised_part(subject.model):
         return Evidence(NAME, Status.SKIPPED, f"`{part}` is quantised: its integers are in one dtype only")
-    found = first_failure(_from_dtype(subject, dtype, seed) for dtype in _OTHER_DTYPES)
+    found = first_failure(_from_dtype(subject, dtype, seed, in_parts=subject.is_large) for dtype in _OTHER_DTYPES)
+    if subject.is_large and found.status is not Status.OK:  # some methods that load take a whole state dict only
+        found = first_failure(_from_dtype(subject, dtype, seed) for dtype in _OTHER_DTYPES)
     return unless_owned(subject, "dtype", found)
 
 
-def _from_dtype(subject: Subject, dtype: torch.dtype, seed: int) -> Evidence:
+def _from_dtype(subject: Subject, dtype: torch.dtype, seed: int, in_parts: bool = False) -> Evidence:
     label = str(dtype).removeprefix("torch.")
     changed: list[str] = []
 
     def load(source: nn.Module, other: nn.Module) -> nn.Module:
-        saved = source.state_dict()  # with the versions of its modules, which a plain dict would not have
-        saved.update({name: _cast(value, dtype) for name, value in saved.items()})
+        saved = source.state_dict()
+        for names in names_in_parts(saved) if in_parts else [list(saved)]:
+            part = copy.copy(saved)  # with the versions of its modules, which a plain dict would not have
+            for name in saved.keys() - set(names):
+                del part[name]
+            part.update({name: _cast(part[name], dtype) for name in names})
+            load_into(other, part, strict=not in_parts)
         with torch.no_grad():
             for value in source.state_dict().values():
                 if isinstance(value, Tensor) and value.is_floating_point():
-                    value.copy_(value.to(dtype))  # what is loaded was rounded
-        load_into(other, saved)
+                    rounded = value.to(dtype).to(value.dtype)
+                    if not torch.equal(rounded, value):  # nothing else is written to: its memory may be shared
+                        value.copy_(rounded)  # as what is loaded was
         dtypes = {name: value.dtype for name, value in source.state_dict().items() if isinstance(value, Tensor)}
         changed[:] = [name for name, value in other.state_dict().items() if dtypes.get(name, value.dtype) != value.dtype]
         return other
@@ -202,8 +208,10 @@ def judge_loading(
         if judge is not subject.model:
             made[id(judge)] = in_float64(pair(subject.model))
             return made[id(judge)]
-        for source in _saved_models(subject):
-            loaded, logits = load(source, second() if second else second_instance(subject)).eval(), call(source)
+        for is_moved in (True, False):  # some that were moved cannot compute
+            other = second() if second else second_instance(subject)
+            source = _to_be_saved(subject, other) if is_moved else subject.fresh()
+            loaded, logits = load(source, other).eval(), call(source)
             try:
                 made[id(judge)] = Loaded(source, loaded, logits, call(loaded))
             except ModelRaisedError as error:
@@ -254,7 +262,10 @@ def judge_loading(
             code="does_not_load",
         )
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
-    return judge_equal(subject, NAME, compare, wrong, counterexample, cause, culprit, code=code)
+    found = judge_equal(subject, NAME, compare, wrong, counterexample, cause, culprit, code=code)
+    if found.status is Status.OK:
+        made.clear()  # the functions above refer to each other, and would keep the models until the next collection
+    return found
 
 
 def unless_owned(subject: Subject, case: str, evidence: Evidence) -> Evidence:
@@ -287,34 +298,15 @@ def same_logits(
     )
 
 
-def through_a_file(model: nn.Module) -> State:
-    """A model's state dict, saved and read as files are: nothing in it is shared with the model, and no code is run."""
-    with file_for(model) as file:
-        torch.save(model.state_dict(), file)
-        file.seek(0)
-        state: State = torch.load(file, weights_only=True)
-    return state
-
-
-def file_for(model: nn.Module) -> IO[bytes]:
-    """A file to save a model in and to load it from: in memory, or on disk where the model is large and the disk can be written to."""
-    if is_large(model):
-        with contextlib.suppress(OSError):
-            return TemporaryFile()
-    return io.BytesIO()
-
-
-def load_into(model: nn.Module, state: State, assign: bool = False) -> None:
+def load_into(model: nn.Module, state: State, assign: bool = False, strict: bool = True) -> None:
     """Loads a state dict.
 
     Raises:
         NotLoadedError: It does not fit.
     """
+    options = {**({"assign": True} if assign else {}), **({} if strict else {"strict": False})}
     try:
-        if assign:
-            model.load_state_dict(state, assign=True)
-        else:
-            model.load_state_dict(state)
+        model.load_state_dict(state, **options)
     except RuntimeError as error:
         extra = next((name for name in state if name not in model.state_dict()), "")  # as of what the first call makes
         raise NotLoadedError(f"the saved state dict does not load into a second instance: {_first_line(error)}", extra) from error
@@ -346,18 +338,25 @@ def tied_groups(model: nn.Module) -> set[frozenset[str]]:
 
 
 @torch.no_grad()
-def _saved_models(subject: Subject) -> Iterator[nn.Module]:
-    """Copies to be saved: one with weights that its factory neither makes nor loads, and one with its own, where that one cannot compute."""
-    model = moved(subject)
-    if not subject.fresh_weights:
-        with seeded(0):
-            for parameter in model.parameters():
-                if parameter.is_floating_point() and not is_packed(parameter):
-                    parameter.mul_(1 + _SHARE * torch.randn_like(parameter))
+def _to_be_saved(subject: Subject, other: nn.Module) -> nn.Module:
+    """A copy with weights that its factory neither makes nor loads.
+
+    Of a large model those large tensors stay that a second instance has other values of, so that no second set of them is made.
+    """
+    theirs = {} if other is subject.model else dict(other.named_parameters())
+
+    def may_be_alike(name: str, own: Tensor) -> bool:
+        if not is_large_tensor(own) or may_be_constant(own):
+            return True
+        value = theirs.get(name)
+        return value is not None and not value.is_meta and value.shape == own.shape and torch.equal(value, own)
+
+    model = subject.fresh()
+    loses_ties = bool(tied_groups(subject.copies.model) - tied_groups(model))  # as is seen once each weight has its own values
+    move(model, may_be_alike if subject.is_large and not loses_ties else None, share=0.0 if subject.fresh_weights else _SHARE)
     for name, value in _constants(subject).items():
         model.get_parameter(name).copy_(value)
-    yield model
-    yield subject.fresh()
+    return model
 
 
 def _constants(subject: Subject) -> dict[str, Tensor]:

@@ -20,7 +20,8 @@ from harness.compat import buffers_of, compiler_left_out, saved_names
 from harness.errors import ForwardError, ProbeUnsupportedError, UserError
 from harness.evidence import Evidence, Status
 from harness.models.copies import objects_reached
-from harness.properties.loading import NAME, judge_loading, load_into, second_instance, through_a_file, tie_again, unless_owned
+from harness.properties.large_tensors import through_a_file
+from harness.properties.loading import NAME, judge_loading, load_into, second_instance, tie_again, unless_owned
 from harness.properties.noise import quantised_part
 from harness.properties.subject import Subject
 from harness.user_code import raised

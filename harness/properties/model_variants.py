@@ -18,6 +18,7 @@ from harness.compat import NormBase
 from harness.errors import UserError
 from harness.models.adapter_layers import named_as_adapters
 from harness.properties.calling import mode
+from harness.properties.large_tensors import views_of
 from harness.properties.noise import is_packed
 from harness.properties.subject import Shared, Subject
 from harness.runtime import seeded
@@ -126,12 +127,23 @@ def moved(subject: Subject, variant: nn.Module | None = None) -> nn.Module:
 
 
 @torch.no_grad()
-def move(model: nn.Module) -> None:
-    """Moves the weights of a model at random."""
+def move(model: nn.Module, which: Callable[[str, Tensor], bool] | None = None, share: float = 0.0) -> None:
+    """Moves the weights of a model at random.
+
+    Args:
+        model: The model.
+        which: Whether a parameter is moved, by its name and value; by default all are.
+        share: By how much of itself each is moved; by default all move by the same amount.
+    """
     with seeded(0):
-        for parameter in model.parameters():
-            if parameter.is_floating_point() and not is_packed(parameter):
-                parameter.add_(torch.randn_like(parameter), alpha=_MOVED)
+        for name, parameter in model.named_parameters():
+            if not parameter.is_floating_point() or is_packed(parameter) or not (which is None or which(name, parameter)):
+                continue
+            for piece in views_of(parameter):
+                if share:
+                    piece.mul_(1 + share * torch.randn_like(piece))
+                else:
+                    piece.add_(torch.randn_like(piece), alpha=_MOVED)
 
 
 _MOVED_BY = 0.05

@@ -15,8 +15,8 @@ from harness.evidence import Evidence, Status
 from harness.models.copies import objects_reached
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError, mode
-from harness.properties.large_tensors import step_by_sign
-from harness.properties.loading import judge_loading, load_into, through_a_file, unless_owned
+from harness.properties.large_tensors import step_by_sign, through_a_file
+from harness.properties.loading import judge_loading, load_into, unless_owned
 from harness.properties.model_variants import move
 from harness.properties.noise import difference, is_packed
 from harness.properties.subject import Subject

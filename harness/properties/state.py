@@ -20,10 +20,10 @@ from harness.errors import ProbeUnsupportedError
 from harness.evidence import Blame, Evidence, Status
 from harness.process_state import Change, ProcessState, in_words, kept_process, left_by
 from harness.properties.calling import NoGradientError, mode
+from harness.properties.large_tensors import pickled
 from harness.properties.loading import (
     NAME,
     NotLoadedError,
-    file_for,
     judge_loading,
     same_logits,
     second_instance,
@@ -31,9 +31,9 @@ from harness.properties.loading import (
     unless_owned,
 )
 from harness.properties.noise import is_packed, judge_equal
-from harness.properties.subject import Subject
+from harness.properties.subject import Subject, floating_dtype
 from harness.properties.tracing import probing
-from harness.runtime import seeded
+from harness.runtime import is_large, seeded
 from harness.user_code import raised
 
 _DEPTH = 5
@@ -206,10 +206,7 @@ def _changer(subject: Subject, changes: Sequence[Change], seed: int) -> Blame:
 def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
     """A pickled copy gives the same logits; a model that cannot be pickled is a warning."""
     try:
-        with file_for(subject.model) as file:
-            pickle.dump(subject.model, file)
-            file.seek(0)
-            loaded = pickle.load(file)
+        loaded = pickled(subject.model)
     except Exception as error:
         return Evidence(
             "serialisation",
@@ -241,7 +238,8 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
             "this suite builds each model with the factory instead",
             code="cannot_be_copied",
         )
-    original = subject.rebuild(seed) if subject.rebuild is not None else subject.model
+    build = None if subject.is_large else subject.rebuild
+    original = build(seed) if build is not None else subject.fresh()
     copied = copy.deepcopy(original)
     same = same_logits(
         subject,
@@ -256,16 +254,12 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
         return same
     batch = subject.batch(seed=seed)
     # Called on copies of the copy: what a call leaves behind is not what this is about.
-    before = subject.logits(batch, copy.deepcopy(copied))
-    weights = {name: p.detach().clone() for name, p in original.named_parameters()}
+    before = subject.logits(batch, subject.copies.of(copied))
     with torch.no_grad():
         for parameter in original.parameters():
             if parameter.is_floating_point() and not is_packed(parameter):
                 parameter.mul_(1.5).add_(0.1)
-    after = subject.logits(batch, copy.deepcopy(copied))
-    with torch.no_grad():
-        for name, parameter in original.named_parameters():
-            parameter.copy_(weights[name])
+    after = subject.logits(batch, subject.copies.of(copied))
     return judge_equal(
         subject,
         "serialisation",
@@ -292,11 +286,11 @@ def _unpicklable(model: nn.Module) -> str:
 
 def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
     """Weights that are tied stay tied through deepcopy, a dtype move and loading."""
-    original = subject.rebuild(seed) if subject.rebuild is not None else subject.model
+    original = subject.copies.model if subject.rebuild is not None else subject.model
     tied = tied_groups(original)
     if not tied:
         return Evidence(NAME, Status.SKIPPED, "no weights are tied")
-    moves: dict[str, Callable[[], nn.Module]] = {"a dtype move": lambda: subject.copies.of(original).double()}
+    moves: dict[str, Callable[[], nn.Module]] = {"a dtype move": lambda: _in_other_dtype(subject.copies.of(original))}
     if not subject.copies.fault:
         moves = {"deepcopy": lambda: copy.deepcopy(original), **moves}
     if subject.rebuild is not None:
@@ -319,6 +313,11 @@ def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
             if stored_once.status is Status.FAIL:
                 return unless_owned(subject, "tied_weights", stored_once)
     return Evidence(NAME, Status.OK, f"{len(tied)} groups of tied weights stay tied")
+
+
+def _in_other_dtype(model: nn.Module) -> nn.Module:
+    """A model in float64, or a large one in half precision."""
+    return model.half() if is_large(model) and floating_dtype(model) is not torch.float16 else model.double()
 
 
 def _through_safetensors(subject: Subject, seed: int) -> Evidence:

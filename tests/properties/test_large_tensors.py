@@ -1,14 +1,19 @@
-"""A large model computes in float64 with the memory of one module more, and its long calls are few."""
+"""A large model computes in float64 with the memory of one module more, and is saved and loaded without a second set of weights."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from harness.adapters import make_adapter
-from harness.properties.large_tensors import is_widened, widened
+from harness.evidence import Status
+from harness.properties.large_tensors import is_widened, pickled, through_a_file, widened
+from harness.properties.loading import other_dtype, state_dict_round_trip
 from harness.properties.subject import Subject, floating_dtype
+from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
 
 TASK = TaskSpec(TaskType.CAUSAL_LM, vocab_size=16, max_seq_len=200)
@@ -91,3 +96,64 @@ def test_a_model_in_float64_is_judged_as_any_other(monkeypatch: pytest.MonkeyPat
     double = subject_of(Tied().double(), monkeypatch).double
     assert double is not None
     assert not is_widened(double)
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_what_is_saved_and_loaded_keeps_ties_and_shares_nothing_that_is_written(
+    monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
+    if is_large:
+        monkeypatch.setattr("harness.runtime._LARGE", 1)
+        monkeypatch.setattr("harness.models.copies._LARGE", 1)
+    model = Tied()
+    before = model.embedding.weight.detach().clone()
+    state, copied = through_a_file(model), pickled(model)
+    assert list(state) == list(model.state_dict())
+    assert state["head.weight"].data_ptr() == state["embedding.weight"].data_ptr()
+    assert copied.head.weight is copied.embedding.weight
+    with torch.no_grad():
+        state["head.weight"].zero_()
+        copied.embedding.weight.zero_()
+    assert torch.equal(model.embedding.weight, before)
+
+
+class DrawsWhatIsNotSaved(Tied):
+    """Keeps random numbers that no state dict holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = torch.randn(8, 1024)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.layer(self.embedding(input_ids)) * self.scale + self.offset.sum(1).to(self.scale))
+
+
+class LeavesALayerOut(Tied):
+    """Loads all but one weight, which is zero in every instance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.zero = nn.Parameter(torch.zeros(8, 1024))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.layer(self.embedding(input_ids)) * self.scale + self.zero.sum(1))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
+        super()._load_from_state_dict({**state_dict, f"{prefix}zero": self.zero.detach()}, prefix, *others)
+
+
+@pytest.mark.parametrize(("build", "is_red"), [(Tied, False), (DrawsWhatIsNotSaved, True), (LeavesALayerOut, True)])
+def test_a_large_model_is_saved_with_weights_that_a_second_instance_lacks(
+    monkeypatch: pytest.MonkeyPatch, build: type[nn.Module], is_red: bool
+) -> None:
+    monkeypatch.setattr("harness.models.copies._LARGE", 1)
+
+    def rebuild(seed: int) -> nn.Module:
+        with seeded(seed):
+            torch.manual_seed(seed)
+            return build().eval()
+
+    subject = subject_of(rebuild(0), monkeypatch, free=1 << 40)
+    subject.rebuild = rebuild
+    for judge in (state_dict_round_trip, other_dtype):
+        assert (judge(subject).status is Status.FAIL) == is_red
