@@ -34,7 +34,11 @@ FOLDERS_OF_CONFIGS: set[str] = set()
 
 _OURS = Path(__file__).parent
 _spec = importlib.util.find_spec("torch")
-_NOT_THE_USERS = (_OURS, *((Path(_spec.origin).parent,) if _spec is not None and _spec.origin else ()))
+_NOT_THE_USERS = (
+    _OURS,
+    _OURS.parent / "pytest_modeltiers",
+    *((Path(_spec.origin).parent,) if _spec is not None and _spec.origin else ()),
+)
 
 
 def import_file(path: Path, key: str) -> ModuleType:
@@ -250,7 +254,12 @@ def raised(error: BaseException) -> str:
 def _called_at(frames: list[traceback.FrameSummary]) -> str:
     """Where the function was called that raised; empty for a forward, which torch calls, and for code outside of functions."""
     inner, outer = frames[-1], frames[-2] if len(frames) > 1 else None
-    if outer is None or inner.name in ("forward", "__init__") or inner.name.startswith("<"):
+    if (
+        outer is None
+        or not is_written_here(outer.filename)
+        or inner.name in ("forward", "__init__")
+        or inner.name.startswith("<")
+    ):
         return ""
     other = "" if outer.filename == inner.filename else f"{Path(outer.filename).name}, "
     return f", called at {other}line {outer.lineno}"
