@@ -234,12 +234,19 @@ def harm(monitor: Monitor) -> Evidence:
     lacking = _lacking(monitor) if found.status is not Status.OK else ""
     code = "column_gone" if lacking else found.code
     lost = monitor.lost_slices
-    message = lacking + found.message + _of_slices(lost)
+    message = lacking + found.message + _of_slices(lost) + _no_slices(monitor)
     details["slices"] = [one.to_json() for one in lost]
     if lost and found.status is Status.OK:
         loss, allowed = 100 * lost[0].loss, 100 * monitor.limits.impact_margin
         return Evidence("harm", Status.WARN, message, loss, allowed, "points", details=details, code="slice_harmed")
     return Evidence("harm", found.status, message, found.measured, found.bound, found.unit, details=details, code=code)
+
+
+def _no_slices(monitor: Monitor) -> str:
+    """Why parts that the config names are not compared, or nothing."""
+    if not monitor.slices or monitor.reference is None or monitor.reference.slices is not None:
+        return ""
+    return "; parts are not compared, as the reference keeps none: profile it with the same `slices`"
 
 
 def _of_slices(lost: Sequence[SliceLoss]) -> str:

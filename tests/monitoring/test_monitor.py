@@ -192,6 +192,9 @@ def test_rows_of_sessions_count_once_where_the_column_is_named_and_warn_where_it
     assert named["drift"]["named"] == []
     assert "; 1 row of each of 60 groups of `session` is judged" in named["checks"]["drift[inputs]"]["message"]
     assert "60 rows against 2,000" in named["checks"]["harm"]["message"]
+    assert named["checks"]["harm"]["message"].endswith(
+        "; parts are not compared, as the reference keeps none: profile it with the same `slices`"
+    )
     write_sessions(shop.folder / "moved.csv", 200, seed=2, move=0.8)
     moved = shop.monitored("", eval={**place, "path": "moved.csv", "group": "session"})
     assert "age" in [*moved["drift"]["drifted"], *moved["drift"]["changed"]]
