@@ -195,6 +195,9 @@ _FOLDERS = ("", "config", "configs", "conf", "hparams")
 _ENDINGS = (".json", ".yaml", ".yml")
 _MANY_TABLES, _LARGEST_TABLE, _DEEPEST = 60, 100_000, 4
 
+_OF_SETTINGS = re.compile(r"(?i:hparams|namespace|easydict|edict)$")
+"""What makes an object of settings of its keywords."""
+
 _FLAGS = {"store_true": False, "store_false": True}
 """What an option is by default, by its action."""
 
@@ -213,9 +216,12 @@ class SettingsTable:
 
 
 def option_defaults(tree: ast.Module) -> dict[str, Any]:
-    """What the options of a file's ``argparse`` are by default, by the name that their value has."""
+    """What the options of a file's ``argparse`` are by default, by the name of their value, and what its objects of settings are made of."""
     found: dict[str, Any] = {}
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _OF_SETTINGS.search(ast.unparse(node.func)):
+            said = {keyword.arg: _literal(keyword.value) for keyword in node.keywords if keyword.arg}
+            found = {name: value for name, value in said.items() if value is not None} | found
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"):
             continue
         flags = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]

@@ -215,3 +215,15 @@ def test_a_name_behind_a_colon_belongs_to_another_key(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(HEAD)
     with pytest.raises(ModelSourceError, match="give the name in it as `model_factory`: Net"):
         import_file(tmp_path / "net.py:Net", "model_file")
+
+
+def test_settings_of_no_usual_name_are_those_of_an_object_of_settings_beside_the_model(tmp_path: Path) -> None:
+    (tmp_path / "hparams.py").write_text("def create():\n    return training.HParams(masked=True, symbols=len(TEXT), grain=7)\n")
+    made = first(
+        tmp_path,
+        "class Net(nn.Module):\n"
+        "    def __init__(self, hparams):\n"
+        "        super().__init__()\n"
+        "        self.masked, self.layer = hparams.masked, nn.Linear(hparams.grain, hparams.n_symbols)\n",
+    )
+    assert made.objects[0].expression == "SimpleNamespace(masked=True, grain=7, n_symbols=50)"
