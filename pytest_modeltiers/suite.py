@@ -99,11 +99,10 @@ class Suite:
     @cached_property
     def plan(self) -> Plan:
         """What the tests take, and which of them this machine's memory does not hold."""
-        from harness.properties.plan import machine_for, plan_of
+        from harness.properties.plan import plan_of_built
 
-        machine = machine_for(self.pristine, self.config.device)
-        tests, model = {tier: self.test_count(tier) for tier in self.config.tiers}, self.model().to("meta").eval()
-        return plan_of(model, self.adapter, self.task, machine, tests)
+        tests, without_data = {tier: self.test_count(tier) for tier in self.config.tiers}, self.model().to("meta").eval()
+        return plan_of_built(self.pristine, without_data, self.adapter, self.task, self.config.device, tests)
 
     @cached_property
     def is_large(self) -> bool:

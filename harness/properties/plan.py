@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -293,9 +293,22 @@ def count_tests(task: TaskSpec, tiers: Iterable[int]) -> dict[int, int]:
     }
 
 
-def machine_for(model: nn.Module, device: str) -> Machine:
-    """This machine, for a model that is there already: its memory counts as free, and the speed is that of its dtype."""
-    return machine_of(device, floating_dtype(model), structure_of(model).bytes)
+def plan_of_built(
+    model: nn.Module, without_data: nn.Module, adapter: Adapter, task: TaskSpec, device: str, tests: dict[int, int]
+) -> Plan:
+    """Plans the tests of a model that is there already.
+
+    Args:
+        model: The model, whose memory counts as free.
+        without_data: A copy of it on ``meta``, in eval mode, where weights that are tied may no longer be.
+        adapter: How it is called.
+        task: What it is for.
+        device: Where it is to be judged.
+        tests: How many tests of each tier.
+    """
+    structure = structure_of(model)
+    machine = machine_of(device, floating_dtype(model), structure.bytes)
+    return replace(plan_of(without_data, adapter, task, machine, tests), structure=structure)
 
 
 def machine_of(device: str, dtype: torch.dtype | None = None, held: int = 0) -> Machine:

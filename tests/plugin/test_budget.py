@@ -51,7 +51,9 @@ class Slow(nn.Module):
 
 
 LARGE = GOOD.replace(
-    "super().__init__()\n", "super().__init__()\n        self.table = nn.Parameter(torch.zeros(1 << 12, 1 << 12))\n", 1
+    "super().__init__()\n",
+    "super().__init__()\n        self.table = nn.Parameter(torch.zeros(1 << 12, 1 << 12))\n        self.tied = self.table\n",
+    1,
 )
 
 
