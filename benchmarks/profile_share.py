@@ -26,7 +26,9 @@ IMPORTS = (
     "harness.health.page",
     "harness.models.loading",
     "pytest_modeltiers.fixtures",
+    "pytest_modeltiers.mending",
     "pytest_modeltiers.terminal",
+    "pytest_modeltiers.verdicts",
     "torch._meta_registrations",
     *modules_of(1),
 )

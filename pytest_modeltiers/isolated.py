@@ -44,6 +44,9 @@ _EXPORT = 4
 
 _NAME = "modeltiers_isolation"
 
+_PRELOADED = tuple(f"pytest_modeltiers.{name}" for name in ("fixtures", "verdicts", "mending"))
+"""Imported over there before anything is refused, and counted as no test's time."""
+
 
 class Isolation:
     """Runs the tests of isolated suites elsewhere."""
@@ -230,7 +233,7 @@ class _Elsewhere:
             argument,
             own=[config.path.parent, *_gist_folder(config, self._resolved)],
             reads=[*_project(self.config, config), *_caches()],
-            preload=["torch", "numpy", "pytest", "hypothesis", "pytest_modeltiers.fixtures", *modules_of(1)],
+            preload=["torch", "numpy", "pytest", "hypothesis", *_PRELOADED, *modules_of(1)],
             limits=Limits(cpu_seconds=600 + int(_MORE_CPU * config.time_budget)),
             environment=_places(),
         )
