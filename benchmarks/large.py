@@ -91,7 +91,7 @@ def measure(name: str, row: Row, folder: Path, options: argparse.Namespace) -> d
         **report["summary"],
         "cut": [test for test, each in notes["tests"].items() if each.get("cut")],
         "left_out": {each["check_name"]: each["reason"] for each in report["skipped"]},
-        "red": {each["check_name"]: each["message"] for each in report["checks"] if each["status"] in ("FAIL", "WARN")},
+        "red": {each["check_name"]: each["message"] for each in report["checks"] if each["status"] in ("failed", "warning")},
         "last": said.strip().splitlines()[-1],
         **({"tests": notes["tests"]} if options.tests else {}),
     }
