@@ -144,7 +144,7 @@ def _from_dtype(subject: Subject, dtype: torch.dtype, seed: int, in_parts: bool 
             for value in source.state_dict().values():
                 if isinstance(value, Tensor) and value.is_floating_point():
                     rounded = value.to(dtype).to(value.dtype)
-                    if not torch.equal(rounded, value):  # nothing else is written to: its memory may be shared
+                    if value.layout is not torch.strided or not torch.equal(rounded, value):  # else its memory stays shared
                         value.copy_(rounded)  # as what is loaded was
         dtypes = {name: value.dtype for name, value in source.state_dict().items() if isinstance(value, Tensor)}
         changed[:] = [name for name, value in other.state_dict().items() if dtypes.get(name, value.dtype) != value.dtype]

@@ -40,7 +40,7 @@ A loss of your own: loss = "losses.py:my_loss" above the tables, called with out
 
 _SUGGESTIONS = """\
 tier = ["1", "2"]                # by default every tier that applies: 1 properties, 2 analysis, 3 training, 4 export, 5 monitoring
-time_budget = 600.0              # processor seconds for all tests together; 120 by default
+time_budget = 600.0              # processor seconds for all tests together; 120 by default, more for a large model
 weights = "model.safetensors"    # trained weights; a state dict or a Lightning .ckpt as well
 properties = {full_length = false}  # switches a property off
 [export]

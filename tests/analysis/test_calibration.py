@@ -52,7 +52,7 @@ def test_few_rows_raise_no_alarm(count: int) -> None:
 def test_fresh_weights_are_not_judged() -> None:
     study = trained(Scores, TABLE)
     study.subject = replace(study.subject, fresh_weights=True)
-    assert "freshly initialised" in judge(study).message
+    assert "is not trained" in judge(study).message
 
 
 def test_without_labels_there_is_nothing_to_judge() -> None:

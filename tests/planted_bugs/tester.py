@@ -107,7 +107,8 @@ def assert_quiet(twin: Twin, folder: Path) -> None:
     """
     found = twin.setup.judge(twin.judged, folder)
     warns = twin.tier > 1
-    assert {test: text for test, text in red(found).items() if warns or found[test].status is Status.FAIL} == {}
+    loud = [text for test, text in red(found).items() if warns or found[test].status is Status.FAIL]
+    assert not loud, "\n".join(loud)
     for test in sorted(twin.tests):
         assert found[test].status is Status.OK, f"{test}: {found[test].explain()}"
 

@@ -48,7 +48,7 @@ class LogNormal(Latent):
     """Sound: in eval mode it answers by the mean of what it draws, which is not what it gives at the mean of the noise."""
 
     def forward(self, features: Tensor) -> Tensor:
-        mean = self.enter(features)[:, :12]
+        mean = self.enter(features)[:, :12].tanh()
         noise = torch.randn_like(mean) if self.training else torch.full_like(mean, 0.125 + self.wrong)
         return self.leave((mean + 0.5 * noise).exp() if self.training else (mean + noise).exp())
 
