@@ -271,8 +271,9 @@ def _holders(model: nn.Module) -> tuple[str, ...]:
 
 
 def _overrides_modes(module: nn.Module) -> bool:
-    of_torch = type(module).__module__.partition(".")[0] == "torch"
-    return not of_torch and type(module).train is not nn.Module.train
+    """Whether a module's ``train()`` may do more than set its mode; that of transformers' models, which all of them have, does not."""
+    home = getattr(type(module).train, "__module__", "")
+    return home.partition(".")[0] not in ("torch", "transformers")
 
 
 @torch.no_grad()
