@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -334,10 +337,27 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _place(frame: FrameType | None) -> str:
-    """Where a frame is: the innermost forward, or the innermost line."""
-    innermost = frame
+    """Where a frame is: the innermost forward, or the innermost line of the user's, or what this project called; nothing of its own."""
+    from harness.user_code import is_ours
+
+    stack = list(_outwards(frame))
+    for each in stack:
+        if each.f_code.co_name == "forward":
+            return f"in {type(each.f_locals.get('self')).__name__}.forward ({each.f_code.co_filename}, line {each.f_lineno})"
+    called = list(takewhile(lambda each: not is_ours(each.f_code.co_filename), stack))
+    theirs = [each for each in called if not _is_installed(each.f_code.co_filename)] or called[-1:]
+    if not theirs or theirs[0].f_globals.get("__name__", "").startswith("pydantic"):
+        return "between two calls of the model"
+    return f"at {theirs[0].f_code.co_filename}, line {theirs[0].f_lineno}"
+
+
+def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
     while frame is not None:
-        if frame.f_code.co_name == "forward":
-            return f"in {type(frame.f_locals.get('self')).__name__}.forward ({frame.f_code.co_filename}, line {frame.f_lineno})"
+        yield frame
         frame = frame.f_back
-    return f"at {innermost.f_code.co_filename}, line {innermost.f_lineno}" if innermost else "somewhere unknown"
+
+
+def _is_installed(filename: str) -> bool:
+    """Whether a frame's file belongs to Python or to a package, or is none."""
+    folders = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
+    return filename.startswith("<") or any(Path(folder) in Path(filename).parents for folder in folders)

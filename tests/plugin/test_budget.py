@@ -26,7 +26,7 @@ from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers.suite import Suite
-from pytest_modeltiers.time_budget import Budget, CutShortError, time_limit
+from pytest_modeltiers.time_budget import Budget, CutShortError, _place, time_limit
 from pytest_modeltiers.verdicts import Judge
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
@@ -262,3 +262,19 @@ def test_tests_that_have_no_time_left_are_skipped_and_named(project: Any) -> Non
     assert any("is spent" in check["reason"] for check in report["skipped"])
     assert "inference_speed" in report["coverage"]
     assert sum(check["duration_seconds"] for check in [*report["checks"], *report["skipped"]] if "duration_seconds" in check) < 2
+
+
+def test_a_place_is_the_users_or_what_is_called_for_them_and_never_this_projects() -> None:
+    def frame() -> Any:
+        return sys._getframe()
+
+    assert _place(frame()) == f"at {__file__}, line {frame.__code__.co_firstlineno + 1}"
+    assert re.fullmatch(r"at .*textwrap\.py, line \d+|between two calls of the model", _place(None)) is not None
+    assert _place(inside_of_pydantic()) == "between two calls of the model"
+
+
+def inside_of_pydantic() -> Any:
+    code = compile("import sys\nframe = sys._getframe()", "/nowhere/harness.py", "exec")
+    names: dict[str, Any] = {"__name__": "pydantic.main"}
+    exec(code, names)
+    return names["frame"]
