@@ -26,7 +26,7 @@ from pathlib import Path
 
 from harness.config_file import read_keys
 
-_FOLDER = Path(__file__).parent.parent / "examples"
+_FOLDER = Path(__file__).resolve().parent.parent / "examples"
 EXAMPLES = sorted(found for kind in ("*.json", "*/*.json", "*/*.toml") for found in _FOLDER.glob(kind))
 _PACKAGES_AT_ONCE = 5
 _MOST_ADDED = 1.0
@@ -41,11 +41,13 @@ def verdicts(configs: Sequence[tuple[str, Path]], isolated: bool, keyword: str) 
     with tempfile.TemporaryDirectory() as name:
         options: list[str] = []
         for place, (_, config) in enumerate(configs):
-            folder = Path(name) / f"c{place}"
-            shutil.copytree(config.parent, folder, ignore=shutil.ignore_patterns(".git", "*.db", "checkpoints"))
+            kept = _FOLDER if _FOLDER in config.resolve().parents else config.parent  # one example reads the data of another
+            copied = Path(name) / f"c{place}"
+            shutil.copytree(kept, copied, ignore=shutil.ignore_patterns(".git", "*.db", "checkpoints"))
+            folder = copied / config.resolve().parent.relative_to(kept.resolve())
             keys = {**read_keys(config), **({"isolation": "process"} if isolated else {})}
             (folder / f"compared{place}.json").write_text(json.dumps(keys), encoding="utf-8")
-            options += ["--model-config", f"c{place}/compared{place}.json"]
+            options += ["--model-config", str((folder / f"compared{place}.json").relative_to(name))]
         done = pytest_run(Path(name), [*options, "--model-report", "out", *(["-k", keyword] if keyword else [])])
         for place, (label, _) in enumerate(configs):
             report = Path(name) / "out" / (f"compared{place}" if len(configs) > 1 else "") / "health_report.json"
