@@ -29,7 +29,7 @@ from harness.training.checkpoints import CheckpointFolder, file_name
 from harness.training.compute import leads
 from harness.training.coordinator import TrainingCoordinator
 from harness.training.model_record import FACT, record_model
-from harness.wording import figure
+from harness.wording import counted, figure
 
 Mode = Literal["FAST_DEV", "STANDARD_EXPERIMENT", "ABLATION_SWEEP"]
 
@@ -313,7 +313,7 @@ def text_of(results: dict[str, Any]) -> str:
         "to see it": results["see"],
     }
     lines = [f"{name}: {value}" for name, value in facts.items() if value is not None]
-    head = f"trained {results['epochs']} epochs, {results['steps']} steps in {results['seconds']:.1f} s"
+    head = f"trained {counted(results['epochs'], 'epoch')}, {counted(results['steps'], 'step')} in {results['seconds']:.1f} s"
     return "\n".join([head, *rows, *lines])
 
 
