@@ -61,7 +61,7 @@ def verdicts(configs: Sequence[tuple[str, Path]], isolated: bool, keyword: str) 
 
 
 def pytest_run(folder: Path, options: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """A run of pytest in a folder, with a cache of its own."""
+    """A run of pytest in a folder, with its own cache."""
     command = [
         sys.executable,
         "-m",

@@ -116,7 +116,7 @@ def _is_environment(error: BaseException) -> bool:
 
 def _is_the_models(frame: FrameType) -> bool:
     """Whether a frame that is not ours belongs to the user's code, to a module that runs its forward, or to a backward pass."""
-    if _is_users(frame.f_code) or frame.f_code.co_name == BACKWARD_FUNCTION:
+    if is_users(frame.f_code) or frame.f_code.co_name == BACKWARD_FUNCTION:
         return True
     from torch import nn
 
@@ -124,7 +124,7 @@ def _is_the_models(frame: FrameType) -> bool:
 
 
 @cache
-def _is_users(code: CodeType) -> bool:
+def is_users(code: CodeType) -> bool:
     """Whether code is from a file of the user's: neither installed, nor part of Python, nor generated."""
     if code.co_filename.startswith("<"):
         return False

@@ -32,11 +32,10 @@ _ROOT_FILES = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 FOLDERS_OF_CONFIGS: set[str] = set()
 """What was put on ``sys.path`` for the sake of a config's files."""
 
-_OURS = Path(__file__).parent
+_OURS = (Path(__file__).parent, Path(__file__).parent.parent / "pytest_modeltiers")
 _spec = importlib.util.find_spec("torch")
 _NOT_THE_USERS = (
-    _OURS,
-    _OURS.parent / "pytest_modeltiers",
+    *_OURS,
     *((Path(_spec.origin).parent,) if _spec is not None and _spec.origin else ()),
 )
 
@@ -295,7 +294,7 @@ def _is_standard_library(filename: str) -> bool:
 
 def is_ours(filename: str) -> bool:
     """Whether a frame's file is this project's."""
-    return _OURS in Path(filename).parents
+    return any(folder in Path(filename).parents for folder in _OURS)
 
 
 def _make_siblings_importable(folder: Path) -> None:

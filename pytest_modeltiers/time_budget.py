@@ -8,14 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -317,27 +315,24 @@ class _Watch:
 def _call_of_model(frame: FrameType | None) -> FrameType | None:
     """The outermost call of the model that is running; ``None`` where there is none, or a compiler reads the model."""
     outermost = None
-    while frame is not None:
-        code = frame.f_code
+    for each in _outwards(frame):
+        code = each.f_code
         if any(part in code.co_filename for part in _COMPILERS):
             return None
         if code.co_name in _CALLS:
-            outermost = frame
-        frame = frame.f_back
+            outermost = each
     return outermost
 
 
 def _is_importing(frame: FrameType | None) -> bool:
     """Whether a module is being imported: one that is left half done fails for the rest of the process."""
-    while frame is not None:
-        if frame.f_code.co_name == "_find_and_load" and frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
+    codes = (each.f_code for each in _outwards(frame))
+    return any(code.co_name == "_find_and_load" and code.co_filename.startswith("<frozen importlib") for code in codes)
 
 
 def _place(frame: FrameType | None) -> str:
     """Where a frame is: the innermost forward, or the innermost line of the user's, or what this project called; nothing of its own."""
+    from harness.internal_errors import is_users
     from harness.user_code import is_ours
 
     stack = list(_outwards(frame))
@@ -345,19 +340,14 @@ def _place(frame: FrameType | None) -> str:
         if each.f_code.co_name == "forward":
             return f"in {type(each.f_locals.get('self')).__name__}.forward ({each.f_code.co_filename}, line {each.f_lineno})"
     called = list(takewhile(lambda each: not is_ours(each.f_code.co_filename), stack))
-    theirs = [each for each in called if not _is_installed(each.f_code.co_filename)] or called[-1:]
+    theirs = [each for each in called if is_users(each.f_code)] or called[-1:]
     if not theirs or theirs[0].f_globals.get("__name__", "").startswith("pydantic"):
         return "between two calls of the model"
     return f"at {theirs[0].f_code.co_filename}, line {theirs[0].f_lineno}"
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame and those that called it, the innermost first."""
     while frame is not None:
         yield frame
         frame = frame.f_back
-
-
-def _is_installed(filename: str) -> bool:
-    """Whether a frame's file belongs to Python or to a package, or is none."""
-    folders = map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib"))
-    return filename.startswith("<") or any(Path(folder) in Path(filename).parents for folder in folders)

@@ -221,7 +221,7 @@ def _to_tensorboard(report: HealthResults, files: Sequence[Path]) -> str:
         for key, value in metrics_of(report).items():
             writer.add_scalar(key, value, step)
         writer.add_text("report", to_markdown(report), step)
-    if curves := curves_logged(report):  # a run of its own, as their steps are others
+    if curves := curves_logged(report):  # its own run: its steps count something else
         with SummaryWriter(str(folder / f"run-{step + 1}")) as writer:
             for name, points in curves.items():
                 for at, value in points:

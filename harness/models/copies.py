@@ -163,7 +163,7 @@ _LARGE = 1 << 20
 
 
 def is_large_tensor(tensor: Tensor) -> bool:
-    """Whether a tensor is large, as plain numbers that fill memory of their own, so that its copies share that until they are written to."""
+    """Whether a tensor is large, as plain numbers in its own memory, which its copies share until they are written to."""
     if is_lazy(tensor) or tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
         return False
     size = tensor.nbytes

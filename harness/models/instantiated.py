@@ -27,7 +27,7 @@ class Instantiated:
     Attributes:
         place: The file, and the path of the table in it.
         kwargs: Those that are plain values.
-        objects: Those that are made of a ``_target_`` of their own.
+        objects: Those that have their own ``_target_``.
     """
 
     place: str

@@ -151,7 +151,7 @@ def read_pickled(path: Path, key: str, instead: str, device: Any = "cpu", mapped
         key: Of the config that names it, for the message.
         instead: What to do with a file that would run code, for the message.
         device: Where its tensors go.
-        mapped: Whether they may stay in the file, as safetensors do: what is copied from them is then not read into memory of its own first.
+        mapped: Whether they may stay in the file, as safetensors do: what is copied from them is then not read into memory first.
 
     Raises:
         WeightsError: It would run code, is damaged, or is another kind of file.

@@ -99,10 +99,8 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
             second=lambda: subject.model,
         )
     place = in_part[0] if in_part and found.code == "state_dict_incomplete" else ""
-    if found.code in (
-        "does_not_load",
-        "second_save_incomplete",
-    ):  # what is tied is tied again at the end of loading; what forward lacks was not saved
+    if found.code in ("does_not_load", "second_save_incomplete"):
+        # What is tied is tied again at the end of loading; what forward lacks was not saved.
         place = end_of(subject.model, names[1]) if "are tied" in found.message else method_of(subject.model, names[0])
     return unless_owned(subject, "own_methods", placed_at(found, place))
 
