@@ -68,13 +68,11 @@ def plain_matplotlib() -> Iterator[None]:
         yield
 
 
-def new_figure(
-    width: float, height: float, *, layout: Literal["constrained"] | None = None, colours: Mapping[str, str] = LIGHT
-) -> Figure:
+def new_figure(width: float, height: float, *, layout: Literal["constrained"] | None = None) -> Figure:
     """An empty picture of so many inches."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=110, facecolor=colours["page"], layout=layout)
+    return Figure(figsize=(width, height), dpi=110, facecolor=LIGHT["page"], layout=layout)
 
 
 def png_bytes(figure: Figure) -> bytes:
@@ -93,19 +91,13 @@ def png_bytes(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def svg_text(chart: LineChart, width: float = 7.2, height: float = 2.6) -> str:
-    """A chart as the text of an SVG file that stands by itself, with its title, caption and legend.
-
-    Args:
-        chart: What to draw.
-        width: Inches.
-        height: Inches.
-    """
+def svg_text(chart: LineChart) -> str:
+    """A chart as the text of an SVG file that stands by itself, with its title, caption and legend."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     file = io.StringIO()
     with plain_matplotlib():
-        figure = new_figure(width, height, layout="constrained")
+        figure = new_figure(7.2, 2.6, layout="constrained")
         axes = figure.add_subplot()
         draw_lines(axes, chart, roomy=False)
         draw_legend(axes, chart)
@@ -147,13 +139,13 @@ def draw_lines(
         axes.text(0.5, 0.5, NOTHING_TO_DRAW, transform=axes.transAxes, **words)
 
 
-def draw_legend(axes: Axes, chart: LineChart, colours: Mapping[str, str] = LIGHT) -> None:
+def draw_legend(axes: Axes, chart: LineChart) -> None:
     """The lines in words, in the corner on the right of the title."""
     from matplotlib.patches import Patch
 
     handles, labels = axes.get_legend_handles_labels()
     if chart.band is not None:
-        handles, labels = [*handles, Patch(color=colours["band"])], [*labels, "lowest to highest"]
+        handles, labels = [*handles, Patch(color=LIGHT["band"])], [*labels, "lowest to highest"]
     if handles:
         axes.legend(
             handles,
@@ -163,7 +155,7 @@ def draw_legend(axes: Axes, chart: LineChart, colours: Mapping[str, str] = LIGHT
             ncols=len(labels),
             frameon=False,
             fontsize=9,
-            labelcolor=colours["soft"],
+            labelcolor=LIGHT["soft"],
             borderaxespad=0,
             borderpad=0.2,
             handlelength=1.6,
@@ -171,17 +163,17 @@ def draw_legend(axes: Axes, chart: LineChart, colours: Mapping[str, str] = LIGHT
         )
 
 
-def draw_heat_map(axes: Axes, chart: HeatMap, colours: Mapping[str, str] = LIGHT) -> None:
+def draw_heat_map(axes: Axes, chart: HeatMap) -> None:
     """A cell for each combination, the better the darker, beside the scale of the colours."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
     from matplotlib.patches import Rectangle
 
-    _plain(axes, colours, 9)
+    _plain(axes, LIGHT, 9)
     axes.set(xlim=(-0.5, len(chart.x.ticks) - 0.5), ylim=(-0.5, len(chart.y.ticks) - 0.5))
     _set_ticks(axes.xaxis, _fitting(chart.x, axes, letters=axes.figure.get_figwidth() * 10))  # type: ignore[union-attr]
     _set_ticks(axes.yaxis, chart.y.ticks[:: -(-len(chart.y.ticks) // _MOST_LABELLED_ROWS)])
-    label: dict[str, Any] = {"fontsize": 10.5, "color": colours["ink"], "fontweight": "bold", "labelpad": 8}
+    label: dict[str, Any] = {"fontsize": 10.5, "color": LIGHT["ink"], "fontweight": "bold", "labelpad": 8}
     axes.set_xlabel(chart.x.label, **label)
     axes.set_ylabel(chart.y.label, **label)
     values = [cell.value for cell in chart.cells if cell.value is not None] or [0.0, 1.0]
@@ -191,30 +183,28 @@ def draw_heat_map(axes: Axes, chart: HeatMap, colours: Mapping[str, str] = LIGHT
     shades: Any = ScalarMappable(norm, LinearSegmentedColormap.from_list("good to bad", stops))
     labelled = len(chart.cells) <= _MOST_LABELLED_CELLS
     for cell in chart.cells:
-        fill: Any = (
-            shades.to_rgba(cell.value)[:3] if cell.value is not None else colours["failed-band" if cell.failed else "empty"]
-        )
+        fill: Any = shades.to_rgba(cell.value)[:3] if cell.value is not None else LIGHT["failed-band" if cell.failed else "empty"]
         corner, ink = (cell.column - 0.5, cell.row - 0.5), "failed" if cell.failed else "soft"
-        axes.add_patch(Rectangle(corner, 1, 1, facecolor=fill, edgecolor=colours["page"], linewidth=2 if labelled else 0.5))
+        axes.add_patch(Rectangle(corner, 1, 1, facecolor=fill, edgecolor=LIGHT["page"], linewidth=2 if labelled else 0.5))
         if labelled:
-            letters = colours[ink] if cell.value is None else _ink_on(fill, colours)
+            letters = LIGHT[ink] if cell.value is None else _ink_on(fill)
             axes.text(cell.column, cell.row, cell.label, ha="center", va="center", fontsize=9.5, color=letters)
         elif cell.failed:
-            axes.plot(cell.column, cell.row, marker="x", markersize=4, color=colours["failed"])
+            axes.plot(cell.column, cell.row, marker="x", markersize=4, color=LIGHT["failed"])
     if chart.best is not None:
         corner = (chart.best[0] - 0.5, chart.best[1] - 0.5)
         for edge, width in (("page", 8), ("passed", 3.5)):
-            axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=colours[edge], linewidth=width, zorder=4, clip_on=False))
-        _draw_colour_scale(axes, shades, chart.scale, (low, high), colours)
+            axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=LIGHT[edge], linewidth=width, zorder=4, clip_on=False))
+        _draw_colour_scale(axes, shades, chart.scale, (low, high))
 
 
-def _draw_colour_scale(axes: Axes, shades: Any, scale: Axis, ends: tuple[float, float], colours: Mapping[str, str]) -> None:
+def _draw_colour_scale(axes: Axes, shades: Any, scale: Axis, ends: tuple[float, float]) -> None:
     bar = axes.figure.colorbar(shades, ax=axes, pad=0.03, fraction=0.05, aspect=24)
     bar.outline.set_visible(False)  # type: ignore[operator]
-    bar.ax.tick_params(length=0, labelsize=9, labelcolor=colours["soft"], which="both")
+    bar.ax.tick_params(length=0, labelsize=9, labelcolor=LIGHT["soft"], which="both")
     if scale.log:
         _set_ticks(bar.ax.yaxis, ticks_of(scale, *ends))
-    bar.set_label(scale.label, fontsize=10, color=colours["soft"])
+    bar.set_label(scale.label, fontsize=10, color=LIGHT["soft"])
 
 
 def _plain(axes: Axes, colours: Mapping[str, str], fontsize: float) -> None:
@@ -375,6 +365,6 @@ def _numbers(values: Values) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
 
-def _ink_on(fill: Sequence[float], colours: Mapping[str, str]) -> str:
+def _ink_on(fill: Sequence[float]) -> str:
     red, green, blue = fill
-    return colours["page" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else "ink"]
+    return LIGHT["page" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else "ink"]

@@ -25,7 +25,7 @@ from harness.tasks.signature import Signature
 from harness.tasks.values import Ids, LengthsOf, MaskOf
 
 
-def put_together(signature: Signature, examples: Sequence[Example], length: int = 0) -> Batch:
+def collate(signature: Signature, examples: Sequence[Example]) -> Batch:
     """A batch of examples: stacked, and padded where the declaration allows it.
 
     Rows of several sizes are filled with the padding id, with zeros, or with -100 where they are labels. Lengths and masks that the data does
@@ -34,21 +34,19 @@ def put_together(signature: Signature, examples: Sequence[Example], length: int 
     Args:
         signature: What the fields hold.
         examples: One or more rows with the same fields, or one example of a signature without rows.
-        length: What every axis that may be padded is padded to at least.
 
     Raises:
         DataError: Examples differ along an axis that has no padding, or in an input that a batch has only once.
     """
     if not signature.deals_rows:
         return dict(examples[0])
-    return _Collation(signature, examples, length).batch()
+    return _Collation(signature, examples).batch()
 
 
 class _Collation:
-    def __init__(self, signature: Signature, examples: Sequence[Example], length: int) -> None:
+    def __init__(self, signature: Signature, examples: Sequence[Example]) -> None:
         self._signature = signature
         self._examples = examples
-        self._length = length
         fields = (*input_fields(signature), *label_fields(signature))
         shared = {
             name: next(field for field in fields if field.name == source) for name, source in signature.label_sources.items()
@@ -94,7 +92,7 @@ class _Collation:
         if declared is None or not declared.is_free:
             return most
         if is_padded(declared):
-            return max(self._length, next((size for size in _upwards(declared, most) if declared.allows(size)), most))
+            return next((size for size in _upwards(declared, most) if declared.allows(size)), most)
         if most != least:
             raise DataError(
                 f"rows with {least} and {most} along {axis!r} cannot be put into one batch: declare `axes.{axis}.padding`, "
@@ -268,7 +266,7 @@ class _Examples:
     def __getitems__(self, picks: Sequence[Pick]) -> Batch | UserError:
         # A worker's exception arrives with its traceback as the message; returned, the one line stays one.
         try:
-            return collate(self.task, [self._example(pick) for pick in picks])
+            return collate(self.task.signature, [self._example(pick) for pick in picks])
         except UserError as error:
             return error
 
@@ -282,20 +280,6 @@ class _Examples:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def collate(task: TaskSpec, examples: Sequence[Example], length: int | None = None) -> Batch:
-    """Pads and stacks; see ``put_together``.
-
-    Args:
-        task: What the fields hold.
-        examples: One or more rows with the same fields.
-        length: What every axis that may be padded is padded to; by default as far as the longest row goes.
-
-    Returns:
-        The inputs and labels of the task's signature, with the lengths and masks that follow from the rows' sizes.
-    """
-    return put_together(task.signature, examples, length or 0)
 
 
 _CHOSEN, _HIDDEN, _SWAPPED = 0.15, 0.8, 0.1

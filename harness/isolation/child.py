@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes  # noqa: F401  # loads a library on import, which is refused later
 import importlib
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,24 +30,6 @@ def main() -> None:
     guard.install()
     channel.send({"layers": [*layers, "audit hook"]})
     target(job["argument"], channel, guard)
-
-
-def answer_once(argument: dict[str, Any], channel: Channel, guard: Guard) -> None:
-    """Calls a function with one argument, and sends what it returns or raises."""
-    message: dict[str, Any] = {"value": None, "error": ""}
-    try:
-        message["value"] = _target(argument["function"])(argument["argument"])
-    except (Exception, SystemExit) as error:
-        message["error"] = _raised(error)
-    channel.send({**message, "attempts": [attempt.to_json() for attempt in guard.taken()]})
-
-
-def _raised(error: BaseException) -> str:
-    """``ValueError: too small (model.py, line 7)``: an exception and where it was raised."""
-    said = next(iter(str(error).strip().splitlines()), "no message")
-    places = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
-    return f"{type(error).__name__}: {said}{place}"
 
 
 def _target(name: str) -> Callable[..., Any]:

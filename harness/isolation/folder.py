@@ -136,9 +136,9 @@ def empty(folder: int) -> None:
             os.rmdir(name, dir_fd=folder)
 
 
-def _some_names(folder: int, most: int = 1000) -> list[str]:
+def _some_names(folder: int) -> list[str]:
     with os.scandir(folder) as entries:
-        return [entry.name for entry, _ in zip(entries, range(most), strict=False)]
+        return [entry.name for entry, _ in zip(entries, range(1000), strict=False)]
 
 
 def _is_folder(name: str, folder: int) -> bool:

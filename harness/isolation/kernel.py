@@ -272,10 +272,10 @@ def program(machine: str, pid: int) -> list[Instruction]:
     steps += _when(calls["clone3"], [_fails(errno.ENOSYS)])
     steps += _when(calls["clone"], [_argument(0), (_JUMP_BITS, 0, 1, _CLONE_THREAD), *_ALLOWS_OR_REFUSES])
     for name in ("kill", "tgkill"):
-        steps += _when(calls[name], _one_of(0, (pid,)))
+        steps += _when(calls[name], _first_is((pid,)))
     for name in ("prlimit64", "sched_setaffinity"):
-        steps += _when(calls[name], _one_of(0, (0, pid)))
-    steps += _when(calls["prctl"], _one_of(0, _NAMES_AND_QUESTIONS))
+        steps += _when(calls[name], _first_is((0, pid)))
+    steps += _when(calls["prctl"], _first_is(_NAMES_AND_QUESTIONS))
     claimed = [step for lock in _LOCKS for step in ((_JUMP_EQUAL, 0, 1, lock), _fails(0))]
     steps += _when(calls["fcntl"], [_argument(1), *claimed, *_among(_FILE_CONTROLS)])
     kind = [(_AND, 0, 0, 0xFF00), *_among([driver << 8 for driver in _DRIVERS])]
@@ -320,8 +320,9 @@ def _among(values: Sequence[int]) -> list[Instruction]:
     return [*_lets(values), _fails(errno.EPERM)]
 
 
-def _one_of(place: int, values: Sequence[int]) -> list[Instruction]:
-    return [_argument(place), *_among(values)]
+def _first_is(values: Sequence[int]) -> list[Instruction]:
+    """The first argument must be one of these."""
+    return [_argument(0), *_among(values)]
 
 
 def _ranges(numbers: Sequence[int]) -> Iterator[Instruction]:

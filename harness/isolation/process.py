@@ -9,14 +9,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from harness.errors import IsolationError
 from harness.isolation import Channel
 from harness.isolation.folder import OwnFolder, deleted_bytes
-from harness.isolation.sandbox import Attempt, Limits
+from harness.isolation.sandbox import Limits
 from harness.processes import end_in_words, module_command, start_process, stop_process
 from harness.wording import amount_of_memory
 
@@ -41,30 +40,11 @@ _IN_FOLDER = {
 """Folders that libraries write in."""
 
 _STARTING = 120.0
-
-
 _TAKING = 30.0
 
 
 class _TooMuchError(Exception):
     """The process used more than it may; the text says what it did."""
-
-
-@dataclass(frozen=True)
-class Isolated:
-    """What came of a function that was run in isolation.
-
-    Attributes:
-        value: What it returned.
-        error: What it raised, in one line; empty where it returned.
-        attempts: What was refused.
-        layers: The sandbox layers that were active.
-    """
-
-    value: Any
-    error: str
-    attempts: list[Attempt]
-    layers: list[str]
 
 
 class IsolatedProcess:
@@ -225,42 +205,6 @@ class IsolatedProcess:
         except subprocess.TimeoutExpired:
             return "it closed its pipe"
         return f"it {end_in_words(status, self._log)}"
-
-
-def run_isolated(
-    function: str,
-    argument: Any,
-    *,
-    own: Sequence[Path] = (),
-    reads: Sequence[Path] = (),
-    preload: Sequence[str] = (),
-    limits: Limits | None = None,
-    seconds: float = 120.0,
-) -> Isolated:
-    """Calls a function in a sandboxed process.
-
-    Args:
-        function: ``module:function``, which takes the argument and returns something JSON-ready.
-        argument: JSON-ready.
-        own: Folders of the code that is not trusted.
-        reads: Files and folders that it may read, beside Python, its packages, what lies on ``sys.path`` and the folders of its own code.
-        preload: Modules that are imported before the guard is there.
-        limits: What it may use up.
-        seconds: How long it may take.
-
-    Raises:
-        IsolationError: The process could not be started, died, or took too long.
-    """
-    asked = {"function": function, "argument": argument}
-    with IsolatedProcess(
-        "harness.isolation.child:answer_once", asked, own=own, reads=reads, preload=preload, limits=limits
-    ) as process:
-        found = process.receive(seconds)
-        try:
-            attempts = [Attempt(**attempt) for attempt in found["attempts"]]
-            return Isolated(found["value"], str(found["error"]), attempts, process.layers)
-        except (KeyError, TypeError):
-            raise IsolationError("the isolated process answered nonsense") from None
 
 
 _LONGEST = 1000

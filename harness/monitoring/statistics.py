@@ -281,14 +281,14 @@ def noncentrality_for(power: float, alpha: float, df: float) -> float:
     return float(chndtrinc(chdtri(df, alpha), df, 1 - power)) if power > alpha else 0.0
 
 
-def noncentrality_interval(statistic: float, df: float, confidence: float = 0.95) -> tuple[float, float]:
-    """The noncentralities under which a statistic is neither too large nor too small (Smithson 2003, "Confidence intervals").
+def noncentrality_interval(statistic: float, df: float) -> tuple[float, float]:
+    """The 95% confidence interval of the noncentrality of a statistic (Smithson 2003, "Confidence intervals").
 
     A statistic below its mean without any difference leaves as much possible as that mean.
     """
     from scipy.special import chdtr, chndtrinc
 
-    tail = (1 - confidence) / 2
+    tail = 0.025
     low = float(chndtrinc(statistic, df, 1 - tail)) if chdtr(df, statistic) > 1 - tail else 0.0
     return low, float(chndtrinc(max(statistic, df), df, tail))
 

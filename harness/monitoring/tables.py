@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.errors import ProfileError, ProfileMismatchError, did_you_mean
 from harness.evidence import Status
-from harness.monitoring import DEFAULT_DRIFT_OPTIONS, DriftOptions
+from harness.monitoring import DEFAULT_DRIFT_OPTIONS
 from harness.monitoring.drift import DriftReport, compare_profiles
 from harness.monitoring.drift.location import FEWEST_ROWS, drifted_slices
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
@@ -81,7 +81,6 @@ class TableReport:
 
 def profile_of_table(
     data: Any,
-    reference: Profile | None = None,
     *,
     categorical: Iterable[str] = (),
     without: Iterable[str] = (),
@@ -93,7 +92,6 @@ def profile_of_table(
 
     Args:
         data: A file, columns by name, a data frame or Arrow data.
-        reference: The profile that it is to be compared with.
         categorical: Columns that are levels, whatever they look like.
         without: Columns that are no features.
         slices: Columns whose values are parts, which are profiled too.
@@ -101,9 +99,7 @@ def profile_of_table(
         joint: Whether the numbers of up to 1,000 rows are kept, of at most 100 columns, so that rows can be compared as a whole.
     """
     measures, data_with = tuple(measures), measured_table(data, tuple(measures))
-    found, sample = _profiled(data_with, reference, tuple(categorical), tuple(without))
-    if reference is not None:
-        return found
+    found, sample = _profiled(data_with, None, tuple(categorical), tuple(without))
     kept = {**found.meta[TABLE], "measures": [one.said for one in measures], "slices": _slices(data_with, tuple(slices), found)}
     kept |= {JOINT: sample.rows_kept().to_json()} if joint else {}
     return Profile.of(found.n, found.features, {**found.meta, TABLE: kept})
@@ -180,15 +176,12 @@ def _check_there(columns: Sequence[str], **asked: Sequence[str]) -> None:
             raise ProfileError(f"`{key}`: no column {unknown!r}.{did_you_mean(unknown, columns)}")
 
 
-def compare_table(
-    data: Any, reference: Profile, options: DriftOptions = DEFAULT_DRIFT_OPTIONS, *, measures: Iterable[Measure] = ()
-) -> TableReport:
+def compare_table(data: Any, reference: Profile, *, measures: Iterable[Measure] = ()) -> TableReport:
     """A table against the profile of another: its columns, which of them go together, its parts, and its rows.
 
     Args:
         data: A file, columns by name, a data frame or Arrow data.
         reference: What ``profile_of_table`` gave of the reference.
-        options: The allowed error, and how much drift matters.
         measures: The functions by which the reference was measured; its rules are kept with it.
 
     Raises:
@@ -211,9 +204,9 @@ def compare_table(
             f"the table has none of the columns of the reference ({listed(kept['columns'])}): it has {listed(there)}"
         )
     current, sample = _profiled(data, compared)
-    drift = compare_profiles(compared, current, options)
+    drift = compare_profiles(compared, current)
     found = [*_of_columns(gone, new), *_of_pairs(kept, sample), *([] if drift.same else _of_rows(kept, sample))]
-    found += [] if drift.same else [*_of_slices(data, there, kept, compared, options), *_of_whole_rows(kept, sample, options)]
+    found += [] if drift.same else [*_of_slices(data, there, kept, compared), *_of_whole_rows(kept, sample)]
     later = [name for name, each in compared.features.items() if _is_later(each, current.features[name])]
     notes = [
         *notes_of(compared, {**kept, "columns": [name for name in kept["columns"] if name not in gone]}),
@@ -234,16 +227,14 @@ def _known_measures(kept: Mapping[str, Any], given: tuple[Measure, ...]) -> list
     return [*known, *given]
 
 
-def _of_slices(
-    data: Any, there: Sequence[str], kept: Mapping[str, Any], reference: Profile, options: DriftOptions
-) -> list[TableFinding]:
+def _of_slices(data: Any, there: Sequence[str], kept: Mapping[str, Any], reference: Profile) -> list[TableFinding]:
     """The part that drifted most surely; a part that is like the whole says nothing new and is one among the others all the same."""
     stored = kept.get("slices") or {"cuts": {}, "profiles": {}}
     cuts = {name: Cut.from_json(each) for name, each in stored["cuts"].items() if name in there}
     if not cuts:
         return []
     before = {name: Profile.from_json(each) for name, each in stored["profiles"].items()}
-    drifted = drifted_slices(before, _slice_profiles(data, cuts, reference), options)
+    drifted = drifted_slices(before, _slice_profiles(data, cuts, reference), DEFAULT_DRIFT_OPTIONS)
     more = f"; so have {counted(len(drifted) - 1, 'other slice')}" if len(drifted) > 1 else ""
     return [TableFinding(Status.WARN, "slice_drifted", drifted[0].message + more)] if drifted else []
 
@@ -288,10 +279,10 @@ def _of_rows(kept: dict[str, Any], sample: RowSample) -> list[TableFinding]:
     return found
 
 
-def _of_whole_rows(kept: dict[str, Any], sample: RowSample, options: DriftOptions) -> list[TableFinding]:
+def _of_whole_rows(kept: dict[str, Any], sample: RowSample) -> list[TableFinding]:
     if JOINT not in kept:
         return []
-    found = joint_drift(RowsKept.from_json(kept[JOINT]), sample.rows_kept(), options.windows)
+    found = joint_drift(RowsKept.from_json(kept[JOINT]), sample.rows_kept(), DEFAULT_DRIFT_OPTIONS.windows)
     return [TableFinding(Status.FAIL, "joint_drift", found.message)] if found is not None and found.is_found else []
 
 

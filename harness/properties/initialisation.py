@@ -187,7 +187,7 @@ def _spread_with_filled_zeros(subject: Subject, seed: int) -> float:
     return float((first - second).abs().max())
 
 
-def _stuck_at_one_value(subject: Subject, model: nn.Module, seed: int, steps: int = 4) -> list[str]:
+def _stuck_at_one_value(subject: Subject, model: nn.Module, seed: int) -> list[str]:
     """Weight matrices that hold one value and still do after a few steps of gradient descent; a gate at zero moves at once.
 
     Those whose gradient is not zero are not meant: behind a factor of 1e-6 their steps are lost in rounding, for now.
@@ -201,7 +201,7 @@ def _stuck_at_one_value(subject: Subject, model: nn.Module, seed: int, steps: in
         return []
     trained = subject.fresh()
     with mode(trained, train=True), seeded(seed):  # a model may keep what it computes from its weights, but not while it trains
-        for step in range(steps):
+        for step in range(4):
             trained.zero_grad(set_to_none=True)
             subject.backward(subject.batch(seed=seed + step), trained)
             with torch.no_grad():

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent / "isolation"), str(HERE.parents[1])]
 
 from attack_child import needs_torch  # noqa: E402
 from attack_field import GROUPS, Field, attempts, remove, run_without_isolation  # noqa: E402
+from isolated_call import run_isolated  # noqa: E402
 
-from harness.isolation.process import run_isolated  # noqa: E402
 from harness.isolation.sandbox import Limits  # noqa: E402
 
 LIMITS = Limits(file_bytes=2**20, memory_bytes=2 * 2**30)

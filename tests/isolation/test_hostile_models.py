@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from hostile_models import HOSTILE, Hostile
+from isolated_call import Isolated, run_isolated
 
-from harness.isolation.process import Isolated, run_isolated
 from harness.scan import scan_files
 
 HERE = Path(__file__).parent

@@ -20,10 +20,11 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
 
 MANY, MUCH = 10_000, 2**30
 
-STARTS = """\
+STARTS = f"""\
 import sys
+sys.path.append({str(Path(__file__).parent)!r})
 from harness.isolation.process import IsolatedProcess
-process = IsolatedProcess("harness.isolation.child:answer_once", {"function": "time:sleep", "argument": 600})
+process = IsolatedProcess("isolated_call:answer", {{"function": "time:sleep", "argument": 600}})
 print(process.folder, process._process.pid, flush=True)
 sys.stdin.read()
 """
@@ -155,7 +156,7 @@ def test_it_is_ended_when_it_takes_too_much(tmp_path: Path, monkeypatch: pytest.
     asked = {"function": f"takes:{function}", "argument": None}
     limits = Limits(folder_files=100, folder_bytes=4 * 2**20)
     with (
-        IsolatedProcess("harness.isolation.child:answer_once", asked, limits=limits) as process,
+        IsolatedProcess("isolated_call:answer", asked, limits=limits) as process,
         pytest.raises(IsolationError, match=f"more than {said}"),
     ):
         process.receive(60)

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from isolated_call import run_isolated
 
 from harness.errors import IsolationError
-from harness.isolation.process import imported_folders, named_paths, run_isolated, visible_entries
+from harness.isolation.process import imported_folders, named_paths, visible_entries
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
 

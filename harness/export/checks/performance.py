@@ -171,7 +171,7 @@ def compare_latency(
     return Comparison(Latency.of(times[0]), Latency.of(times[1]))
 
 
-def order_statistic_bounds(n: int, quantile: float, confidence: float = _CONFIDENCE) -> tuple[int | None, int | None]:
+def order_statistic_bounds(n: int, quantile: float) -> tuple[int | None, int | None]:
     """Which of ``n`` sorted observations bound a quantile from below and from above.
 
     The number of observations below the quantile is binomial, whatever their distribution (David and Nagaraja, "Order Statistics",
@@ -183,14 +183,14 @@ def order_statistic_bounds(n: int, quantile: float, confidence: float = _CONFIDE
     below, above = math.log(quantile), math.log1p(-quantile)
     ways = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(n + 1)]
     mass = [math.exp(log_ways + k * below + (n - k) * above) for k, log_ways in enumerate(ways)]
-    lower = _positions_within(mass, 1 - confidence)
-    upper = _positions_within(mass[::-1], 1 - confidence)
+    lower = _positions_within(mass, 1 - _CONFIDENCE)
+    upper = _positions_within(mass[::-1], 1 - _CONFIDENCE)
     return (lower - 1 if lower else None), (n - upper if upper else None)
 
 
-def fewest_calls(quantile: float, confidence: float = _CONFIDENCE) -> int:
-    """The smallest sample whose largest observation is above a quantile with a confidence."""
-    return math.ceil(math.log(1 - confidence) / math.log(quantile))
+def fewest_calls(quantile: float) -> int:
+    """The smallest sample whose largest observation is above a quantile with the confidence that is asked for."""
+    return math.ceil(math.log(1 - _CONFIDENCE) / math.log(quantile))
 
 
 def _positions_within(mass: Sequence[float], allowed: float) -> int:

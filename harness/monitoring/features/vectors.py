@@ -30,17 +30,16 @@ _COORDINATE_BITS = 31
 _HEADROOM_BITS = 4
 
 
-def fit_projection(values: NDArray[np.floating], seed: int = 0) -> Projection:
+def fit_projection(values: NDArray[np.floating]) -> Projection:
     """A projection for vectors of a width and about a size.
 
     Args:
         values: Some of the vectors, ``[N, D]``. Others may be 16 times as large; beyond that they are clipped.
-        seed: Of the directions.
     """
     finite = np.abs(values[np.isfinite(values)])
     largest = float(finite.max()) if finite.size else 0.0
     reach = math.frexp(largest)[1] if largest else 0
-    return Projection(values.shape[1], _limit_bits(values.shape[1]) - _HEADROOM_BITS - reach, seed)
+    return Projection(values.shape[1], _limit_bits(values.shape[1]) - _HEADROOM_BITS - reach, seed=0)
 
 
 def project(projection: Projection, values: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -81,7 +81,7 @@ class OutputMeter:
         return list(found.values())
 
     def _measured(self, examples: Sequence[Example]) -> dict[str, Values]:
-        batch = collate(self._task, examples)
+        batch = collate(self._task.signature, examples)
         there = self._there(batch)
         outputs, embedding = self._call(there)
         signature = self._task.signature

@@ -43,9 +43,9 @@ def labels_in(signature: Signature, output: Output, batch: Batch) -> Tensor:
     return batch[signature.label_name(output)]
 
 
-def fully_labelled(subject: Subject, sizes: Sizes, seed: int = 0) -> Batch:
+def fully_labelled(subject: Subject, sizes: Sizes) -> Batch:
     """A batch in which every position has a label; where the data has none, one is drawn."""
-    signature, batch, drawn = subject.task.signature, subject.batch(sizes, seed), make_batch(subject.task, sizes, seed)
+    signature, batch, drawn = subject.task.signature, subject.batch(sizes), make_batch(subject.task, sizes)
     for name in map(signature.label_name, signature.taught):
         batch[name] = torch.where(batch[name] == IGNORED, drawn[name].to(batch[name]), batch[name])
     return batch

@@ -58,7 +58,7 @@ class _Charts:
         self._x = _step_axis(min(known), max(known))
 
     def loss(self) -> LineChart | None:
-        band = self._band("loss")
+        band = self._band()
         lines = [*self._lines("training", "loss"), *self._epoch_line("validation", "val_loss")]
         lines += self._start_line("validation before training", "val_loss")
         if not lines:
@@ -140,10 +140,10 @@ class _Charts:
         mean = Line(f"{label}, mean of {2 * half + 1} points", "mean", self._steps, smoothed(values, half))
         return [Line(label, "raw", self._steps, values), mean]
 
-    def _band(self, name: str) -> Band | None:
+    def _band(self) -> Band | None:
         if all(first == last for first, last in self._spans):
             return None
-        lows, highs = (_finite(self._history.curve(f"{name}_{end}")) for end in ("min", "max"))
+        lows, highs = (_finite(self._history.curve(f"loss_{end}")) for end in ("min", "max"))
         return Band(self._steps, lows, highs)
 
     def _epoch_line(self, label: str, name: str) -> list[Line]:
