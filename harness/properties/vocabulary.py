@@ -142,13 +142,12 @@ def _refuses_rows(subject: Subject, alone: _Reading) -> Evidence:
 def _told_apart(subject: Subject, reading: _Reading, vocab: int) -> Evidence:
     """Whether no two ids give the same logits."""
     ids, logits = reading.ids, torch.cat(reading.logits)
-    in_rows = "one a row"
     if not finite(logits):
         return _not_finite(subject, reading, logits)
     _, group = torch.unique(logits, dim=0, return_inverse=True)
     first = torch.full((int(group.max()) + 1,), len(ids)).scatter_reduce(0, group, torch.arange(len(ids)), "amin")
     twins = (first[group] != torch.arange(len(ids))).nonzero().flatten()
-    counterexample = f"{len(ids)} of {vocab} ids of `{reading.name}`, {in_rows}"
+    counterexample = f"{len(ids)} of {vocab} ids of `{reading.name}`, one a row"
     if not len(twins):
         return Evidence(
             _NAME, Status.OK, "every token id can be read, and no two are read as the same token", counterexample=counterexample
@@ -212,7 +211,7 @@ def _logits(subject: Subject, template: Batch, name: str, tokens: list[int]) -> 
     read[name][:, : _replaced(read[name].shape[1])] = torch.tensor(tokens, device=read[name].device)[:, None]
     logits = subject.logits(read)
     along = subject.task.is_per_position and name == subject.task.causal_field and logits.ndim == 3
-    return (logits[:, 0] if along else logits).flatten(1).cpu()
+    return (logits[:, 0] if along else logits).reshape(len(logits), -1).cpu()
 
 
 def _replaced(length: int) -> int:

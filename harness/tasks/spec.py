@@ -111,9 +111,7 @@ class TaskSpec:
     @property
     def is_regression(self) -> bool:
         """Whether the output is a number rather than scores of classes."""
-        return self.task_type is TaskType.TABULAR_REGRESSION or (
-            self.declared is not None and self.signature.main.classes is None
-        )
+        return self.signature.main.classes is None
 
     @property
     def has_classes(self) -> bool:
