@@ -331,7 +331,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         return tuple(found)
 
     def resuming(self, checkpoint: str) -> SuiteConfig:
-        """The config, going on from a checkpoint: ``last``, or a path relative to the current folder."""
+        """The config, resuming from a checkpoint: ``last``, or a path relative to the current folder."""
         path = checkpoint if checkpoint == "last" else str(Path(checkpoint).expanduser().resolve())
         return self.model_copy(update={"resume_from_checkpoint": path})
 

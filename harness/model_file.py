@@ -24,7 +24,7 @@ _KNOWN = {
     "itertools",
     "logging",
 } | {*("math", "numbers", "numpy", "operator", "random", "re", "string", "torch", "typing", "typing_extensions", "warnings")}
-"""Packages that bring no models of their own: what a model of theirs can do is named where it is used."""
+"""Packages that bring no models: what a model of theirs can do is named where it is used."""
 
 _OPAQUE = re.compile(r"exec|open|__import__|import_module|hub|jit|load|globals|setattr")
 """Names by which code may take in more than it says."""
@@ -64,7 +64,7 @@ def usual_factory(path: Path, usual: str) -> str:
 
 
 def brings_data(path: Path, factory: str) -> bool:
-    """Whether the model of a file has a ``train_dataloader`` of its own, which needs nothing prepared.
+    """Whether the model of a file has its own ``train_dataloader``, which needs nothing prepared.
 
     One that has a ``prepare_data`` is left to those who ask for it: that downloads as a rule.
 

@@ -6,7 +6,7 @@ decided here, for all tiers alike:
 - The owner is judged in this run: the finding is a skip that ends in ``(see owner)``.
 - It is not, because it was deselected or its tier is not in the config: the owner is judged all the same, and where it fails the finding fails,
   with the same message and with the owner's counterexample and blame. A run that leaves the owner out is never green because of that.
-- A warning or a skip of its own may refer to another property in its message. It stays what it is where that one runs, and fails where that one
+- A warning or a skip may refer to another property in its message. It stays what it is where that one runs, and fails where that one
   does not run and would fail.
 - The config switches it off: the finding stands as it is, except for ``eval_deterministic``, which is switched off for models that are random on
   purpose; what needs repeatable logits is then a skip.
@@ -37,7 +37,7 @@ class Selection:
     """What a run judges.
 
     Attributes:
-        labels: The tests that run, such as ``finite_output[typical]`` or ``causal``; the name alone means all its cases.
+        labels: The tests that run, such as ``finite_output[typical]`` or ``causal``; only the name means all its cases.
         off: The properties that the config switches off.
         ask: Judges an owner that does not run; ``None`` where that is not possible.
     """

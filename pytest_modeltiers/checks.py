@@ -101,7 +101,7 @@ def as_test(check: ModelCheck) -> Callable[..., None]:
 
 
 def _of_assertion(check: ModelCheck, error: AssertionError) -> Evidence:
-    """What an assertion of the user's says, in one line; the statement where it has no words of its own."""
+    """What an assertion of the user's says, in one line; the statement where it has no message."""
     from harness.evidence import Evidence, Status
     from harness.properties.places import raising_line
 

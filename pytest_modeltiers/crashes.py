@@ -5,7 +5,7 @@ waits. If the child is killed in the middle of a test, or ends itself because th
 repeats the reports in the journal, reports the test that was running as failed, and runs the others.
 
 Under pytest-xdist the main process does as much for its workers, and nothing of this is used but the timer. ``plugin.py`` imports this file, so
-that it imports the standard library and pytest alone.
+that it imports only the standard library and pytest.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def _config_of(item: pytest.Item) -> Path | None:
 
 
 def _put_worst_news_first(items: list[pytest.Item]) -> None:
-    """Orders the tests of each suite among the places they have; the same in every worker, as it follows from their names alone."""
+    """Orders the tests of each suite among the places they have; the same in every worker, as it follows only from their names."""
     places: dict[Path, list[int]] = {}
     for place, item in enumerate(items):
         if (own := _config_of(item)) is not None:

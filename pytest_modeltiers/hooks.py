@@ -1,6 +1,6 @@
 """What the plugin's files share through pytest: hooks, which a user's ``conftest.py`` may implement, marks, and keys of ``config.stash``.
 
-Every pytest start imports this module, so it imports the standard library and pytest alone.
+Every pytest start imports this module, so it imports only the standard library and pytest.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Configs with ``isolation``: their tests run in a sandboxed process, and their reports come back as an xdist worker's do.
 
-This side collects the tests, whose names follow from the config alone, and asks the other side for one after another. The model is
+This side collects the tests, whose names follow only from the config, and asks the other side for one after another. The model is
 never built here.
 """
 

@@ -1,7 +1,7 @@
 """What a terminal or a notebook shows while one waits, and nothing elsewhere: logs, CI and ``-v`` see what pytest prints.
 
 In a run of pytest that is, before the header, what is being done; then one line with how far the run is, how long it still takes and which test
-runs, and each failure when it happens. ``plugin.py`` imports this file, so that it imports the standard library and pytest alone.
+runs, and each failure when it happens. ``plugin.py`` imports this file, so that it imports only the standard library and pytest.
 """
 
 from __future__ import annotations

@@ -331,7 +331,7 @@ def _is_importing(frame: FrameType | None) -> bool:
 
 
 def _place(frame: FrameType | None) -> str:
-    """Where a frame is: the innermost forward, or the innermost line of the user's, or what this project called; nothing of its own."""
+    """Where a frame is: the innermost forward, or the innermost line of the user's, or what this project called; never this project itself."""
     from harness.internal_errors import is_users
     from harness.user_code import is_ours
 

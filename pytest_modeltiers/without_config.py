@@ -1,6 +1,6 @@
 """``pytest --model``: a model without a config, on what ``modeltiers init`` would write.
 
-Every pytest start imports this module, so it imports the standard library and pytest alone, and one file as light as it.
+Every pytest start imports this module, so it imports only the standard library and pytest, and one file as light as it.
 """
 
 from __future__ import annotations

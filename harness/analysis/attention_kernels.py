@@ -1,7 +1,7 @@
 """Whether a model gives the same logits whichever way its attention is computed.
 
 There are several ways: the kernels of ``F.scaled_dot_product_attention``, which PyTorch chooses by device, dtype and mask; the fast path of
-``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer``, taken in eval mode alone; and the implementations that a Hugging Face model
+``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer``, taken only in eval mode; and the implementations that a Hugging Face model
 can be switched between.
 """
 
@@ -36,7 +36,7 @@ _KERNELS = {
 }
 
 _IMPLEMENTATIONS = ("eager", "sdpa")
-"""Of a Hugging Face model; the others need packages of their own."""
+"""Of a Hugging Face model; the others need further packages."""
 
 _FUNCTIONS = ("scaled_dot_product_attention", "multi_head_attention_forward")
 _FAST_MODULES = (nn.MultiheadAttention, nn.TransformerEncoderLayer)

@@ -302,7 +302,7 @@ def limits_of(axis: Axis, values: Sequence[float]) -> tuple[float, float]:
         ratio = max((high / low) ** _MARGIN, 1.05) if high / low < math.inf else 10.0
         low, high = low / ratio, high * ratio
     else:
-        # A constant, or one but for rounding, gets a range of its own size.
+        # A constant, or one except for rounding, gets a range as wide as its size.
         margin = (high - low) * _MARGIN if high - low > 1e-9 * abs(high) else abs(high) * 0.1 or 1.0
         low, high = low - margin, high + margin
     return low if axis.low is None else axis.low, high if axis.high is None else axis.high

@@ -332,7 +332,7 @@ _NOISE = 0.15
 
 @dataclass(frozen=True)
 class ShapeSource:
-    """Rows that are drawn when they are asked for; a row depends on its number, the seed and the size alone.
+    """Rows that are drawn when they are asked for; a row depends only on its number, the seed and the size.
 
     Attributes:
         name: The dataset in messages.

@@ -92,7 +92,7 @@ def dataset_id(dataset: Dataset) -> str:
     """A name for a dataset's content: its source, its part, the number of rows, and a hash of what the examples are made from.
 
     The hash is that of the file's bytes, or of the files of a folder, together with the tokenizer, the classes and the sizes that turn
-    rows into examples; a built-in set is made from its sizes alone. Of rows that Python gives, it is that of the code and of the first rows.
+    rows into examples; a built-in set is made only from its sizes. Of rows that Python gives, it is that of the code and of the first rows.
 
     Args:
         dataset: What ``open_dataset`` returned.

@@ -159,7 +159,7 @@ def _fill(field: Field) -> int:
 
 
 class Loader(DataLoader[Batch]):
-    """A DataLoader whose batches depend on seed, epoch and rank alone, however many workers there are, and that can be resumed.
+    """A DataLoader whose batches depend only on seed, epoch and rank, however many workers there are, and that can be resumed.
 
     Lightning saves and restores the position by ``state_dict`` and ``load_state_dict`` (leave its ``use_distributed_sampler`` off:
     the ranks are shared out here).
@@ -289,7 +289,7 @@ def mask_tokens(example: Example, task: TaskSpec, seed: str) -> Example:
     """Chooses 15% of the tokens, at least one; 80% of those are hidden, 10% swapped, 10% left (BERT, arXiv:1810.04805).
 
     Args:
-        example: A row with ``input_ids``; one with ``labels`` of its own is left as it is.
+        example: A row with ``input_ids``; one that has ``labels`` is left as it is.
         task: A masked LM's.
         seed: The same seed chooses the same tokens.
 

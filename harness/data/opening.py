@@ -308,7 +308,7 @@ class Pieces:
         return self.source.name
 
     def __iter__(self) -> Iterator[Record]:
-        """Records with ``input_ids``; and with ``labels`` where a row had some of its own."""
+        """Records with ``input_ids``; and with ``labels`` where a row had some."""
         return self._joined() if self.are_joined else self._cut()
 
     def _cut(self) -> Iterator[Record]:

@@ -102,7 +102,7 @@ class BatchOrder:
 
 
 def permutation(count: int, rng: Random) -> list[int]:
-    """The numbers below ``count`` in random order; made of ``random()`` alone, whose numbers Python promises never to change."""
+    """The numbers below ``count`` in random order; made only of ``random()``, whose numbers Python promises never to change."""
     return sorted(range(count), key=[rng.random() for _ in range(count)].__getitem__)
 
 

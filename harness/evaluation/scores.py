@@ -34,7 +34,7 @@ class Ranks:
     Attributes:
         rank: This process.
         size: How many there are.
-        rows: Rows of the whole dataset; ``None`` for a process alone, which sees them all anyway.
+        rows: Rows of the whole dataset; ``None`` for a single process, which sees them all anyway.
     """
 
     rank: int = 0

@@ -102,7 +102,7 @@ def answer_each(request: dict[str, Any], folder: Path) -> None:
         (folder / STAGE).write_text(str(number), encoding="utf-8")
         try:
             _write_arrays(folder / f"{number}.npz", _in_order(run(batch), request))
-        except Exception as error:  # what a runtime raises has no base class of its own
+        except Exception as error:  # what runtimes raise shares no base class
             (folder / f"{number}.txt").write_text(one_line(error), encoding="utf-8")
 
 

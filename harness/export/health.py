@@ -58,8 +58,8 @@ class ExportHealthChecker:
         Without arguments these are the checks of the model itself, which come before any export.
 
         Args:
-            export_dir: Where the exported files are, or go where there are none; with ``formats`` alone they stay in the cache.
-            formats: The formats; with ``export_dir`` alone those of the config.
+            export_dir: Where the exported files are, or go where there are none; with only ``formats`` they stay in the cache.
+            formats: The formats; with only ``export_dir`` those of the config.
         """
         options = self.options.model_copy(update={} if formats is None else {"formats": list(formats)})
         folder = None if export_dir is None else Path(export_dir)

@@ -76,7 +76,7 @@ class Program:
         forward: The model as a function of tensors, on the CPU, in eval mode.
         task: What it is for.
         sizes: Sizes of the example.
-        example: The batch shown to exporters that trace; holds the model's fields alone, their axes in forward's order.
+        example: The batch shown to exporters that trace; holds only the model's fields, their axes in forward's order.
         axes: Names of each field's free axes by position, such as ``{"input_ids": {0: "batch", 1: "seq"}}``.
         limits: Smallest and largest size of each free axis.
         samples: Further batches of the same sizes, for formats that are calibrated.

@@ -210,7 +210,7 @@ def score_text(report: HealthResults) -> str:
 def _rerun(check: CheckResult) -> str:
     if check.details.get("rerun"):
         return str(check.details["rerun"])
-    # Only a Python test can be named to pytest alone; one that a config file generates needs options known to its maker.
+    # Only a Python test can be run by its name alone; one that a config file generates needs options known to its maker.
     nodeid = str(check.details.get("nodeid") or "")
     return f"pytest {shlex.quote(nodeid)}" if nodeid.partition("::")[0].endswith(".py") else ""
 

@@ -206,7 +206,7 @@ futex 202 98, futex_waitv 449 449, futex_wake 454 454, futex_wait 455 455, futex
 set_tid_address 218 96, rseq 334 293, sched_yield 24 124, arch_prctl 158 -, exit 60 93, exit_group 231 94, wait4 61 260,
 waitid 247 95, restart_syscall 219 128
 
-# signals of its own
+# signals to itself
 rt_sigaction 13 134, rt_sigprocmask 14 135, rt_sigreturn 15 139, rt_sigpending 127 136, rt_sigtimedwait 128 137,
 rt_sigsuspend 130 133, sigaltstack 131 132, pause 34 -
 

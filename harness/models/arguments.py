@@ -83,7 +83,7 @@ def _as(wanted: Any, value: Any, key: str) -> Any:
     cls = _class_in(wanted) if isinstance(value, Mapping) else None
     if cls is None:
         return _opened(value, key)
-    if hasattr(cls, "keys"):  # a dict of its own kind, such as OmegaConf's DictConfig
+    if hasattr(cls, "keys"):  # a class like a dict, such as OmegaConf's DictConfig
         return cls(dict(value))  # type: ignore[call-arg]
     try:
         takes = inspect.signature(cls).parameters

@@ -122,7 +122,7 @@ def _text_calls(model: nn.Module) -> Iterator[tuple[TaskType, CallPlan | None]]:
         return
     yield TaskType.CAUSAL_LM, None
     if len(required) == 1 and len(parameters) > 1 and _is_target(parameters[1].name):
-        # Without targets some models give the logits of the last position alone.
+        # Without targets some models give only the logits of the last position.
         yield TaskType.CAUSAL_LM, CallPlan(positional=("input_ids", "input_ids"))
 
 

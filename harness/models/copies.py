@@ -171,7 +171,7 @@ def is_large_tensor(tensor: Tensor) -> bool:
 
 
 def clone_with_classes(model: nn.Module) -> nn.Module:
-    """A deep copy whose parametrized modules have classes of their own.
+    """A deep copy whose parametrized modules have new classes.
 
     ``torch.nn.utils.parametrize`` makes a class for each module, which deep copies share: where a parametrization is removed from one of
     them, the weight of all is gone.
@@ -187,7 +187,7 @@ def clone_with_classes(model: nn.Module) -> nn.Module:
 def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
     """Moves a model in place and returns it.
 
-    A class may have a ``to`` of its own, which takes a device only, or returns nothing: it is called as users call it, and the dtype is
+    A class may define its own ``to``, which takes a device only, or returns nothing: it is called as users call it, and the dtype is
     left to PyTorch's.
 
     Args:

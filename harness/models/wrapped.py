@@ -48,7 +48,7 @@ def taken(model: nn.Module) -> nn.Module:
 
 
 class WithoutCode(nn.Module):
-    """A TorchScript module, or the module of an exported program, as a model that tier 1 judges by its answers alone.
+    """A TorchScript module, or the module of an exported program, as a model that tier 1 judges only by its answers.
 
     Args:
         held: The module.
@@ -190,7 +190,7 @@ def call_by(model: nn.Module, method: str, origin: str) -> None:
         own = [name for name, value in inspect.getmembers(type(model), inspect.isfunction) if not hasattr(nn.Module, name)]
         raise FactoryError(
             f"`call`: {origin} makes a {type(model).__name__}, which has no method {method!r}.{did_you_mean(method, own)} "
-            f"It has: {', '.join(own) or 'none of its own'}"
+            f"It has: {', '.join(own) or 'none'}"
         )
     model.forward = found  # type: ignore[method-assign]
 

@@ -107,7 +107,7 @@ def _parsed(path: Path) -> ast.Module | None:
 
 
 def _folders(path: Path) -> tuple[Path, ...]:
-    """The folder of a file, the one above it, and the root of the repository that they are in; the first alone where there is none."""
+    """The folder of a file, the one above it, and the root of the repository that they are in; only the first where there is no repository."""
     folder = path.parent
     if any((folder / mark).exists() for mark in _ROOT):
         return (folder,)

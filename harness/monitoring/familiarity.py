@@ -133,7 +133,7 @@ def fit_familiarity(training: ArrayLike, labels: ArrayLike, *, is_image: bool = 
     Args:
         training: Inputs of rows that the model was trained on, ``[K, D]``; of at most 1,000 of them the coordinates are kept.
         labels: Their classes, ``[K]``.
-        is_image: Whether the numbers are of one unit and neighbours, as pixels are, rather than columns each of its own.
+        is_image: Whether the numbers are of one unit and neighbours, as pixels are, rather than columns of different ones.
 
     Raises:
         DataError: There are too few rows, or not as many of the one as of the other.

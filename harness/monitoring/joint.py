@@ -115,7 +115,7 @@ def joint_drift(reference: RowsKept, window: RowsKept, windows: int = 1) -> Join
     """Compares rows as a whole; ``None`` where there are fewer than 50 on a side, or no column has two values.
 
     The classifier is a kernel ridge regression on normal scores of all rows together, each row judged by what was learnt from the others
-    (Lopez-Paz and Oquab 2017, "Revisiting classifier two-sample tests"). Its p-value comes from dealing the rows out anew, which is exact
+    (Lopez-Paz and Oquab 2017, "Revisiting classifier two-sample tests"). Its p-value comes from shuffling the rows between both, which is exact
     whatever the rows are like. Rows are dealt out until ten such values are as large (Besag and Clifford 1991, "Sequential Monte Carlo
     p-values"), so that a window without drift takes few.
 

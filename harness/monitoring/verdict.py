@@ -170,7 +170,7 @@ def measured_accuracy(reference: Profile, window: Profile) -> AccuracyEstimate |
 
 
 def _right(counts: NumericCounts) -> int:
-    """How many values are 1; a profile of zeros and ones keeps them in bins of their own."""
+    """How many values are 1; a profile of zeros and ones keeps each in its own bin."""
     return int(counts.counts[np.searchsorted(counts.edges, 1.0, side="right")])
 
 

@@ -351,7 +351,7 @@ def _differentiable_inputs(subject: Subject, batch: Batch, elements: Collection[
             return None
         if not any(torch.equal(read, ids.t() if turned else ids) for ids in tokens):
             return None
-        # A leaf of its own: embeddings whose weights are frozen have no gradient either. Its first axis is the batch.
+        # A new leaf: embeddings whose weights are frozen have no gradient either. Its first axis is the batch.
         leaf = (output.transpose(0, 1) if turned else output).detach().requires_grad_()
         captured.append(leaf)
         return leaf.transpose(0, 1) * 1 if turned else leaf * 1

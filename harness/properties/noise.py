@@ -9,7 +9,7 @@ Two estimates are taken, and the larger one counts:
 On 34 small real architectures a row alone and the same row in a batch differed by at most 1.5 times the first estimate, so a
 factor of ten leaves room on both sides: sound models stay far below it, and a real dependence is usually thousands of times above.
 
-PyTorch's quantised modules run in float32 alone and have no gradient. The dynamic ones also take the scale of their integers from the
+PyTorch's quantised modules run only in float32 and have no gradient. The dynamic ones also take the scale of their integers from the
 range of the whole batch, so that a row's rounding depends on what stands beside it.
 """
 
@@ -97,7 +97,7 @@ def measure_floors(subject: Subject, call: Call) -> dict[str, NoiseFloor]:
         call: Gives the outputs of a model for a batch, by name.
     """
     batches = [subject.batch(seed=seed) for seed in range(_DRAWS)]
-    # A model of its own for every call: what a call leaves behind is no rounding.
+    # A new model for every call: what a call leaves behind is not rounding.
     outputs = [_seeded(call, batch, subject.fresh()) for batch in batches]
     # The weights of these are let go before those in float64 are made.
     shifted = [_seeded(call, batch, nudged(subject.fresh(), seed)) for seed, batch in enumerate(batches)]
@@ -281,7 +281,7 @@ def judge_equal(
 def judge_rows(
     subject: Subject, name: str, pairs: Sequence[tuple[Tensor, Tensor]], by_itself: Callable[[int], Evidence], counterexample: str
 ) -> Evidence:
-    """Judges questions that the rows of shared calls answered; one whose answer is wrong is asked again, in calls of its own.
+    """Judges questions that the rows of shared calls answered; one whose answer is wrong is asked again, in separate calls.
 
     So many questions cost two calls, and a row that reads other rows makes none of them fail.
 

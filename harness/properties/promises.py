@@ -155,7 +155,7 @@ def symmetric_inputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         swapped,
         f"output {{}} changes when `{first}` and `{second}` are swapped",
         f"{sizes.describe(subject.task)}, seed={seed}",
-        "a branch with weights of its own, a difference without abs(), or a concatenation in a fixed order",
+        "a branch with its own weights, a difference without abs(), or a concatenation in a fixed order",
     )
 
 

@@ -97,7 +97,7 @@ class Reach:
         return self._work(sizes) > _DRAWN
 
     def largest_cheap(self, rows: int) -> Sizes:
-        """The largest sizes that many calls are made at, as of what does not depend on the length alone."""
+        """The largest sizes that many calls are made at, where more than the length matters."""
         return self.largest(rows, _DRAWN)
 
     def largest(self, rows: int, most: float | None = None) -> Sizes:

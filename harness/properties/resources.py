@@ -204,7 +204,7 @@ def find_out_first(subject: Subject) -> None:
 
 
 def _has_storage(leaf: Any) -> bool:
-    """Whether a value is a tensor with memory of its own; a sparse one consists of others that have."""
+    """Whether a value is a tensor with its own memory; a sparse one consists of tensors that have."""
     return isinstance(leaf, Tensor) and leaf.layout is torch.strided
 
 

@@ -95,7 +95,7 @@ def _is_of_libraries(name: str) -> bool:
 
 
 def _memory(tensor: Tensor) -> int:
-    """Where a tensor's values lie; sparse and packed tensors have no storage of their own and stand for themselves."""
+    """Where a tensor's values lie; sparse and packed tensors have no storage, and are told apart by themselves."""
     return id(tensor) if tensor.layout is not torch.strided or is_packed(tensor) else memory_key(tensor)
 
 

@@ -155,7 +155,7 @@ _CODE = (".py", ".pyc", ".pyd", ".so", ".dylib", ".dll", ".pth")
 
 
 def code_in(bundle: Bundle, config: Mapping[str, Any]) -> tuple[Code, ...]:
-    """Everything of a bundle that a rerun would run; empty for an embedded model on data alone."""
+    """Everything of a bundle that a rerun would run; empty for an embedded model on data without code."""
     files = bundle.manifest.files
     named = {name for key, name in files_named(config).items() if key == "model_file" or is_function(key)}
     found = [Code(name, files[name].sha256) for name in sorted(files) if name in named or _is_code(name)]

@@ -69,7 +69,7 @@ def with_paths(config: Mapping[str, Any], places: Mapping[str, str]) -> dict[str
 
 
 DATA_LIMIT = 64 << 20
-"""Bytes of data that a bundle holds; of more it has the hashes alone."""
+"""Bytes of data that a bundle holds; of more it has only the hashes."""
 
 _DATA, _WEIGHTS = "data", "weights"
 _CODE = ("model", "adapter")

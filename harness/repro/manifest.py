@@ -81,7 +81,7 @@ class Manifest:
 
     Attributes:
         run: Id, name, task, status and times of the run, and more that was noted of it.
-        created: When the run ended. The bundle has no time of its own, so that the same run gives the same bytes.
+        created: When the run ended. It is the bundle's time as well, so that the same run gives the same bytes.
         git_commit: The commit the run was started from.
         git_dirty: Whether tracked files differed from it.
         files: Every file but the manifest itself.

@@ -234,7 +234,7 @@ def config_of(recorded: RecordedRun, training_cfg: Any = None, task_spec: Any = 
 
 
 def _as_mapping(part: Any, recorded: RecordedRun) -> dict[str, Any]:
-    """A config as JSON values without secrets; a name alone is the task's."""
+    """A config as JSON values without secrets; a bare name is the task's."""
     if isinstance(part, str):
         return {"task_name": part}
     found = {} if part is None else without_secrets(part)

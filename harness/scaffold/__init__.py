@@ -48,7 +48,7 @@ class Scaffold:
     Attributes:
         config: The config file.
         source: The model's file.
-        bridge: The Python file beside the model that calls it, where the config alone cannot say how.
+        bridge: The Python file beside the model that calls it, where the config cannot say how.
         factory: What makes the model.
         guess: The task, with reasons; ``None`` where no task type stands for it.
         declared: The signature that the config declares instead.
@@ -107,8 +107,8 @@ def scaffold(
         overwrite: Whether existing files are replaced.
         factory: Name of what makes the model, where the file has several.
         arguments: Arguments of the factory, or of its settings, by name.
-        task: The task, where the model's answers alone do not say it.
-        inputs: What the model's forward takes, where its answers alone do not say it.
+        task: The task, where the model's answers do not say it.
+        inputs: What the model's forward takes, where its answers do not say it.
         call: The method that is called in place of ``forward``.
         trust: Whether the file may start processes and use the network when it is imported.
         patience: The time there is, and who is told what is being done.

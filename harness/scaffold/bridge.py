@@ -1,4 +1,4 @@
-"""The model's file as a module, how a config names it, and the Python file between them where a config alone cannot build or call the model."""
+"""The model's file as a module, how a config names it, and the Python file between them where a config cannot build or call the model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Source:
         file: The file, resolved.
         module: What it became.
         folder: Where a config of it lies: beside the file, or beside the package that it can only be imported as part of.
-        dotted: The name by which it is imported as part of a package; empty for a file that stands alone.
+        dotted: The name by which it is imported as part of a package; empty for a file that is in no package.
     """
 
     file: Path
@@ -121,7 +121,7 @@ def needs_bridge(factory: Factory, guess: Guess | None) -> bool:
 
 
 def needs_build(factory: Factory) -> bool:
-    """Whether a config alone cannot build the model."""
+    """Whether it takes more than a config to build the model."""
     return bool(factory.objects) or bool(factory.through)
 
 

@@ -100,7 +100,7 @@ def declare(
 
 
 def with_near_classes(keys: dict[str, Any], config: Path, module: tuple[Path, str] | None) -> dict[str, Any]:
-    """Keys whose groups name their classes as a config says them: in the model's file by the name alone, in others from the config on.
+    """Keys whose groups name their classes as a config says them: in the model's file only by the name, in others from the config on.
 
     Args:
         keys: The keys of a signature; the classes of its groups are in absolute files.

@@ -202,7 +202,7 @@ METHODS = {
     **dict.fromkeys(("CDLL", "LoadLibrary", "load_library", "dlopen"), "native_code"),
     **dict.fromkeys(("exec_module", "load_module", "import_module", "find_spec_from"), "dynamic_import"),
 }
-"""Methods by name alone, called on an object whose origin is not seen; none of them is a name that tensors or modules have."""
+"""Methods only by name, called on an object whose origin is not seen; none of them is a name that tensors or modules have."""
 
 ROUNDABOUT = frozenset({"os", "sys", "subprocess", "builtins", "shutil", "ctypes", "importlib", "socket", "posix"})
 """Modules that other modules have imported, and through which they can be reached: ``torch.os``."""

@@ -86,7 +86,7 @@ class _Scanner(ast.NodeVisitor):
                 self._dotted(name, node, imported=True, handed_on=True)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
-        """Attributes: of modules by their dotted name, of other objects where the name alone says enough."""
+        """Attributes: of modules by their dotted name, of other objects where the name says enough."""
         self._attribute(node.attr, node)
         for name in self.names.all_of(node):
             self._dotted(name, node, imported=self.names.is_import(node))

@@ -39,7 +39,7 @@ class Executor(Protocol):
     def run(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
         """Does the jobs, and gives the outcome of each as it ends; one whose process dies has an outcome too.
 
-        Closing the generator, or an exception in it, stops the trials that are going on.
+        Closing the generator, or an exception in it, stops the trials that are running.
         """
 
 

@@ -132,7 +132,7 @@ def make_jobs(
         trial: What is done for each; by default a training.
         sweep_id: The sweep.
         db_path: The experiment database, absolute.
-        progress: Whether trials may show progress of their own.
+        progress: Whether trials may show their progress.
     """
     return [
         Job(combination, _own(config, combination, sweep_id), trial or train_trial, sweep_id, db_path, progress)

@@ -86,7 +86,7 @@ class Worker:
     def __init__(self, number: int, variables: Mapping[str, str]) -> None:
         self.number = number
         self.connection, theirs = _context.Pipe()
-        # Daemonic processes may not start processes of their own, which data loaders do.
+        # Daemonic processes may not start processes, which data loaders do.
         self._process = _context.Process(target=serve, args=(theirs,), name=f"modeltiers-worker-{number}", daemon=False)
         with environment(variables):
             self._process.start()

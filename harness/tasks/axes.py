@@ -237,7 +237,7 @@ class Axis:
 
 
 def formulas_of(axis: Axis, axes: Mapping[str, Axis]) -> list[Formula]:
-    """The sizes that follow from an axis alone."""
+    """The sizes that follow from only this axis."""
     sources = (each.source for each in axes.values())
     return [source for source in sources if isinstance(source, Formula) and source.axes == (axis.name,)]
 

@@ -97,7 +97,7 @@ class InputKeys(_Keys):
 
 
 class LabelKeys(_Keys):
-    """One label: an input again, or values of its own."""
+    """One label: an input again, or other values."""
 
     axes: list[SizeKey] = Field(default_factory=list, description="As of an input.")
     dtype: DtypeKey | None = Field(None, description="As of an input.")

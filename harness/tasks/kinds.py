@@ -205,7 +205,7 @@ class Loss(Kind):
 
 @dataclass(frozen=True)
 class Other(Kind):
-    """Something of which the shape alone is promised."""
+    """Something of which only the shape is promised."""
 
     name: ClassVar[str] = "other"
 

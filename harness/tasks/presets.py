@@ -34,7 +34,7 @@ class TaskFacts:
     Attributes:
         modality: The kind of input.
         inputs: Fields that ``forward`` may take, in the order in which they are matched by position.
-        output: Axes of the logits: ``batch``, ``seq``, ``target_seq``, ``vocab``, ``classes``; a scalar has ``batch`` alone.
+        output: Axes of the logits: ``batch``, ``seq``, ``target_seq``, ``vocab``, ``classes``; a scalar has only ``batch``.
         requires: Config keys that the task cannot do without.
         rows: What a row of data holds: a text or several (``text``, ``labelled_text``, ``tagged_text``, ``pair_of_texts``), an ``image``, a
             row of a ``table``, or ``fields`` with the names of inputs and labels.

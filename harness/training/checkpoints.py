@@ -158,7 +158,7 @@ class RunSettings:
         """Nothing: the settings of a resumed run are those of its config."""
 
     def differences(self, content: Mapping[str, Any], path: Path) -> list[str]:
-        """What is said of settings that are others than those of a checkpoint, and are those of the config from there on.
+        """What is said of settings that differ from those of a checkpoint; training continues with those of the config.
 
         Args:
             content: The checkpoint; one of an earlier version has no settings, and nothing is said.

@@ -1,7 +1,7 @@
 """What an optimizer step is: the loss, the optimizer with its schedule, clipping.
 
 The loss is the mean over all of a step's labels, however its rows are dealt out to batches and processes. Optimizer and schedule are those of
-a training config, for models that bring none of their own; what a LightningModule configures is checked before Lightning reads it.
+a training config, for models that bring none; what a LightningModule configures is checked before Lightning reads it.
 """
 
 from __future__ import annotations

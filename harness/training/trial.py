@@ -141,7 +141,7 @@ class Trial:
 
     @property
     def is_own(self) -> bool:
-        """Whether the model is a LightningModule, with a training step and optimizers of its own."""
+        """Whether the model is a LightningModule, with its own training step and optimizers."""
         return is_lightning_module(self.subject.model)
 
     @cached_property

@@ -1,7 +1,7 @@
 """Metrics that are fed answers, each a torchmetrics metric: what they have in common, and those of numbers and of sequences.
 
 The metrics of sequences are teacher-forced: they compare the likeliest token at each position, given the true tokens before it, with the
-true one. So they are cheap and need no tokenizer, but are higher than those of a text that the model writes alone, and only comparable
+true one. So they are cheap and need no tokenizer, but are higher than those of a text that the model writes itself, and only comparable
 among themselves. Words are token ids; positions with the label -100 are left out.
 """
 

@@ -107,7 +107,7 @@ class RocArea(Meter):
     """Mean over the classes of the area under the curve of that class against the rest.
 
     The area is the chance that a sample of the class has a larger score than one of the rest, where equals count half (Hanley and
-    McNeil, 1982); so it needs the scores' order alone, which is that of the log-odds log(p / (1 - p)). These, other than probabilities,
+    McNeil, 1982); so it needs only the scores' order, which is that of the log-odds log(p / (1 - p)). These, other than probabilities,
     do not all become 0 or 1 for a confident model: evenly spaced thresholds of probability would see nothing of such a one's order.
 
     Up to 2^24 scores (4 million samples of 4 classes) the area is exact. Beyond, memory must not grow with the data: log-odds are

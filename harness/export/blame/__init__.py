@@ -172,7 +172,7 @@ def last_decision(reference: Trace, divergence: Divergence) -> Value | None:
 
 
 def why_frozen(reference: Trace, divergence: Divergence | None) -> str:
-    """What an exporter must have frozen when its file is right on its own example alone."""
+    """What an exporter must have frozen when its file is right only on its own example."""
     decision = last_decision(reference, divergence) if divergence else None
     if decision and decision.lines:
         return f"the file is right on the exporter's own example: the decision on data at `{decision.lines[0]}` was frozen there"

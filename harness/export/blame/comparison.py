@@ -49,7 +49,7 @@ class _Flat:
 def relative_gap(expected: Tensor, found: Tensor) -> float:
     """Largest difference of two tensors' elements, each relative to its own size plus what is usual in the tensor; shapes do not matter.
 
-    Infinite where the numbers of elements differ, or NaN or infinity stand on one side alone.
+    Infinite where the numbers of elements differ, or NaN or infinity is only on one side.
     """
     if expected.numel() != found.numel():
         return float("inf")

@@ -84,7 +84,7 @@ def blame_onnx(
 
     Args:
         path: The file.
-        program: The model, with the output that differs alone.
+        program: The model, with only the output that differs.
         batch: Inputs on which their logits differ.
         bound: Up to where logits count as equal.
         save_to: Folder for a small file that shows the difference by itself.

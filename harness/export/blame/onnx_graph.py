@@ -180,7 +180,7 @@ class _Tracing:
         self.arrays = arrays
         self.values: list[Value] = []
         self.indices: dict[str, tuple[int, ...]] = {}
-        self.sizes: set[str] = set()  # names of what was made from shapes and constants alone
+        self.sizes: set[str] = set()  # names of what was made only from shapes and constants
         for name, array in feeds.items():
             self._add(name, Value("", torch.from_numpy(array), name=name, given=True))
         for name, weight in graph.weights.items():
@@ -190,7 +190,7 @@ class _Tracing:
         for node, (module, lines) in zip(self.graph.model.graph.node, self.graph.places, strict=True):
             read = self.graph.inputs_of(node)
             inputs = tuple(dict.fromkeys(index for name in read for index in self.indices.get(name, ())))
-            # Of its second input, CastLike reads the type alone.
+            # Of its second input, CastLike reads only the type.
             data = read[:1] if node.op_type == "CastLike" else read
             is_size = node.op_type == "Shape" or all(name in self.sizes or name in self.graph.weights for name in data)
             for name in filter(None, node.output):
@@ -307,7 +307,7 @@ def _run_runtime(runs: ReferenceRuns, optimised: bool = True) -> Tensor:
     feeds = runs.graph.feeds(runs.program.fields, runs.batch)
     try:
         return torch.from_numpy(opened.run([runs.graph.output], feeds)[0])
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
         raise ExportError(f"ONNX Runtime raised {runtime_message(error)}") from error
 
 

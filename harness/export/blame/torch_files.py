@@ -26,7 +26,7 @@ def blame_torch(runner: Callable[[Batch], Tensor], program: Program, batch: Batc
 
     Args:
         runner: The artifact, as a function to the output that differs.
-        program: The model, with that output alone.
+        program: The model, with only that output.
         batch: Inputs on which they differ.
         bound: Up to where outputs count as equal.
     """

@@ -253,7 +253,7 @@ def _held(exports: Exports, format: str, made_up: Exports, points: Sequence[Poin
     for point in points:
         try:
             found = compare(made_up, point, exports.runner(format)(made_up.batch(point)))
-        except Exception as error:  # runtimes have exceptions of their own
+        except Exception as error:  # runtimes raise their own exceptions
             held.append({"refused": str(error) if isinstance(error, UserError) else one_line(error)})
             continue
         differences, tolerances = {}, dict.fromkeys(made_up.program.outputs, 0.0)

@@ -125,7 +125,7 @@ class QuantisationQuality:
         operators_quantisable: Operators of a kind that can have one.
         bytes_before: Size of the float file, with the data beside it.
         bytes_after: Size of the int8 file.
-        output: The output that lost most; empty where there is one alone.
+        output: The output that lost most; empty where there is only one.
     """
 
     sqnr_db: float
@@ -145,7 +145,7 @@ class WrongFile:
     Attributes:
         path: The file.
         run: The file, loaded, as a function from a batch to that output.
-        program: The model with that output alone.
+        program: The model with only that output.
         place: Which output of the whole model it is, from 0.
         batch: Inputs at which it differs.
         bound: Largest difference up to which outputs count as equal.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.export.program import Program, Runner
 
 _ROWS = 64
-"""Rows that memory is planned for where the config sets no limit of its own."""
+"""Rows that memory is planned for where the config sets no limit."""
 
 _PLANNED_BYTES = 256 << 20
 """Memory that such a plan may take; a model that needs more gets fewer rows."""

@@ -20,7 +20,7 @@ from harness.export.formats import ExportError, Inspection
 from harness.export.program import Outputs, Program, Runner, module_path
 
 _SILENT = 4
-"""ONNX Runtime's log level for fatal errors alone."""
+"""ONNX Runtime's log level for only fatal errors."""
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16, "tensor(int32)": np.int32}
 
@@ -41,7 +41,7 @@ def session(model: Path | bytes, optimised: bool = True) -> ort.InferenceSession
         return ort.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
         where = "the model" if isinstance(model, bytes) else Path(model).name
         raise ExportError(f"ONNX Runtime does not take {where}: {runtime_message(error)}") from error
 
@@ -271,7 +271,7 @@ def _run_by_reference(model: onnx.ModelProto, batch: Batch) -> Outputs:
     names = [value.name for value in model.graph.input]
     try:
         found: Any = ReferenceEvaluator(model).run(None, {name: batch[name].numpy() for name in names})
-    except Exception as error:  # operators fail in ways of their own
+    except Exception as error:  # operators raise what they like
         raise ExportError(f"cannot be computed in float64: {type(error).__name__}") from error
     outputs = (value.name for value in model.graph.output)
     return {name: torch.from_numpy(np.asarray(array)) for name, array in zip(outputs, found, strict=True)}
@@ -351,7 +351,7 @@ def _module_of(node: onnx.NodeProto) -> str:
 
 
 def _is_broken(tensor: onnx.TensorProto) -> bool:
-    """Whether a stored tensor holds NaN or infinity; infinity alone, or beside zeros, is how a mask says "never"."""
+    """Whether a stored tensor holds NaN or infinity; only infinity, or infinity and zeros, is how a mask says "never"."""
     values = numpy_helper.to_array(tensor)
     if not np.issubdtype(values.dtype, np.floating):
         return False

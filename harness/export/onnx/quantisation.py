@@ -123,7 +123,7 @@ def prepare(path: Path, prepared: Path) -> str:
         try:
             quant_pre_process(str(path), str(prepared), **options)
             return name
-        except Exception as error:  # each kind of inference gives up on models of its own
+        except Exception as error:  # each kind of inference gives up on other models
             failures.append(f"{name}: {raised(error)}")
     raise ExportError(f"{path.name}: no model that can be prepared for quantisation; {'; '.join(failures)}")
 

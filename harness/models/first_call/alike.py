@@ -15,7 +15,7 @@ _ONE_OF_SEVERAL = re.compile(
 )
 
 _ALONE_COST = 2
-"""What it costs more to change one of them alone."""
+"""What it costs more to change only one of them."""
 
 
 def names_alike(names: Iterable[str]) -> list[tuple[str, ...]]:
@@ -39,7 +39,7 @@ def made_alike(required: Mapping[str, Argument]) -> dict[str, Argument]:
 
 
 def changed_alike(before: Guesses, changes: Iterable[tuple[int, Guesses]]) -> Repairs:
-    """Changes of one of several arguments that are alike, made to all of them; to it alone at a higher cost.
+    """Changes of one of several arguments that are alike, made to all of them; to only it at a higher cost.
 
     Args:
         before: The guesses that are changed.

@@ -162,7 +162,7 @@ def _has_nan(returned: Any) -> bool:
 
 
 def _takes_more_rows(subject: TriedModel, found: FoundCall) -> bool:
-    """Whether several guesses take more rows together: what one size alone lets broadcast is no call to go by."""
+    """Whether several guesses take more rows together: what broadcasts at only one size proves nothing."""
     guesses = Guesses(found.arguments)
     arguments = {path: argument for path in guesses.paths() if (argument := guesses.at(path)) is not None}
     with_rows = {path: each for path, each in arguments.items() if each.is_free and each.sizes[:1] == (BATCH,)}

@@ -18,9 +18,9 @@ class DriftFinding(Finding):
     DRIFTED = "drifted", Status.FAIL
     """Both keys: significant, and large enough to matter."""
     CHANGED = "changed", Status.WARN
-    """Significant alone."""
+    """Significant, but small."""
     UNPROVEN = "unproven", Status.WARN
-    """Large alone, among enough rows."""
+    """Large but not significant, among enough rows."""
     CANNOT_TELL = "cannot tell", Status.OK
     """Not significant among so few rows that a drift at the floor would more likely be missed than seen."""
     UNCHANGED = "unchanged", Status.OK

@@ -37,7 +37,7 @@ _TINY = float(np.finfo(np.float64).tiny)
 
 
 def choose_edges(values: NDArray[np.float64], weights: NDArray[np.int64], bins: int) -> NDArray[np.float64]:
-    """Inner edges on the quantiles of a reference, with bins of their own for its most frequent values.
+    """Inner edges on the quantiles of a reference, with a bin for each of its most frequent values.
 
     A value that makes up more than one bin's share is an atom: a bin holds it and nothing else, so that its share can be compared as
     such. The other edges are quantiles of what remains. A reference of few distinct values gets a bin for each, and one for what lies

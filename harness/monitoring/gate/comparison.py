@@ -20,9 +20,9 @@ class ComparisonFinding(Finding):
     WORSE = "worse", Status.FAIL
     """Both keys: significant, and by more than the margin."""
     WORSE_WITHIN_MARGIN = "worse within the margin", Status.WARN
-    """Significant alone."""
+    """Significant, but small."""
     UNPROVEN = "unproven", Status.WARN
-    """Beyond the margin alone."""
+    """Beyond the margin, but not significant."""
     DEPENDENT = "dependent rows", Status.WARN
     """Samples that follow each other get worse together, so that the rates do not hold."""
     TOO_FEW_ROWS = "too few rows", Status.WARN
@@ -40,7 +40,7 @@ class Comparison:
     It fails with two keys: the worsening is significant, and the one seen exceeds the margin. Significance alone would fail candidates for
     worsenings nobody minds once n is large; the margin alone would fail equal models by chance while n is small. As both must hold, equal
     models fail with a probability of at most alpha at every n, and a true worsening of twice the margin or more fails as soon as n suffices
-    to see it. One key alone warns. Where a worsening by the margin would rather be missed than seen, that is said; it warns where a power was
+    to see it. One key alone warns. Where a worsening by the margin is more likely missed than seen, that is said; it warns where a power was
     asked for.
 
     Attributes:

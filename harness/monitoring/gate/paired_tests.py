@@ -193,7 +193,7 @@ class BootstrapMean:
     """The BCa bootstrap (Efron, JASA 82, 1987) of the mean of paired differences.
 
     The mean of a resample is a sum of n draws from the differences, whose distribution a saddlepoint approximation gives directly (Davison
-    and Hinkley, Biometrika 75, 1988). So the result has no noise of its own and needs no seed, takes a few passes over the data, and
+    and Hinkley, Biometrika 75, 1988). So the result is not random and needs no seed, takes a few passes over the data, and
     resolves p-values far below what 10,000 resamples could, which corrected levels ask for. For a mean, bias correction and acceleration
     are the same number, a sixth of the skewness of the mean. Normal quantiles are widened to those of Student's t (Hesterberg, The American
     Statistician 69, 2015), without which any bootstrap interval is too narrow at small n.

@@ -202,7 +202,7 @@ def _label_fields(signature: Signature, names: tuple[str, ...]) -> Iterator[Fiel
 
 
 def _numbered(row: NDArray[Any], field: Field) -> NDArray[Any]:
-    """Labels, where classes that the model does not know have numbers of their own, which the reference never has."""
+    """Labels, where classes that the model does not know have numbers that the reference never has."""
     assert isinstance(field.values, Ids)
     count = field.values.count
     return row if isinstance(count, tuple) else np.where(row <= UNKNOWN_CLASS, count + UNKNOWN_CLASS - row, row)

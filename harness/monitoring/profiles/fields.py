@@ -20,10 +20,10 @@ MOST_CHANNELS = 16
 """Beside other inputs, one of three axes whose first is fixed is an image up to this length of it."""
 
 MOST_FIGURES = 32
-"""Channels, classes or labels that have figures of their own; of more than that there are figures of all together."""
+"""With at most this many channels, classes or labels, each has its figures; with more, only all together have."""
 
 _MOST_COLUMNS = 256
-"""Numbers of a row that are features of their own where there are other inputs; more than that are one vector."""
+"""Beside other inputs, at most this many numbers of a row are a feature each; more than that are one vector."""
 
 Arrays = Sequence[NDArray[Any]]
 

@@ -68,7 +68,7 @@ class Prompts:
 def greedy_is_likeliest(subject: Subject) -> Evidence:
     """Each token that is written is the likeliest by one call of forward with what stands before it, or nearly as likely.
 
-    Prompts are written on alone, in batches of up to 8, padded, with and without a cache.
+    Prompts are continued one by one, in batches of up to 8, padded, with and without a cache.
     """
     text = whole_text(subject)
     if not callable(getattr(subject.model, "generate", None)):

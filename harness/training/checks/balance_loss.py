@@ -233,7 +233,7 @@ def _value(trial: Trial, output: Output, seen: Observation, batch: Batch) -> flo
 
 
 def _through_outputs(trial: Trial, batch: Batch, prepare: Prepare, seen: Observation) -> dict[str, Tensor] | None:
-    """The gradients that a step sends back through the outputs only; ``None`` where forward gives others than the step saw."""
+    """The gradients that a step sends back through the outputs only; ``None`` where forward returns other outputs than the step saw."""
     model = trial.subject.fresh()
     prepare(model)
     names = [name for name in seen.slopes if name in seen.values]

@@ -102,7 +102,7 @@ def run_in_processes(
     timeout: float,
     environments: Sequence[Mapping[str, str]] | None = None,
 ) -> list[Answer]:
-    """Runs a function in several processes at once, each on something of its own.
+    """Runs a function in several processes at once, each on its own item.
 
     Args:
         work: A function at the top of a module.

@@ -2,7 +2,7 @@
 
 The rounding noise of a gradient is measured as that of logits is: against float64, and under last-place changes of the weights; the coarsest
 dtype on the way counts, not that of the weights. A difference above ten times that must also survive in float64. A training step that draws
-random numbers of its own is seeded otherwise in one of the runs, so that what they change counts as noise too.
+random numbers is seeded differently in one of the runs, so that what they change counts as noise too.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def find_gap(trial: Trial, left: Measure, right: Measure, *, confirm: bool = Tru
     epsilon = epsilon_of_step(trial)
     double = in_double(trial)
     exact = None if double is None else _or_none(lambda: left(double, UNVARIED))
-    nudged = left(trial, Variation(_nudge, 1))  # a step that draws numbers of its own is as uncertain as these make it
+    nudged = left(trial, Variation(_nudge, 1))  # a step that draws random numbers is as uncertain as they make it
     loudest = max((_size(tensor) for tensor in ours.values()), default=0.0)
     gaps = {name: difference(ours[name], theirs[name]) for name in ours}
     bounds = {

@@ -221,7 +221,7 @@ def find_loss_formula(signature: Signature, output: Output, seen: Observation, b
 
     Args:
         signature: The task's.
-        output: One with classes, which alone has a share in the loss.
+        output: The only output with classes that has a share in the loss.
         seen: The step.
         batch: What it learned from.
     """

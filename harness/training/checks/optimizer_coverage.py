@@ -57,7 +57,7 @@ def optimizer_coverage(trial: Trial) -> Evidence:
     """Every trainable parameter is in exactly one group of one optimizer, and the optimizers hold nothing that the model does not own.
 
     A parameter that is left out and has no gradient either, as of a backbone that runs under ``no_grad``, is no mistake; nor is a frozen one
-    that is listed, or a model whose parts have optimizers of their own.
+    that is listed, or a model whose parts have their own optimizers.
     """
     held = _Held()
     batch = trial.subject.batch()

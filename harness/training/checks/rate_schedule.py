@@ -133,7 +133,7 @@ class _Curve:
         return next(step for step in range(peak, len(self.rates)) if self.rates[step] <= low + margin)
 
     @property
-    def falls_for_ever(self) -> bool:
+    def never_ends(self) -> bool:
         """Whether it is not known to have an end."""
         return not self.error and self.end >= len(self.rates) - 1
 
@@ -215,7 +215,7 @@ def _judge_processes(trial: Trial, number: int, alone: _Curve, pace: _Pace, usua
     if paces[0].by_batch > 1.5 * pace.by_batch > 0:
         return _finding(f"{told} it is stepped {paces[0].by_batch / pace.by_batch:.3g} times as often", cause, "counts_processes")
     among = _curve(made, len(alone.rates) - 1)
-    if alone.falls_for_ever or among.end < 1.5 * alone.end or alone.end < 2:
+    if alone.never_ends or among.end < 1.5 * alone.end or alone.end < 2:
         return None
     return _finding(f"{told} it ends after {among.end} steps, and after {alone.end} in a single one", cause, "counts_processes")
 
@@ -346,7 +346,7 @@ def _judge_shape(
     if not known:
         return None
     last, left = seen[-1], seen[-1] - curve.rates[curve.end]
-    if not curve.falls_for_ever and curve.end >= steps and left > _LEFT * peak:
+    if not curve.never_ends and curve.end >= steps and left > _LEFT * peak:
         return _finding(
             f"{kind} ends after {curve.end} steps, and is stepped {counted(steps, 'time')} {where}, so the run ends at {last / peak:.0%} of the "
             "largest learning rate",

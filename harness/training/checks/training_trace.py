@@ -293,7 +293,7 @@ def _framework_attributes(model: nn.Module) -> set[str]:
 
 
 def _parts(value: Any, depth: int, seen: set[int]) -> Iterator[bytes]:
-    """The bytes of a value; what lies deeper than a few levels, or was met before, counts by its type alone."""
+    """The bytes of a value; what lies deeper than a few levels, or was met before, counts only by its type."""
     yield type(value).__name__.encode()
     if isinstance(value, (str, bytes, int, float, complex, bool, type(None), range, slice, torch.dtype, torch.device)):
         yield repr(value).encode()

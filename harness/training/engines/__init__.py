@@ -176,7 +176,7 @@ class PlainEngine:
         self._scaler = torch.amp.GradScaler(job.compute.accelerator, enabled=job.compute.precision == "16-mixed")
         self.model = move(job.model, self._device, self._dtype)
         if job.config.compile_mode:
-            nn.Module.compile(self.model, mode=job.config.compile_mode)  # the class may have a `compile` of its own
+            nn.Module.compile(self.model, mode=job.config.compile_mode)  # the class may define its own `compile`
         self.optimizer = make_optimizer(self.model, job.config)
         self.schedule = make_schedule(self.optimizer, job.config, job.steps)
         self._objective = Objective(job.adapter, job.task, job.config.accumulate_grad_batches)

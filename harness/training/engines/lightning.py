@@ -275,7 +275,7 @@ class LightningEngine:
         self.module: lightning.LightningModule = job.model if self.is_own else TaskModule(job)  # type: ignore[assignment]
         self.bridge = Bridge(job, on_gradients)
         if job.config.compile_mode:
-            nn.Module.compile(job.model, mode=job.config.compile_mode)  # the class may have a `compile` of its own
+            nn.Module.compile(job.model, mode=job.config.compile_mode)  # the class may define its own `compile`
         with quiet():
             self.trainer = lightning.Trainer(**{**self._options(), **options})
 
