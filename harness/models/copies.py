@@ -222,12 +222,7 @@ _ENDS = (
 
 
 def fault_of_copy(model: nn.Module, copied: nn.Module) -> str:
-    """Why a copy does not stand for its model; empty where it does.
-
-    Args:
-        model: The model.
-        copied: A copy of it.
-    """
+    """Why a copy does not stand for its model; empty where it does."""
     return _what_differs(model, copied) or _what_is_shared(model, copied)
 
 

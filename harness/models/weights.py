@@ -329,9 +329,6 @@ _ARGUMENTS = "hyper_parameters"
 def pretrained_factory(folder: Path) -> Callable[..., nn.Module]:
     """What loads the model of a folder of ``save_pretrained``, in float32 where no other ``dtype`` is given.
 
-    Args:
-        folder: The folder.
-
     Raises:
         ModelSourceError: It is no such folder, or loading it would run code that lies in it.
         MissingPackageError: Transformers is not installed.

@@ -48,11 +48,7 @@ def taken(model: nn.Module) -> nn.Module:
 
 
 class WithoutCode(nn.Module):
-    """A TorchScript module, or the module of an exported program, as a model that tier 1 judges only by its answers.
-
-    Args:
-        held: The module.
-    """
+    """A TorchScript module, or the module of an exported program, as a model that tier 1 judges only by its answers."""
 
     def __init__(self, held: nn.Module) -> None:
         super().__init__()

@@ -26,12 +26,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class LabelShape:
-    """What the labels of an output look like.
-
-    Attributes:
-        axes: Their axes.
-        values: Their values.
-    """
+    """What the labels of an output look like."""
 
     axes: tuple[Size, ...]
     values: Values

@@ -172,11 +172,7 @@ class Ids(Values):
 
 @dataclass(frozen=True)
 class IndexOf(Values):
-    """Positions along an axis, as the ends of edges are; or, of an axis that groups, the group of each element.
-
-    Attributes:
-        axis: The axis.
-    """
+    """Positions along an axis, as the ends of edges are; or, of an axis that groups, the group of each element."""
 
     axis: str
 
@@ -214,11 +210,7 @@ def within_groups(ends: Tensor, groups: Tensor, rng: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class LengthsOf(Values):
-    """The real length of each row along an axis.
-
-    Attributes:
-        axis: The axis.
-    """
+    """The real length of each row along an axis."""
 
     axis: str
 

@@ -102,9 +102,6 @@ class RunLog(Listener):
     """Logs every step and epoch of a training to a run.
 
     What was logged up to a checkpoint is in the database before that is written, so that a resumed run can take it over.
-
-    Args:
-        run: The run.
     """
 
     def __init__(self, run: Run) -> None:

@@ -33,12 +33,7 @@ COLUMNS_AT_ONCE = 100
 
 @dataclass(frozen=True)
 class ColumnGroup:
-    """Some columns of a Parquet file.
-
-    Attributes:
-        file: The file.
-        names: Of the columns.
-    """
+    """Some columns of a Parquet file."""
 
     file: ParquetFile
     names: tuple[str, ...]

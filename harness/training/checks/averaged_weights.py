@@ -93,11 +93,7 @@ class _Watch:
 
 
 def find_pairs(model: nn.Module) -> list[Average]:
-    """The outermost frozen parts of a model that have the parameters of a part that is trained, by name and shape.
-
-    Args:
-        model: The model.
-    """
+    """The outermost frozen parts of a model that have the parameters of a part that is trained, by name and shape."""
     shapes = {path: _shapes(module) for path, module in model.named_modules()}
     trained = {
         path: shapes[path]

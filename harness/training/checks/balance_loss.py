@@ -60,11 +60,7 @@ class Router:
 
 
 def find_routers(model: nn.Module) -> list[Router]:
-    """The routers of a model: a matrix with a row or column an expert, named as one, beside as many experts.
-
-    Args:
-        model: The model.
-    """
+    """The routers of a model: a matrix with a row or column an expert, named as one, beside as many experts."""
     found: list[Router] = []
     for path, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
