@@ -145,13 +145,11 @@ def make_batch(task: TaskSpec, sizes: Sizes, seed: int = 0) -> Batch:
 
 def other_tokens(task: TaskSpec, ids: Tensor, seed: int = 0, field: str = "input_ids") -> Tensor:
     """Real token ids of the same shape that differ from the given ones everywhere, where the field's vocabulary has that many."""
-    vocab = task.vocabulary_of(field) or 1
+    vocab, pad = task.vocabulary_of(field) or 1, task.filler_of(field)
     rng = torch.Generator().manual_seed(seed + 10_007)
-    fresh = Ids(vocab, task.pad_token_id).make(tuple(ids.shape), Drawing({}, rng)).to(ids.device)
+    fresh = Ids(vocab, pad).make(tuple(ids.shape), Drawing({}, rng)).to(ids.device)
     for _ in range(2):  # twice, as the next token may be the padding token
-        fresh = torch.where(
-            (fresh == ids) | (fresh == (-1 if task.pad_token_id is None else task.pad_token_id)), (fresh + 1) % vocab, fresh
-        )
+        fresh = torch.where((fresh == ids) | (fresh == (-1 if pad is None else pad)), (fresh + 1) % vocab, fresh)
     return fresh
 
 

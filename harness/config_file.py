@@ -244,8 +244,26 @@ def read_yaml(text: str, file: str) -> Any:
     try:
         return yaml.load(text, Loader)  # a subclass of SafeLoader
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        mark, told = error.problem_mark or error.context_mark, error.problem or error.context
+        if _is_unclosed(text, error.context_mark, error.problem_mark):
+            mark = error.context_mark
+            told = f"{text.splitlines()[mark.line][mark.column]} is opened here and not closed"
         place = f"{mark.line + 1}:{mark.column + 1}: " if mark is not None else ""
-        raise ValueError(f"{place}{error.problem or error.context}") from None
+        raise ValueError(f"{place}{told}") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error).splitlines()[0]) from None
+
+
+def _is_unclosed(text: str, opened: Any, noticed: Any) -> bool:
+    """Whether YAML noticed on a later line that a bracket or a quote was not closed: at the end, or where the next key stands."""
+    if opened is None or noticed is None or noticed.line <= opened.line:
+        return False
+    lines = [*text.splitlines(), ""]
+    first, later = lines[opened.line], lines[min(noticed.line, len(lines) - 1)]
+    if first[opened.column : opened.column + 1] not in tuple("[{\"'"):
+        return False
+    return not later.strip() or _indentation(later) <= _indentation(first)
+
+
+def _indentation(line: str) -> int:
+    return len(line) - len(line.lstrip())

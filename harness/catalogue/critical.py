@@ -21,7 +21,7 @@ CRITICAL = (
         1,
         "The model works at the whole declared length",
         "harness.properties.contracts:full_length",
-        needs=facts.text,
+        needs=facts.longest,
         search=Search(given=({"batch": 1}, {"batch": 3})),
     ),
     Property(
@@ -29,7 +29,7 @@ CRITICAL = (
         1,
         "Every token id of the vocabulary can be read and predicted",
         "harness.properties.vocabulary:full_vocabulary",
-        needs=facts.text,
+        needs=facts.ids,
         owned_by=_WRITES,
     ),
     Property(
@@ -138,12 +138,12 @@ CRITICAL = (
         cases={
             "left_out": Case(
                 "Without optional inputs the outputs have their shape and are finite",
-                "harness.properties.promises:works_without",
+                "harness.properties.optional_inputs:works_without",
                 search=Search("batches", examples=5),
             ),
             "full_mask": Case(
                 "A mask that hides nothing gives what no mask gives",
-                "harness.properties.promises:full_mask_is_none",
+                "harness.properties.optional_inputs:full_mask_is_none",
                 needs=facts.optional_mask,
                 search=Search("batches", examples=5),
             ),

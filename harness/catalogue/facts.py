@@ -181,14 +181,26 @@ def text(task: TaskSpec) -> str:
     return _of("input", ids, "holds token ids", "hold token ids") if task.is_text else ""
 
 
+def ids(task: TaskSpec) -> str:
+    """Ids are read, in any number of rows."""
+    return _of("input", [each.name for each in task.looked_up], "holds token ids", "hold token ids")
+
+
+def longest(task: TaskSpec) -> str:
+    """Ids are read along an axis that has a largest size."""
+    axes = dict.fromkeys(axis for each in task.looked_up for axis in each.axes if isinstance(axis, str) and axis != BATCH)
+    return _of("axis", [axis for axis in axes if task.signature.axes[axis].most is not None], "has a `max`", "have a `max`")
+
+
 def positions(task: TaskSpec) -> str:
-    """There are scores for every token."""
-    return f"output `{task.signature.main.name}` has one entry a token" if task.is_per_position else ""
+    """There are scores for every token, in the light of the others."""
+    return f"output `{task.signature.main.name}` has one entry a token" if task.read_in_context else ""
 
 
 def positions_of_one_text(task: TaskSpec) -> str:
-    """The same, and the tokens are those that are read."""
-    return "" if task.is_seq2seq else positions(task)
+    """The same, and no other text is read."""
+    axes = {axis for each in task.looked_up for axis in each.axes}
+    return positions(task) if len(axes) == 2 else ""
 
 
 def source(task: TaskSpec) -> str:

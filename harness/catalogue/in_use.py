@@ -59,7 +59,7 @@ SAVING = (
             "resized": Case(
                 "resize_token_embeddings leaves the known tokens, and ties, as they were",
                 "harness.properties.own_formats:resized_vocabulary",
-                needs=facts.text,
+                needs=facts.ids,
                 sign=facts.RESIZING,
             ),
         },

@@ -14,8 +14,19 @@ from harness.batches import Batch, Sizes
 from harness.compat import tree_leaves
 from harness.evidence import WHOLE, Evidence, Status
 from harness.properties.calling import ModelRaisedError
+from harness.properties.dependence import where_lost
 from harness.properties.noise import FACTOR, difference, first_failure, judge_equal, remembered
+from harness.properties.promises import first_returning
 from harness.properties.subject import Subject
+from harness.properties.tracing import (
+    Call,
+    Step,
+    first_divergence,
+    numbered,
+    numbered_steps,
+    recording,
+    whole,
+)
 from harness.tasks.axes import Axis, fits_shape, rows_first, shape_text
 from harness.tasks.values import LengthsOf
 
@@ -29,19 +40,24 @@ Outputs = dict[str, Any]
 Calls = Callable[[nn.Module], Outputs]
 """From a model to the outputs of the last of some calls."""
 
+Culprit = Callable[[nn.Module], str]
+"""From a model to the module that is to blame."""
+
 
 def chunks_equal_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """A call that is cut in two, or into small pieces, gives what the whole gives, where each piece continues from the state of the last."""
     if reason := _unseen(subject):
         return Evidence(_NAME, Status.SKIPPED, reason)
     base = subject.batch(sizes, seed)
-    whole = remembered(subject, lambda model: subject.outputs(base, model))
+    entire = remembered(subject, lambda model: subject.outputs(base, model))
     found = []
     for axis in chunked_axes(subject):
         length = subject.task.signature.complete(sizes.by_axis(subject.task))[axis.name]
         for cuts in _cuts(axis, length):
             joined = remembered(subject, partial(_joined, subject, base, axis.name, cuts))
-            found.append(_same(subject, whole, joined, axis.name, length, cuts, f"{sizes.describe(subject.task)}, seed={seed}"))
+            culprit = partial(_where_parted, subject, base, axis.name, cuts)
+            at = f"{sizes.describe(subject.task)}, seed={seed}"
+            found.append(_same(subject, entire, joined, axis.name, length, cuts, at, culprit))
     return first_failure(found) if found else Evidence(_NAME, Status.SKIPPED, "a call of these sizes cannot be cut")
 
 
@@ -58,8 +74,18 @@ def requests_apart(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         return subject.outputs(going_on(subject, second, state), model)
 
     alone, among = (remembered(subject, partial(follow, between)) for between in (False, True))
+
+    def culprit(model: nn.Module) -> str:
+        traces = []
+        for between in (False, True):
+            with recording(model, lines=True) as calls:
+                follow(between, model)
+            traces.append(calls)
+        last = [calls[max(0, len(calls) - len(traces[0]) // 2) :] for calls in traces]
+        return first_divergence(last[0], last[1], whole) or WHOLE
+
     told = "output `{}` of a request changes when another request is served between its calls"
-    return _same_outputs(subject, alone, among, told, f"{sizes.describe(subject.task)}, seed={seed}")
+    return _same_outputs(subject, alone, among, told, f"{sizes.describe(subject.task)}, seed={seed}", culprit)
 
 
 def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -78,6 +104,7 @@ def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 Status.FAIL,
                 f"output `{each.state}` is None, so no call can continue from it",
                 counterexample=counterexample,
+                module=WHOLE,
                 code="missing_state",
             )
         given = going_on(subject, second, states[0])
@@ -89,7 +116,7 @@ def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 Status.FAIL,
                 f"no output depends on the state `{each.name}` that an earlier call returned",
                 counterexample=counterexample,
-                module=WHOLE,
+                investigate=partial(_where_unused, subject, given, other),
                 cause="a state that forward takes and does not use, such as a recurrent layer called without it, or returns as it was given",
                 code="ignored_state",
             )
@@ -119,20 +146,21 @@ def state_shape(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 cause="a state of another shape or nesting than forward takes",
                 code="raises",
             )
-        whole = signature.complete({**sizes.by_axis(subject.task), **grown})
+        sized = signature.complete({**sizes.by_axis(subject.task), **grown})
         for each in signature.states:
             output = next(output for output in signature.outputs if output.name == each.state)
             laid_out = [output.axes[place] for place in rows_first(output.axes)]
             for leaf in tree_leaves(outputs[output.name]):
                 if not isinstance(leaf, Tensor) or not output.axes:
                     continue
-                expected = tuple(axis if isinstance(axis, int) else whole[axis] for axis in laid_out)
+                expected = tuple(axis if isinstance(axis, int) else sized[axis] for axis in laid_out)
                 if not fits_shape(leaf.shape, expected):
                     return Evidence(
                         _NAME,
                         Status.FAIL,
                         f"state `{output.name}` has shape {list(leaf.shape)} after call {number}, promised {shape_text(expected)}",
                         counterexample=counterexample,
+                        investigate=partial(_where_returned, subject, batch, leaf),
                         cause="layers, directions or heads that the declared axes do not count, or an axis in another place",
                         code="wrong_shape",
                     )
@@ -194,6 +222,75 @@ def _joined(subject: Subject, base: Batch, axis: str, cuts: tuple[int, ...], mod
     return joined
 
 
+def _where_parted(subject: Subject, base: Batch, axis: str, cuts: tuple[int, ...], model: nn.Module) -> str:
+    """The first module that makes something else of the pieces of a call than of the whole."""
+    with recording(model, lines=True) as calls:
+        subject.outputs(base, model)
+    with recording(model, lines=True) as pieces:
+        _joined(subject, base, axis, cuts, model)
+    per_call = len(pieces) // len(cuts)
+    parts = [dict(numbered(pieces[start : start + per_call])) for start in range(0, len(pieces), max(1, per_call))]
+    together = [
+        _put_together(call, same)
+        for key, call in numbered(calls)
+        if len(same := [part[key] for part in parts if key in part]) > 1
+    ]
+    return first_divergence(calls, together, whole) or WHOLE
+
+
+def _put_together(call: Call, parts: list[Call]) -> Call:
+    """The calls of a module in pieces as one call, as far as that can be compared with the call of the whole."""
+    steps = [dict(numbered_steps(part)) for part in parts]
+    joined = [
+        Step(
+            step.place,
+            step.name,
+            _all_of(step.inputs, [s.inputs for s in same], 0),
+            _all_of(step.outputs, [s.outputs for s in same]),
+        )
+        for key, step in numbered_steps(call)
+        if len(same := [part[key] for part in steps if key in part]) == len(parts)
+    ]
+    return Call(
+        call.module,
+        _all_of(call.inputs, [part.inputs for part in parts], 0),
+        _all_of(call.outputs, [part.outputs for part in parts]),
+        joined,
+    )
+
+
+def _all_of(tensors: list[Tensor], parts: list[list[Tensor]], carried: int = -1) -> list[Tensor]:
+    """Tensors of pieces put together to the shapes of those of a whole: along an axis, or one of them where it is carried along."""
+    return [
+        _whole_of(tensor, [part[place] for part in parts if place < len(part)], carried) for place, tensor in enumerate(tensors)
+    ]
+
+
+def _whole_of(tensor: Tensor, parts: list[Tensor], carried: int) -> Tensor:
+    if parts and all(part.ndim == tensor.ndim for part in parts):
+        for place in range(tensor.ndim):
+            rest = {(*part.shape[:place], *part.shape[place + 1 :]) for part in parts}
+            if rest == {(*tensor.shape[:place], *tensor.shape[place + 1 :])} and tensor.shape[place] == sum(
+                part.shape[place] for part in parts
+            ):
+                return torch.cat(parts, place)
+        if parts[carried].shape == tensor.shape:
+            return parts[carried]
+    # Without a counterpart what was given counts as something else, and what was returned as the same.
+    return tensor if carried else torch.full_like(tensor, torch.nan) if tensor.is_floating_point() else ~tensor
+
+
+def _where_unused(subject: Subject, given: Batch, other: Batch) -> str:
+    return where_lost(subject, given, other) or WHOLE
+
+
+def _where_returned(subject: Subject, batch: Batch, state: Tensor) -> str:
+    with recording(subject.model, lines=True) as calls:
+        subject.outputs(batch)
+    found = (call.module for call in calls if any(each.shape == state.shape for each in call.outputs))
+    return first_returning(calls, state) or next(found, WHOLE)
+
+
 def going_on(subject: Subject, batch: Batch, outputs: Outputs) -> Batch:
     """A batch that continues from the states of an earlier call."""
     states = {each.name: outputs[each.state] for each in subject.task.signature.states}
@@ -215,13 +312,15 @@ def _is_own(subject: Subject, axis: str) -> bool:
     return subject.task.signature.axes[axis].is_free and axis not in {each.name for each in subject.task.signature.free_axes}
 
 
-def _same(subject: Subject, whole: Calls, joined: Calls, axis: str, length: int, cuts: tuple[int, ...], at: str) -> Evidence:
+def _same(
+    subject: Subject, entire: Calls, joined: Calls, axis: str, length: int, cuts: tuple[int, ...], at: str, culprit: Culprit
+) -> Evidence:
     pieces = " + ".join(map(str, cuts)) if len(cuts) < 6 else f"{len(cuts)} pieces of {cuts[0]}"
     told = f"output `{{}}` of a call along `{axis}` changes when the call is cut in {len(cuts)} and each piece continues from the last state"
-    return _same_outputs(subject, whole, joined, told, f"{at}, {axis}={length} cut into {pieces}")
+    return _same_outputs(subject, entire, joined, told, f"{at}, {axis}={length} cut into {pieces}", culprit)
 
 
-def _same_outputs(subject: Subject, left: Calls, right: Calls, told: str, counterexample: str) -> Evidence:
+def _same_outputs(subject: Subject, left: Calls, right: Calls, told: str, counterexample: str, culprit: Culprit) -> Evidence:
     """Whether every floating tensor that two ways to call return is the same; a state counts where it is one tensor."""
 
     def compare(name: str, model: nn.Module) -> tuple[Tensor, Tensor]:
@@ -238,6 +337,7 @@ def _same_outputs(subject: Subject, left: Calls, right: Calls, told: str, counte
             told.format(output.name),
             counterexample,
             _KEEPS,
+            culprit,
             code="depends_on_split",
         )
         for output in judged

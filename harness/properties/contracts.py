@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters import same_shape
-from harness.batches import Batch, Sizes, smallest_sizes
+from harness.batches import Batch, Sizes, largest_sizes, smallest_sizes
 from harness.errors import OutputError
 from harness.evidence import Blame, Evidence, Status
 from harness.owners import left_to
@@ -18,12 +18,18 @@ from harness.properties.calling import ModelRaisedError, mode
 from harness.properties.independence import Run, record
 from harness.properties.noise import first_failure, judge_equal, remembered
 from harness.properties.places import writing_line
-from harness.properties.prerequisites import LENGTH_FIRST_CAUSE, READS_LENGTH_FIRST, SHAPE_OWNER, Unusable
+from harness.properties.prerequisites import (
+    LENGTH_FIRST_CAUSE,
+    READS_LENGTH_FIRST,
+    SHAPE_OWNER,
+    Unusable,
+    cause_of_raising,
+    is_lookup,
+)
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, finite, first_broken, first_divergence, first_misshapen, probing, recording, whole
 from harness.properties.vocabulary import unreadable_token
 from harness.tasks.axes import ANY_SIZE, BATCH, fits_shape, shape_text
-from harness.tasks.values import Ids
 
 LAYOUTS = ("transposed", "strided", "offset", "expanded", "channels_last")
 """Memory layouts that inputs arrive in."""
@@ -47,7 +53,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             return Evidence(
                 name, Status.OK, f"refuses images of {sizes.image[0]}x{sizes.image[1]}", counterexample=counterexample
             )
-        if token := unreadable_token(subject, subject.batch(sizes, seed)):
+        if token := (subject.task.is_text or is_lookup(error)) and unreadable_token(subject, subject.batch(sizes, seed)):
             return Evidence(
                 name,
                 Status.WARN,
@@ -74,7 +80,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             f"forward raises at {sizes.describe(subject.task)}{f', as {READS_LENGTH_FIRST}' if turned else ''}: {error}",
             counterexample=counterexample,
             module=_where_misshapen(subject, sizes, seed) or error.module,
-            cause=LENGTH_FIRST_CAUSE if turned else _cause_of(subject, error),
+            cause=LENGTH_FIRST_CAUSE if turned else cause_of_raising(subject, error, sizes),
             code="raises",
         )
     if same_shape(logits, expected):
@@ -124,27 +130,6 @@ def _where_size_appears(subject: Subject, sizes: Sizes, seed: int) -> str:
     return found[0] if found else ""
 
 
-def _cause_of(subject: Subject, error: ModelRaisedError) -> str:
-    """What usually makes forward raise; of what is looked up, ids beyond the table, or features that are drawn as real numbers."""
-    looked_up = isinstance(error.error, IndexError) or "indices" in str(error) or "out of range" in str(error)
-    rows = {path: m.num_embeddings for path, m in subject.model.named_modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
-    at = {path: count for path, count in rows.items() if path == error.module} or rows
-    for each in subject.task.signature.inputs if subject.task.declared and looked_up else ():
-        ids = each.values.count if isinstance(each.values, Ids) else 0
-        if short := next((path for path, count in at.items() if count < (max(ids) if isinstance(ids, tuple) else ids)), None):
-            return f"ids beyond a table: `inputs.{each.name}` declares `ids: {ids}`, and `{short}` has {at[short]} rows"
-    if "features" in subject.task.facts.inputs and looked_up and rows and subject.task.declared is None:
-        return (
-            "features that are ids of an embedding, where the task draws real numbers: an adapter can turn them into ids, such as "
-            "`features.abs().mul(100).long() % size`, with `half_precision` off, as rounding changes such ids"
-        )
-    assumed = "an assumed size: a hard-coded batch or length, a squeeze() without dim, a view with fixed sizes"
-    limited = [axis.name for axis in subject.task.signature.free_axes if axis.name != BATCH]
-    if subject.task.declared is None or not limited:
-        return assumed
-    return f"{assumed}; or an axis that not every size fits: say so in `axes.{limited[-1]}` by `min`, `max` or `multiple_of`"
-
-
 def _least_length(subject: Subject, sizes: Sizes, seed: int) -> int:
     """The length from which on forward takes those that are tried, where it raises at all shorter ones; 0 where that is not so."""
     if not subject.task.is_text:
@@ -184,14 +169,16 @@ def _where_misshapen(subject: Subject, sizes: Sizes, seed: int) -> str:
 
 def full_length(subject: Subject, batch: int, seed: int = 0) -> Evidence:
     """The model works at the whole declared length, and its logits there have the right shape and are finite."""
-    length = subject.task.max_seq_len or 1
+    longest, sizes = subject.task.max_seq_len, largest_sizes(subject.task, batch)
+    axes = [axis for axis in subject.task.signature.free_axes if axis.most is not None and axis.name != BATCH]
+    declared = " and ".join(f"{axis.most} along `{axis.name}`" for axis in axes)
     found = _works(
         subject,
         "full_length",
-        Sizes(batch, length, length),
+        sizes,
         seed,
-        f"the declared max_seq_len of {length} tokens",
-        "a position table, mask buffer or rotary cache shorter than max_seq_len, often by one",
+        f"the declared max_seq_len of {longest} tokens" if longest else f"the declared `max` of {declared}",
+        f"a position table, mask buffer or rotary cache shorter than {'max_seq_len' if longest else 'that'}, often by one",
     )
     if found.status is not Status.FAIL:
         return found

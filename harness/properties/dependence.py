@@ -18,6 +18,7 @@ from harness.properties.noise import FACTOR, difference
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, recording, whole
+from harness.tasks.axes import rows_first
 from harness.tasks.kinds import TokenScores
 
 Change = tuple[str, Batch]
@@ -69,7 +70,7 @@ def depends_on_source(subject: Subject, seed: int = 0) -> Evidence:
 
 def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
     """A position's logits depend on some token before it and, where the model is bidirectional, on some token after it."""
-    field = subject.task.causal_field
+    field, along = _in_context(subject)
     signature = subject.task.signature
     bidirectional = not any(axis.name in signature.main.axes for axis in signature.with_order("causal"))
     if subject.batch()[field].shape[1] < 3:
@@ -85,7 +86,7 @@ def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
             yield side, {**base, field: swap_tokens(base[field], others, positions)}
 
     def middle(logits: Tensor, _label: str) -> Tensor:
-        return logits[:, logits.shape[1] // 2]
+        return logits.select(along, logits.shape[along] // 2)
 
     evidence = _judge(
         subject,
@@ -102,7 +103,7 @@ def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
 
 def depends_on_order(subject: Subject, seed: int = 0) -> Evidence:
     """Swapping two other tokens changes a position's logits; a warning otherwise, as some models are bags of words by design."""
-    field = subject.task.causal_field
+    field, along = _in_context(subject)
     if subject.batch()[field].shape[1] < 4:
         return Evidence(_NAME, Status.SKIPPED, "sequences of fewer than 4 tokens are too short to reorder")
 
@@ -117,7 +118,16 @@ def depends_on_order(subject: Subject, seed: int = 0) -> Evidence:
         )
 
     cause = "positions that do not reach the model: a position embedding that is not added, or the same position everywhere"
-    return _softened(_judge(subject, changes, lambda logits, _: logits[:, -1], "the logits do not depend on {}", cause, seed))
+    return _softened(
+        _judge(subject, changes, lambda logits, _: logits.select(along, -1), "the logits do not depend on {}", cause, seed)
+    )
+
+
+def _in_context(subject: Subject) -> tuple[str, int]:
+    """The field of ids that are read in context, and the place of their axis in the logits, the rows first."""
+    found, main = subject.task.read_in_context, subject.task.signature.main
+    assert found is not None
+    return found[0].name, [main.axes[place] for place in rows_first(main.axes)].index(found[1])
 
 
 def depends_on_channels(subject: Subject, seed: int = 0) -> Evidence:

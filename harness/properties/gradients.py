@@ -20,10 +20,10 @@ from harness.properties.carried_state import going_on
 from harness.properties.gradient_tracing import calls_with_gradient, first_bad_gradient, graph_of, is_alive, recording_graph
 from harness.properties.large_tensors import moments, reading_gradients, root_mean_square
 from harness.properties.noise import is_packed, quantised_part
+from harness.properties.optional_inputs import lacking, without
 from harness.properties.outputs import reached_by_outputs
 from harness.properties.places import names_read, shown_place
 from harness.properties.prerequisites import BACKWARD_RAISES
-from harness.properties.promises import lacking, without
 from harness.properties.subject import Subject
 from harness.properties.tracing import path_of
 from harness.runtime import seeded

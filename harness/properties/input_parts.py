@@ -22,8 +22,8 @@ from harness.properties.carried_state import going_on
 from harness.properties.dependence import where_lost
 from harness.properties.model_variants import calibrated, calibrated_double, moved
 from harness.properties.noise import FACTOR, difference
+from harness.properties.optional_inputs import lacking, without
 from harness.properties.prerequisites import not_finite
-from harness.properties.promises import lacking, without
 from harness.properties.subject import Subject
 from harness.runtime import seeded
 from harness.tasks.axes import BATCH, MEASURED, rows_first

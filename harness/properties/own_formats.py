@@ -365,4 +365,4 @@ def _ids_of(subject: Subject) -> int:
     found = table() if callable(table) else None
     if isinstance(weight := getattr(found, "weight", None), Tensor):
         return int(weight.shape[0])
-    return int(subject.task.vocab_size or 0)
+    return next((int(each.values.count) for each in subject.task.looked_up), 0)  # type: ignore[attr-defined]

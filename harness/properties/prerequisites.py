@@ -10,13 +10,13 @@ import math
 import re
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.adapters import LENGTH_FIRST
-from harness.batches import Batch
+from harness.batches import Batch, Sizes
 from harness.errors import OutputError, UserError
 from harness.evidence import Evidence, Status
 from harness.owners import left_to, owned_by, owners_of
@@ -24,6 +24,8 @@ from harness.properties.calling import BackwardRaisedError, ModelRaisedError, mo
 from harness.properties.large_tensors import all_finite, reading_gradients
 from harness.properties.noise import difference
 from harness.runtime import seeded
+from harness.tasks.axes import BATCH
+from harness.tasks.values import Ids
 from harness.wording import counted
 
 if TYPE_CHECKING:
@@ -59,10 +61,26 @@ LENGTH_FIRST_CAUSE = (
 LENGTH_FIRST_OWNER = "batch_independence[forward]"
 """The test that fails when a model reads token ids as ``[length, batch]``."""
 
+_ASSUMED = "an assumed size: a hard-coded batch or length, a squeeze() without dim, a view with fixed sizes"
+
 REPEATS = 4
 """How often a call is repeated to see whether it is random; one more draw may show what is random only now and then."""
 
 _CHECKED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Layers that read as many axes besides rows and channels as their place here says."""
+
+_READ: tuple[tuple[Any, str, int], ...] = (
+    (nn.Linear, "in_features", -1),
+    (nn.LayerNorm, "normalized_shape", -1),
+    (nn.RNNBase, "input_size", -1),
+    (nn.MultiheadAttention, "embed_dim", -1),
+    (_CONVOLUTIONS, "in_channels", 1),
+    ((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), "num_features", 1),
+    (nn.GroupNorm, "num_channels", 1),
+)
+"""How layers call the size that they read, and along which axis."""
 
 _COUNT_NAN = ("finite_output", "gradient_flow")
 """Properties whose measurement is the number of values that are NaN or infinite."""
@@ -148,6 +166,7 @@ def find_prerequisite_failure(subject: Subject) -> PrerequisiteFailure:
         try:
             # Where a model is random at all, it is at typical sizes; the seeds are those of ``eval_deterministic``.
             first, *again = [_drawn(subject, batch, 1 + draw) for draw in range(1 if number else 1 + REPEATS)]
+            bound = subject.floor.repeat_bound if again else 0.0
         except ModelRaisedError as error:
             raises = raises or f"forward raises at {at}: {error}"
             continue
@@ -155,7 +174,7 @@ def find_prerequisite_failure(subject: Subject) -> PrerequisiteFailure:
         subject.shared.anchor_logits[sizes, seed] = seen
         not_finite = not_finite or ("" if seen.finite else f"logits are not finite at {at}")
         random = random or any(
-            difference(one.nan_to_num(), other.nan_to_num()) > subject.floor.repeat_bound
+            difference(one.nan_to_num(), other.nan_to_num()) > bound
             for others in again
             for one, other in zip(first, others, strict=True)
         )
@@ -251,3 +270,88 @@ def _drawn(subject: Subject, batch: Batch, draw: int) -> list[Tensor]:
             return [subject.raw_logits(batch, subject.fresh())]
     further = [value.double() for name, value in outputs.items() if name != main and isinstance(value, Tensor)]
     return [outputs[main], *further]
+
+
+def is_lookup(error: ModelRaisedError) -> bool:
+    """Whether an id beyond a table may be what made forward raise."""
+    return isinstance(error.error, IndexError) or "indices" in str(error) or "out of range" in str(error)
+
+
+def cause_of_raising(subject: Subject, error: ModelRaisedError, sizes: Sizes) -> str:
+    """What usually makes forward raise: ids beyond a table, inputs of another kind or with other axes than a layer reads, an assumed size."""
+    rows = {path: m.num_embeddings for path, m in subject.model.named_modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    at = {path: count for path, count in rows.items() if path == error.module} or rows
+    for each in subject.task.signature.inputs if subject.task.declared and is_lookup(error) else ():
+        ids = each.values.count if isinstance(each.values, Ids) else 0
+        if short := next((path for path, count in at.items() if count < (max(ids) if isinstance(ids, tuple) else ids)), None):
+            return f"ids beyond a table: `inputs.{each.name}` declares `ids: {ids}`, and `{short}` has {at[short]} rows"
+    if subject.task.declared is None:
+        if "features" in subject.task.facts.inputs and is_lookup(error) and rows:
+            return (
+                "features that are ids of an embedding, where the task draws real numbers: an adapter can turn them into ids, such as "
+                "`features.abs().mul(100).long() % size`, with `half_precision` off, as rounding changes such ids"
+            )
+        return _ASSUMED
+    if told := _read_otherwise(subject, error, sizes):
+        return told
+    limited = [axis.name for axis in subject.task.signature.free_axes if axis.name != BATCH]
+    end = (
+        f"; or an axis that not every size fits: say so in `axes.{limited[-1]}` by `min`, `max` or `multiple_of`"
+        if limited
+        else ""
+    )
+    declared = (_declared_as(subject, sizes, each.name) for each in subject.task.signature.inputs[:2])
+    return f"{_ASSUMED}{end}; {', '.join(declared)}"
+
+
+def _read_otherwise(subject: Subject, error: ModelRaisedError, sizes: Sizes) -> str:
+    """Which layer reads an input otherwise than it is declared, where forward raises in a layer that says what it reads; else empty."""
+    layer = dict(subject.model.named_modules()).get(error.module)
+    given = _given_to(layer, error.error)
+    if layer is None or given is None:
+        return ""
+    named = f"`{error.module}` ({type(layer).__name__})"
+    if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)) and given.is_floating_point():
+        made = _made_as(subject, sizes, given)
+        return f"{made}, and {named} looks up ids: declare `values: {{ids: {layer.num_embeddings}}}`" if made else ""
+    reads, place = next(((getattr(layer, name), at) for kind, name, at in _READ if isinstance(layer, kind)), (None, 0))
+    reads = reads[-1] if isinstance(reads, tuple) else reads
+    if reads is None:
+        return ""
+    axes = next((3 + place for place, kind in enumerate(_CONVOLUTIONS) if isinstance(layer, kind)), given.ndim)
+    made = _made_as(subject, sizes, given)
+    if given.ndim != axes:
+        return f"{made}, and {named} reads {axes} axes, [batch, {reads}, …]" if made else ""
+    if given.ndim > max(place, 0) and given.shape[place] != reads:
+        where = "the last axis" if place == -1 else "axis 1"
+        found = made or ", ".join(_declared_as(subject, sizes, each.name) for each in subject.task.signature.inputs[:3])
+        passed = "" if made else f" and is given {list(given.shape)}"
+        return f"{found}; {named} reads {reads} along {where}{passed}: declare what the model reads, in the order in which it reads it"
+    if not given.is_floating_point() and made:
+        return f"{made}, as whole numbers, and {named} reads floating point: declare `values: normal` or a `range`"
+    return ""
+
+
+def _given_to(layer: nn.Module | None, error: BaseException) -> Tensor | None:
+    """The first tensor that a layer was called with when it raised."""
+    frame, found = error.__traceback__, None
+    while frame is not None:
+        known = frame.tb_frame.f_locals
+        if layer is not None and known.get("self") is layer and frame.tb_frame.f_code.co_name == "forward":
+            found = next((value for name, value in known.items() if name != "self" and isinstance(value, Tensor)), found)
+        frame = frame.tb_next
+    return found
+
+
+def _made_as(subject: Subject, sizes: Sizes, given: Tensor) -> str:
+    """The declaration of the input that a layer is given as it is; empty where it is given something else."""
+    made = subject.batch(sizes)
+    same = (each.name for each in subject.task.signature.inputs if made.get(each.name) is not None)
+    name = next((name for name in same if made[name].shape == given.shape and made[name].dtype == given.dtype), "")
+    return _declared_as(subject, sizes, name) if name else ""
+
+
+def _declared_as(subject: Subject, sizes: Sizes, name: str) -> str:
+    axes = ", ".join(map(str, subject.task.signature.axes_of(name)))
+    made = subject.batch(sizes).get(name)
+    return f"`inputs.{name}` is declared [{axes}]" + (f", here {list(made.shape)}" if isinstance(made, Tensor) else "")

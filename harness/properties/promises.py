@@ -1,19 +1,16 @@
-"""What a declared signature promises: outputs, inputs that a call may lack, and swaps, permutations and repeats that change nothing."""
+"""What a declared signature promises: outputs, and swaps, permutations and repeats that change nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.adapters import same_shape
 from harness.batches import Batch, Sizes
 from harness.errors import OutputError
-from harness.evidence import Evidence, Status
+from harness.evidence import WHOLE, Blame, Evidence, Status
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError
 from harness.properties.noise import FACTOR, first_failure, judge_equal, remembered
@@ -21,11 +18,11 @@ from harness.properties.numerics import extreme_batch
 from harness.properties.padding import padded, placed, tells_padding
 from harness.properties.prerequisites import SHAPE_OWNER
 from harness.properties.subject import Subject
+from harness.properties.tracing import Call, View, first_divergence, recording, whole
 from harness.tasks.axes import ANY_SIZE, Formula, Size, fits_shape, rows_first, shape_text
 from harness.tasks.kinds import Lengths, Probabilities, State
 from harness.tasks.signature import Input, Output
-from harness.tasks.values import IndexOf, LengthsOf, MaskOf
-from harness.wording import listed
+from harness.tasks.values import IndexOf, LengthsOf
 
 _UNUSUAL = ("constant_large", "alternating", "spike")
 """Contents at which a promised range is most likely to be left."""
@@ -49,20 +46,57 @@ def declared_outputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         except ModelRaisedError as error:
             return left_to(name, SHAPE_OWNER, f"forward raises: {error}", counterexample=counterexample, code="raises")
         except OutputError as error:
-            return Evidence(name, Status.FAIL, str(error), counterexample=counterexample, code="missing_output")
-        whole = signature.complete(sizes.by_axis(subject.task))
+            return Evidence(name, Status.FAIL, str(error), counterexample=counterexample, module=WHOLE, code="missing_output")
+        sized = signature.complete(sizes.by_axis(subject.task))
         if found := next(
             filter(
                 None,
-                (_broken(subject, each, outputs[each.name], whole, real) for each in signature.outputs if each.name in outputs),
+                (_broken(subject, each, outputs[each.name], sized, real) for each in signature.outputs if each.name in outputs),
             ),
             None,
         ):
             output, broken = found
             message, code, measured, bound = broken
             told = f"output `{output.name}` {message}"
-            return Evidence(name, Status.FAIL, told, measured, bound, "", counterexample, code=code)
+            return Evidence(
+                name,
+                Status.FAIL,
+                told,
+                measured,
+                bound,
+                "",
+                counterexample,
+                investigate=partial(_where_made, subject, batch, output.name),
+                code=code,
+            )
     return Evidence(name, Status.OK, "every output is as declared", counterexample=counterexample)
+
+
+def _in_any_order(tensor: Tensor) -> Tensor | None:
+    """The values of a tensor without their order, which is all of it that a permutation leaves."""
+    return tensor.flatten().sort().values if tensor.is_floating_point() else None
+
+
+def first_returning(calls: list[Call], value: Tensor) -> Blame:
+    """Path of the first module that returns a value, or some view of it, with the line that made it where lines are recorded."""
+    held = value.flatten()
+    for call in calls:
+        if any(each.numel() == held.numel() and torch.equal(each.flatten(), held) for each in call.outputs):
+            same = (
+                step
+                for step in call.steps
+                if any(each.numel() == held.numel() and torch.equal(each.flatten(), held) for each in step.outputs)
+            )
+            step = next(same, None)
+            return Blame(call.module, "" if step is None else step.place)
+    return Blame("")
+
+
+def _where_made(subject: Subject, batch: Batch, output: str) -> str:
+    """The module, and the line, that an output comes from."""
+    with recording(subject.model, lines=True) as calls:
+        value = subject.outputs(batch).get(output)
+    return (first_returning(calls, value) if isinstance(value, Tensor) else "") or WHOLE
 
 
 def _partly_padded(subject: Subject, sizes: Sizes, batch: Batch) -> tuple[Batch, dict[str, Tensor] | None]:
@@ -182,6 +216,7 @@ def permutation(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 f"{sizes.describe(subject.task)}, order of {axis.name}={order.tolist()}, seed={seed}",
                 "positions that are added to a set, a recurrence or a convolution along it, or a pooling that takes the first element",
                 (axis.name, order),
+                _in_any_order,
             )
         )
     return first_failure(found)
@@ -263,8 +298,12 @@ def _equal_outputs(
     counterexample: str,
     cause: str,
     order: tuple[str, Tensor] | None = None,
+    view: View | None = None,
 ) -> Evidence:
-    """Whether every output is the same for two batches; where an order is given, up to that order along its axis."""
+    """Whether every output is the same for two batches; where an order is given, up to that order along its axis.
+
+    Where there is something that the batches leave as it was of every tensor, a view shows that, and the first module to change it is blamed.
+    """
     before = remembered(subject, lambda model: subject.outputs(base, model))
     after = remembered(subject, lambda model: subject.outputs(changed, model))
 
@@ -272,97 +311,24 @@ def _equal_outputs(
         left, right = before(model)[output.name], after(model)[output.name]
         return (left if order is None else _permuted(left, output.axes, *order)), right
 
+    def culprit(model: nn.Module) -> str:
+        traces = []
+        for batch in (base, changed):
+            with recording(model, lines=True) as calls:
+                subject.outputs(batch, model)
+            traces.append(calls)
+        return first_divergence(traces[0], traces[1], view or whole) or WHOLE
+
     judged = [output for output in subject.task.signature.outputs if isinstance(before(subject.model).get(output.name), Tensor)]
     return first_failure(
         judge_equal(
-            subject.judging(output.name), name, partial(compare, output), wrong.format(f"`{output.name}`"), counterexample, cause
+            subject.judging(output.name),
+            name,
+            partial(compare, output),
+            wrong.format(f"`{output.name}`"),
+            counterexample,
+            cause,
+            None if view is None else culprit,
         )
         for output in judged
     )
-
-
-_OPTIONAL = "optional_inputs"
-
-
-def works_without(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
-    """Without each optional input, and without all of them, the outputs have their shape and are finite."""
-    base = subject.batch(sizes, seed)
-    return first_failure(_without(subject, sizes, base, names, seed) for names in lacking(subject))
-
-
-def full_mask_is_none(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
-    """Where nothing is padded, an optional mask or optional lengths change no output."""
-    base = subject.batch(sizes, seed)
-    told = [each for each in subject.task.signature.inputs if each.optional and isinstance(each.values, (MaskOf, LengthsOf))]
-    given = remembered(subject, lambda model: subject.outputs(base, model))
-    found = []
-    for each in told:
-        without = remembered(subject, partial(_outputs_without, subject, base, each.name))
-        for output in subject.task.signature.outputs:
-            if isinstance(given(subject.model).get(output.name), Tensor):
-
-                def compare(model: nn.Module, name: str = output.name, bare: object = without) -> tuple[Tensor, Tensor]:
-                    return given(model)[name], bare(model)[name]  # type: ignore[operator]
-
-                found.append(
-                    judge_equal(
-                        subject.judging(output.name),
-                        _OPTIONAL,
-                        compare,
-                        f"output `{output.name}` changes when `{each.name}`, which hides nothing, is left out",
-                        f"{sizes.describe(subject.task)}, seed={seed}",
-                        f"a branch for `{each.name} is None` that computes something else, or a mask that is inverted",
-                        code="depends_on_absence",
-                    )
-                )
-    return first_failure(found) if found else Evidence(_OPTIONAL, Status.SKIPPED, "no mask and no lengths are optional")
-
-
-def lacking(subject: Subject) -> Iterator[tuple[str, ...]]:
-    """The optional inputs that a call may lack: one at a time, and all of them."""
-    names = [each.name for each in subject.task.signature.inputs if each.optional and not each.state]
-    yield from combinations(names, 1)
-    if len(names) > 1:
-        yield tuple(names)
-
-
-def without(batch: Batch, names: tuple[str, ...]) -> Batch:
-    """A batch that lacks some inputs."""
-    return {name: value for name, value in batch.items() if name not in names}
-
-
-def _outputs_without(subject: Subject, base: Batch, name: str, model: nn.Module) -> dict[str, Tensor]:
-    return subject.outputs(without(base, (name,)), model)
-
-
-def _without(subject: Subject, sizes: Sizes, base: Batch, names: tuple[str, ...], seed: int) -> Evidence:
-    told = listed(names, len(names))
-    counterexample = f"{sizes.describe(subject.task)}, without {told}, seed={seed}"
-    try:
-        outputs = subject.outputs(without(base, names))
-    except (ModelRaisedError, OutputError) as error:
-        if subject.prerequisite_failure.raises:
-            raise
-        return Evidence(
-            _OPTIONAL,
-            Status.FAIL,
-            f"without {told} forward raises: {error}" if isinstance(error, ModelRaisedError) else f"without {told}: {error}",
-            counterexample=counterexample,
-            module=getattr(error, "module", ""),
-            cause="code that uses the argument before it asks whether it is None",
-            code="raises",
-        )
-    whole = subject.task.signature.complete(sizes.by_axis(subject.task))
-    for output in subject.task.signature.outputs:
-        value = outputs.get(output.name)  # an adapter of the user's finds the main output only
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            continue
-        problem = code = ""
-        if not same_shape(value, output.shape(whole)):
-            problem, code = f"has shape {list(value.shape)}, promised {shape_text(output.shape(whole))}", "wrong_shape"
-        elif not bool(torch.isfinite(value).all()) and not subject.prerequisite_failure.not_finite:
-            problem, code = "is not finite", "not_finite"
-        if problem:
-            message = f"without {told} output `{output.name}` {problem}"
-            return Evidence(_OPTIONAL, Status.FAIL, message, counterexample=counterexample, code=code)
-    return Evidence(_OPTIONAL, Status.OK, f"works without {told}", counterexample=counterexample)

@@ -189,7 +189,7 @@ def first_divergence(left: list[Call], right: list[Call], view_left: View, view_
     if found is None:
         return Blame("")
     call, other = found
-    steps, others = list(_numbered_steps(call)), dict(_numbered_steps(other))
+    steps, others = list(numbered_steps(call)), dict(numbered_steps(other))
     step = _first_differing(steps, others, view_left, view_right)
     if step is None:
         return Blame(call.module)
@@ -356,7 +356,8 @@ def _differs(left: Tensor | None, right: Tensor | None) -> bool:
     return difference(left, right) > resolution * float(left.abs().max())
 
 
-def _numbered_steps(call: Call) -> Iterator[tuple[Hashable, Step]]:
+def numbered_steps(call: Call) -> Iterator[tuple[Hashable, Step]]:
+    """Every operator of a call by its line and name, and which of those it is."""
     seen: Counter[tuple[str, str]] = Counter()
     for step in call.steps:
         yield (step.place, step.name, seen[step.place, step.name]), step

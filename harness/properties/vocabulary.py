@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.batches import Batch, smallest_sizes
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
 from harness.properties.subject import Subject
 from harness.properties.tracing import finite, recording
+from harness.tasks.values import LengthsOf, MaskOf
 from harness.wording import and_others
 
 _NAME = "full_vocabulary"
 _MOST_LOGITS = 1 << 22
 _ROWS = 256
+_FEW = 64
 _TRIES = 16
 
 _ENDS = 2
@@ -45,7 +48,7 @@ class _Reading:
 
     def row(self, token: int) -> list[int]:
         """The row that a token stands in."""
-        tokens: list[int] = self.template[self.name][0].tolist()
+        tokens: list[int] = self.template[self.name].flatten().tolist()
         return [token] * _replaced(len(tokens)) + tokens[_replaced(len(tokens)) :]
 
     def shown(self, token: int) -> str:
@@ -54,10 +57,10 @@ class _Reading:
 
 
 def full_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
-    """Every token id can be read, and no two ids are read as the same token.
+    """Every token id can be read, and no two ids of a text are read as the same token.
 
     Each id is read in the shortest row that the task allows, or in one of typical length where forward refuses the short ones. Where a
-    vocabulary is too large for that, the first and last ids and evenly spaced ones between them are read.
+    vocabulary is too large for that, and of ids that are no text, the first and last ids and evenly spaced ones between them are read.
     """
     found = [_vocabulary_of(subject, name, seed) for name in _fields(subject)]
     return max(found, key=lambda evidence: (evidence.status.severity, evidence.excess))
@@ -65,8 +68,6 @@ def full_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
 
 def unreadable_token(subject: Subject, batch: Batch) -> str:
     """A token of a batch that makes forward raise in a row of others it can read: the vocabulary is at fault, not the sizes."""
-    if not subject.task.is_text:
-        return ""
     for name in _fields(subject):
         token = _unreadable_of(subject, batch, name)
         if token is not None:
@@ -78,8 +79,9 @@ def _unreadable_of(subject: Subject, batch: Batch, name: str) -> int | None:
     own = set(batch[name].unique().tolist())
     others = set(subject.batch()[name].unique().tolist())  # a small batch may hold no token that can be read
     tokens, row = sorted(own | others), _typical_row(subject)
-    for last in (int(row[name][0, -1]), *tokens[:_ENDS]):
-        ends = {**row, name: row[name].index_fill(1, torch.tensor([-1], device=row[name].device), last)}
+    for last in (int(row[name].flatten()[-1]), *tokens[:_ENDS]):
+        ends = {**row, name: row[name].clone()}
+        ends[name].view(-1)[-1] = last
         reading = _read(subject, ends, name, tokens)
         refused = [token for token in reading.refused if token in own]
         if reading.ids:
@@ -89,19 +91,31 @@ def _unreadable_of(subject: Subject, batch: Batch, name: str) -> int | None:
 
 def _fields(subject: Subject) -> list[str]:
     """The fields of token ids that forward takes."""
-    found = [name for name in ("input_ids", "decoder_input_ids") if subject.adapter.takes(subject.model, name)]
-    return found or ["input_ids"]
+    known = [each.name for each in subject.task.looked_up]
+    return [name for name in known if subject.adapter.takes(subject.model, name)] or known[:1]
+
+
+def _is_text(subject: Subject, name: str) -> bool:
+    """Whether a field holds ids of which each stands for something else: a text, whose rows may be shorter or are read in order."""
+    axes = (subject.task.signature.axes[axis] for axis in subject.task.signature.axes_of(name) if isinstance(axis, str))
+    return any(axis.padding or axis.order == "causal" for axis in axes)
 
 
 def _vocabulary_of(subject: Subject, name: str, seed: int) -> Evidence:
     task = subject.task
     vocab = task.vocabulary_of(name) or 1
-    count = min(vocab, max(64, _MOST_LOGITS // max(1, task.output_size or 1)), 4096)
+    logits = task.output_size or abs(prod(smallest_sizes(task).logits_shape(task))) or 1
+    is_text = _is_text(subject, name)
+    count = min(vocab, max(_FEW, _MOST_LOGITS // logits), 4096 if is_text else _FEW)
     ids = torch.linspace(0, vocab - 1, count).round().long().unique().tolist()
+    if not _tells_padding(subject, name):
+        ids = [token for token in ids if token != task.filler_of(name)]  # a row of nothing
     reading = _read(subject, subject.batch(smallest_sizes(task), seed), name, ids)
     alone = reading
     if reading.error is not None:
         reading = _read(subject, _typical_row(subject, seed), name, ids)
+        if not reading.ids and (row := _readable_row(subject, name, ids, seed)):
+            reading = _read(subject, row, name, ids)
         if not reading.ids and reading.error is not None:
             raise reading.error  # whatever is read
     if reading.refused:
@@ -114,13 +128,28 @@ def _vocabulary_of(subject: Subject, name: str, seed: int) -> Evidence:
             unit=f"of {len(ids)} ids",
             counterexample=reading.shown(reading.refused[0]),
             module=reading.error.module if reading.error else "",
-            cause=f"an embedding with fewer than the declared {vocab} rows",
+            cause=f"an embedding with fewer than the declared {vocab} rows{_table_of(subject, reading)}",
             code="unreadable_ids",
         )
+    if not is_text:
+        return Evidence(_NAME, Status.OK, "every id can be read", counterexample=f"{len(ids)} of {vocab} ids of `{name}`")
     found = _told_apart(subject, reading, vocab)
     if found.status is Status.OK and alone.refused and alone.ids:
         return _refuses_rows(subject, alone)
     return found
+
+
+def _tells_padding(subject: Subject, name: str) -> bool:
+    """Whether a mask or lengths say what is real, so that the id that fills may be read as any other."""
+    axes = subject.task.signature.axes_of(name)
+    return any(each.values.axis in axes for each in subject.task.signature.inputs if isinstance(each.values, (LengthsOf, MaskOf)))
+
+
+def _table_of(subject: Subject, reading: _Reading) -> str:
+    """The table that refused an id, with its rows."""
+    path = reading.error.module if reading.error else ""
+    found = dict(subject.model.named_modules()).get(path)
+    return f": `{path}` has {found.num_embeddings}" if isinstance(found, nn.Embedding) else ""
 
 
 def _refuses_rows(subject: Subject, alone: _Reading) -> Evidence:
@@ -155,6 +184,9 @@ def _told_apart(subject: Subject, reading: _Reading, vocab: int) -> Evidence:
     second = int(twins[0])
     pair = (ids[int(first[group[second]])], ids[second])
     everything = len(twins) == len(ids) - 1
+    if everything and subject.task.declared is not None:  # which others may, and `input_dependence` judges
+        told = f"output `{subject.task.signature.main.name}` does not depend on `{reading.name}`"
+        return Evidence(_NAME, Status.SKIPPED, told, counterexample=counterexample)
     return Evidence(
         _NAME,
         # Trained models keep rows that no tokenizer uses, often equal ones.
@@ -206,9 +238,10 @@ def _read(subject: Subject, template: Batch, name: str, ids: list[int]) -> _Read
 
 def _logits(subject: Subject, template: Batch, name: str, tokens: list[int]) -> Tensor:
     """A row of logits for each token in the template; of an output for each position those at the first."""
-    read = {field: value.expand(len(tokens), *value.shape[1:]).clone() for field, value in template.items()}
+    read = {field: value.expand(len(tokens), *value.shape[1:]).clone() for field, value in template.items() if value.ndim}
     # All places but the last: a pooling by the largest value may hide what a single place holds.
-    read[name][:, : _replaced(read[name].shape[1])] = torch.tensor(tokens, device=read[name].device)[:, None]
+    places = read[name].view(len(tokens), -1)
+    places[:, : _replaced(places.shape[1])] = torch.tensor(tokens, device=places.device)[:, None]
     logits = subject.logits(read)
     along = subject.task.is_per_position and name == subject.task.causal_field and logits.ndim == 3
     return (logits[:, 0] if along else logits).reshape(len(logits), -1).cpu()
@@ -229,6 +262,16 @@ def _typical_row(subject: Subject, seed: int = 0) -> Batch:
             continue
         break
     return row
+
+
+def _readable_row(subject: Subject, name: str, ids: list[int], seed: int) -> Batch | None:
+    """A row of typical length that holds one of the first ids only, where forward takes such a row: most others may be beyond a table."""
+    row = subject.batch(replace(subject.typical, batch=1), seed)
+    for token in ids[:_ENDS]:
+        filled = {**row, name: torch.full_like(row[name], token)}
+        if not _read(subject, filled, name, [token]).refused:
+            return filled
+    return None
 
 
 def _where_ids_meet(subject: Subject, reading: _Reading, pair: tuple[int, int]) -> str:

@@ -170,6 +170,11 @@ class Axis:
         return self.source is None
 
     @property
+    def takes_any(self) -> bool:
+        """Whether it may have any size from 1 on."""
+        return self.least <= 1 and self.most is None and not self.sizes and self.multiple_of == 1
+
+    @property
     def shortest(self) -> int:
         """The fewest real elements that a row may have along it."""
         return 0 if self.empty else max(1, self.least)

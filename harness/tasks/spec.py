@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from harness.tasks.axes import BATCH
+from harness.tasks.kinds import ClassScores, TokenScores
 from harness.tasks.presets import FACTS, TaskFacts, TaskType, signature_of
+from harness.tasks.values import Ids
 
 if TYPE_CHECKING:
-    from harness.tasks.signature import Signature
+    from harness.tasks.signature import Input, Signature
 
 
 def data_identity(task: TaskSpec | None) -> dict[str, Any]:
@@ -133,6 +136,35 @@ class TaskSpec:
         """Whether the positions that have a label are drawn at random, as in masked language models."""
         return self.task_type is TaskType.MASKED_LM
 
+    @cached_property
+    def looked_up(self) -> tuple[Input, ...]:
+        """The inputs of ids, where one call may read them in any number of rows."""
+        signature = self.signature
+        batch = signature.axes.get(BATCH)
+        if batch is None or not batch.takes_any or not signature.has_rows or signature.grouping:
+            return ()
+        if any(BATCH not in each.axes for each in signature.inputs):
+            return ()
+        ids = (each for each in signature.inputs if isinstance(each.values, Ids) and not each.state)
+        return tuple(each for each in ids if isinstance(each.values.count, int))  # type: ignore[attr-defined]
+
+    @cached_property
+    def read_in_context(self) -> tuple[Input, str] | None:
+        """The ids of which the main output says something one by one, in the light of the others, and their axis; ``None`` where it does not.
+
+        That is so along a causal axis, and of scores of tokens or classes where rows may be shorter, as of the words of a sentence.
+        """
+        main, axes = self.signature.main, self.signature.axes
+        classes = None if main.classes is None else main.axes[main.classes]
+        for each in self.looked_up:
+            axis = next((name for name in each.axes if name != BATCH), None)
+            if len(each.axes) != 2 or not isinstance(axis, str) or axis not in main.axes or axes[axis].order == "none":
+                continue
+            scores = isinstance(main.kind, (TokenScores, ClassScores)) and classes != axis
+            if axes[axis].order == "causal" or (scores and axes[axis].padding):
+                return each, axis
+        return None
+
     @property
     def is_causal(self) -> bool:
         """Whether the logits along a sequence predict the next token."""
@@ -153,7 +185,15 @@ class TaskSpec:
 
     def vocabulary_of(self, field: str) -> int | None:
         """Number of token ids that a field of token ids may hold."""
+        if self.declared is not None:
+            return next((int(each.values.count) for each in self.looked_up if each.name == field), None)  # type: ignore[attr-defined]
         return self.target_vocab_size or self.vocab_size if field == "decoder_input_ids" else self.vocab_size
+
+    def filler_of(self, field: str) -> int | None:
+        """The id that fills padded places of a field of ids."""
+        if self.declared is None:
+            return self.pad_token_id
+        return next((each.values.pad for each in self.looked_up if each.name == field), None)  # type: ignore[attr-defined]
 
     @property
     def is_per_position(self) -> bool:

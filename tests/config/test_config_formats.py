@@ -107,7 +107,14 @@ def test_yaml_is_taken(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("task_name: [lm_tiny\n", ":2:1: not YAML that can be read: "),
+        ("task_name: [lm_tiny\n", ":1:12: not YAML that can be read: [ is opened here and not closed"),
+        (
+            "inputs:\n  x: {axes: [batch, 3]\noutputs:\n  y: {}\n",
+            ":2:6: not YAML that can be read: { is opened here and not closed",
+        ),
+        ("inputs:\n  x: {axes: [batch, 3\n  y: {}\n", ":2:13: not YAML that can be read: [ is opened here and not closed"),
+        ('task_name: "x\nseed: 1\n', ':1:12: not YAML that can be read: " is opened here and not closed'),
+        ("inputs: {\n  x: 1 y: 2}\n", ":2:9: not YAML that can be read: expected ',' or '}'"),
         ("epochs: 1\nepochs: 2\n", ":2:1: not YAML that can be read: the key 'epochs' is given twice"),
         ("a: &x [1]\nb: *x\n", ":2:4: not YAML that can be read: a config takes no aliases"),
         ("1: 2\n", ":1:1: not YAML that can be read: the key '1' is not text"),
@@ -116,7 +123,7 @@ def test_yaml_is_taken(name: str, tmp_path: Path) -> None:
         ("- a\n", ": expected an object of keys, got list"),
         ("a: " + "[" * 500 + "]" * 500, ""),
     ],
-    ids=["open", "twice", "alias", "number", "python", "empty", "list", "deep"],
+    ids=["open", "open_table", "open_list", "open_quote", "comma", "twice", "alias", "number", "python", "empty", "list", "deep"],
 )
 def test_mistakes_in_yaml_are_a_line(text: str, said: str, tmp_path: Path) -> None:
     pytest.importorskip("yaml")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from planted_bugs.register import all_bugs
 from planted_bugs.tier1.declared import CASES, SCORES, Keys, Pair, Policy, task_of
 from torch import Tensor, nn
 
@@ -182,9 +183,55 @@ def test_an_output_that_is_not_there_is_one_problem() -> None:
 
 
 def test_ids_beyond_a_table_are_said_with_the_table() -> None:
-    found = judge_model(Pointer, task_of({**POINTED, "inputs": {"words": {"axes": ["batch", "time"], "values": {"ids": 40}}}}))
+    keys = {**POINTED, "inputs": {"words": {"axes": ["batch", "time"], "values": {"ids": 40}}}}
+    found = judge_model(Pointer, task_of(keys), only=["shape_contract", "full_vocabulary"])
 
-    assert found["shape_contract"].cause == "ids beyond a table: `inputs.words` declares `ids: 40`, and `embed` has 11 rows"
+    assert (found["shape_contract"].status, found["full_vocabulary"].status) == (Status.WARN, Status.FAIL)
+    assert "token ids 11 to 39 of `words` cannot be read" in found["full_vocabulary"].message
+    assert found["full_vocabulary"].cause == "an embedding with fewer than the declared 40 rows: `embed` has 11"
+
+
+class Image(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Shifted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift, self.head = nn.Parameter(torch.zeros(6)), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x + self.shift)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("model", "axes", "told"),
+    [
+        (Image, ["batch", 5, "h", "w"], "is declared [batch, 5, h, w], here [1, 5, 4, 4]; `conv` (Conv2d) reads 3 along axis 1"),
+        (Image, ["batch", 3, "h"], "is declared [batch, 3, h], here [1, 3, 4], and `conv` (Conv2d) reads 4 axes"),
+        (Pointer, ["batch", "h"], "and `embed` (Embedding) looks up ids: declare `values: {ids: 11}`"),
+        (Shifted, ["batch", 5], "an assumed size: a hard-coded batch or length, a squeeze() without dim"),
+        (Shifted, ["batch", 5], "`inputs.x` is declared [batch, 5], here [1, 5]"),
+    ],
+)
+def test_an_input_that_is_read_otherwise_than_declared_is_named_with_its_axes(
+    model: type[nn.Module], axes: list[int | str], told: str
+) -> None:
+    name, output = ("words", ["batch", "h"]) if model is Pointer else ("x", ["batch", 4])
+    free = {axis: {"min": 4, "max": 9} for axis in axes if axis in ("h", "w")}
+    found = judge_model(
+        model,
+        task_of({"inputs": {name: {"axes": axes}}, "outputs": {"y": {"axes": output}}, "axes": free}),
+        only=["shape_contract"],
+    )
+
+    assert found["shape_contract"].status is Status.FAIL
+    assert told in found["shape_contract"].cause
 
 
 def test_explain_prints_the_signature_and_what_follows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,3 +303,26 @@ def test_another_output_in_train_mode_is_said_so_and_is_no_error_of_ours(kind: s
     assert failed
     assert all("internal error" not in message for message in failed)
     assert any("does forward return something else in train mode?" in message for message in failed)
+
+
+BLAMED = {
+    "declared_points": ("(model)", "points = points + 0.1 * torch.arange("),
+    "declared_edges_weighted_by_their_place": ("(model)", "messages = messages * weights[:, None]"),
+    "declared_boxes": ("(model)", "boxes = 4 * self.boxes(hidden)"),
+    "declared_policy": ("value", "value = self.value(hidden)"),
+    "declared_state_ignored": ("rnn", "out, state = self.rnn("),
+    "declared_positions_restart_with_the_cache": ("(model)", "(0 if self.wrong else begun)"),
+    "declared_kept_frames_one_too_early": ("(model)", "kept = seen[:, -3:-1] if self.wrong"),
+}
+"""Bugs of what only a signature declares, with the module and the line to blame."""
+
+
+@pytest.mark.parametrize("name", BLAMED)
+def test_what_only_a_signature_declares_is_blamed_on_a_line(name: str, tmp_path: Path) -> None:
+    bug = next(bug for bug in all_bugs(1) if bug.name == name)
+    found = bug.buggy.judge((bug.property,), tmp_path)[bug.test]
+    module, line = BLAMED[name]
+
+    assert found.module == module
+    file, _, number = found.place.rpartition(":")
+    assert line in Path(file).read_text(encoding="utf-8").splitlines()[int(number) - 1]
