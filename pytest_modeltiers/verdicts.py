@@ -32,6 +32,7 @@ from harness.properties.prerequisites import (
     RANDOM,
     RANDOM_OWNER,
     SHAPE_OWNER,
+    TRAIN_MODE_OWNER,
     left_to_weights,
     not_finite,
 )
@@ -333,6 +334,8 @@ class Judge:
             return Evidence(self.name, Status.FAIL, message, counterexample=shown, code="backward_raises")
         if isinstance(error, OutputError) and self.name == SHAPE_OWNER:
             return self._attributed(Evidence(self.name, Status.FAIL, str(error), counterexample=shown, code="not_measured"))
+        if isinstance(error, UserError) and self.label != TRAIN_MODE_OWNER and subject.train_mode_failure:
+            return left_to(self.name, TRAIN_MODE_OWNER, subject.train_mode_failure, code="not_measured")
         if isinstance(error, MissingOutputError) and self.name != "declared_outputs":
             return left_to(self.name, "declared_outputs", str(error), code="not_measured")
         if isinstance(error, ModelRaisedError):

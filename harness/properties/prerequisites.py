@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from harness.adapters import LENGTH_FIRST
+from harness.adapters import LENGTH_FIRST, same_shape
 from harness.batches import Batch, Sizes
 from harness.errors import OutputError, UserError
-from harness.evidence import Evidence, Status
+from harness.evidence import WHOLE, Evidence, Status
 from harness.owners import left_to, owned_by, owners_of
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, mode
 from harness.properties.large_tensors import all_finite, reading_gradients
 from harness.properties.noise import difference
 from harness.runtime import seeded
-from harness.tasks.axes import BATCH
+from harness.tasks.axes import BATCH, shape_text
+from harness.tasks.signature import MODEL
 from harness.tasks.values import Ids
 from harness.wording import counted
 
@@ -43,6 +44,9 @@ RANDOM_OWNER = "eval_deterministic"
 
 GRADIENT_OWNER = "gradient_flow[reaches_every_parameter]"
 """The test that fails when the backward pass raises."""
+
+TRAIN_MODE_OWNER = "train_mode[equals_eval]"
+"""The test that says that train mode cannot be called as eval mode is, or returns something else."""
 
 WEIGHTS_OWNERS = ("parameter_validation", FINITE_OWNER)
 """The tests that fail on NaN weights; the second one where the first does not run."""
@@ -192,6 +196,36 @@ def find_backward_error(subject: Subject, train: bool) -> str:
     except UserError:
         return ""
     return ""
+
+
+def find_train_mode_failure(subject: Subject) -> str:
+    """Why nothing can be judged in train mode, where it can in eval mode: forward wants more, or its labels do not fit; else empty."""
+    model, expected = subject.fresh(), subject.typical.logits_shape(subject.task)
+    try:
+        with mode(model, True):
+            logits = subject.raw_logits(subject.batch(), model)
+    except UserError as error:
+        raises = isinstance(error, ModelRaisedError)
+        return f"in train mode {'forward raises' if raises else 'the declared output is not there'}: {error}"
+    signature = subject.task.signature
+    if same_shape(logits, expected) or not (signature.main.loss and signature.has_labels(signature.main)):
+        return ""
+    return f"in train mode output `{signature.main.name}` has shape {tuple(logits.shape)}, in eval mode {shape_text(expected)}"
+
+
+def other_in_train_mode(subject: Subject, name: str) -> Evidence:
+    """What is said of a model that is another function in train mode; by design where the config says that forward returns the loss."""
+    if subject.task.signature.whole_loss == MODEL:
+        return Evidence(name, Status.SKIPPED, f"forward returns the loss in train mode: {subject.train_mode_failure}")
+    return Evidence(
+        name,
+        Status.WARN,
+        f"{subject.train_mode_failure}; so what is trained is not judged",
+        module=WHOLE,
+        cause="a head that only one mode has, or a loss that forward makes of labels in train mode: declare those `labels`, and "
+        "`loss: model` where forward returns the loss, or take the branch on `self.training` out of forward",
+        code="other_in_train_mode",
+    )
 
 
 def broken_weight(model: nn.Module) -> BrokenWeight | None:

@@ -29,6 +29,7 @@ from harness.properties.prerequisites import (
     Unusable,
     find_backward_error,
     find_prerequisite_failure,
+    find_train_mode_failure,
 )
 from harness.properties.reach import Reach
 from harness.runtime import free_memory, is_large, seeded
@@ -50,6 +51,7 @@ class Shared:
         calibrated: The model with running statistics that saw a few batches.
         outputs: Its further outputs.
         unusable: Whether anything can be judged.
+        train_mode: Why nothing can be judged in train mode; empty where it can.
         by_output: The same of every further output that is declared, by its name.
         decoder: How it reads a text piece by piece, or why it does not.
         backward: What a backward pass raises in train mode and in eval mode; empty where it does not.
@@ -66,6 +68,7 @@ class Shared:
     outputs: tuple[Any, ...] | None = None
     unusable: Unusable | None = None
     backward: dict[bool, str] = field(default_factory=dict)
+    train_mode: str | None = None
     by_output: dict[str, Shared] = field(default_factory=dict)
     decoder: Any = None
     left_by_build: str = ""
@@ -314,6 +317,13 @@ class Subject:
         if train not in self.shared.backward:
             self.shared.backward[train] = find_backward_error(self, train)
         return self.shared.backward[train]
+
+    @property
+    def train_mode_failure(self) -> str:
+        """Why nothing can be judged in train mode; empty where it can."""
+        if self.shared.train_mode is None:
+            self.shared.train_mode = "" if self.prerequisite_failure.raises else find_train_mode_failure(self)
+        return self.shared.train_mode
 
     @property
     def prerequisite_failure(self) -> PrerequisiteFailure:

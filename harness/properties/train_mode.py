@@ -24,7 +24,7 @@ from harness.owners import left_to, owned_by
 from harness.properties.adapter_layers import merged_equals_unmerged
 from harness.properties.calling import NoGradientError, WithoutNoise
 from harness.properties.noise import difference, judge_equal
-from harness.properties.prerequisites import hidden_by
+from harness.properties.prerequisites import hidden_by, other_in_train_mode
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, first_divergence, recording, whole
 from harness.runtime import RandomState, seeded
@@ -44,13 +44,11 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "a limit to values between -1 and 1": lambda value: value.clamp(-1, 1),
 }
 """What a model may add to its outputs when it is not trained, as its loss does so in training."""
-
 _ALONG_AN_AXIS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "a softmax": torch.softmax,
     "a log-softmax": torch.log_softmax,
     "a normalisation": lambda value, axis: nn.functional.normalize(value, dim=axis),
 }
-
 
 _DRAWN = 64
 """Calls in train mode whose mean tells whether eval mode gives the mean."""
@@ -68,10 +66,12 @@ def equals_eval(subject: Subject, seed: int = 0) -> Evidence:
         return failure
     batch = subject.batch(seed=seed)
     counterexample = f"{subject.typical.describe(subject.task)}, rates of dropout 0, norms in eval mode, seed={seed}"
+    if subject.train_mode_failure:
+        return other_in_train_mode(subject, NAME)
     try:
         trained = _Stilled(subject, batch, seed)
-    except UserError as error:  # a model that wants its targets in train mode, say
-        return Evidence(NAME, Status.SKIPPED, f"forward cannot be called in train mode with the inputs of eval mode: {error}")
+    except UserError as error:
+        return Evidence(NAME, Status.SKIPPED, f"forward cannot be called in train mode: {error}")
     evaluated = subject.logits(batch)
     if not _of_one_form(trained.calls, _recorded(subject, batch, subject.model)):
         return Evidence(NAME, Status.SKIPPED, "forward returns other tensors in train mode than in eval mode")
@@ -218,7 +218,7 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
             code="eval_pass_changes_training",
         )
     except UserError as error:
-        return Evidence(NAME, Status.SKIPPED, f"forward cannot be called in train mode with the inputs of eval mode: {error}")
+        return Evidence(NAME, Status.SKIPPED, f"forward cannot be called in train mode: {error}")
     if evidence.status is Status.FAIL and depends_on_earlier_calls(subject, batch, other, seed, train=False):
         return left_to(NAME, "stateless", "a call changes the next one in eval mode too", code="depends_on_earlier_calls")
     if evidence.status is Status.FAIL and depends_on_earlier_calls(subject, batch, other, seed, train=True):
