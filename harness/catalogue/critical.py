@@ -261,6 +261,13 @@ CRITICAL = (
         },
     ),
     Property(
+        "reshaped_axes",
+        1,
+        "Reshapes split and merge axes: none gives an axis the place of another",
+        "harness.properties.reshaped_axes:reshaped_axes",
+        owned_by=("batch_independence[forward]",),
+    ),
+    Property(
         "gradient_flow",
         1,
         "Every trainable parameter receives a gradient, and every gradient is finite",

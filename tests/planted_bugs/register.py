@@ -40,6 +40,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "lightning_bugs",
         "decoding",
         "modes",
+        "reshapes",
     ),
     2: (
         "attention",

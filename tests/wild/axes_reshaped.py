@@ -253,11 +253,11 @@ add(
     "Heads are split by a view without a transpose, so that each mixes parts of several fields",
     "reczoo/FuxiCTR#30",
     "recommenders",
-    "input_dependence[inputs]",
+    "reshaped_axes",
     FieldAttention,
     apart_from_heads,
     CLICKS,
-    missed="what a row mixes within itself is its own affair",
+    line="x.reshape(len(x) * HEADS, -1, WIDTH // HEADS)",
     first_run=FirstRun("79f3b8c", found=False, named=False, said="nothing: within a row every part still matters"),
 )
 add(
@@ -278,11 +278,11 @@ add(
     "The axes of a sound in pieces are permuted to another order than the reshape that follows is written for",
     "Honee-W/CPTNN#2",
     "speech",
-    "input_dependence[inputs]",
+    "reshaped_axes",
     Cleaner,
     apart_from_frames,
     SOUNDS,
-    missed="what a row mixes within itself is its own affair",
+    line="self.pieces(sound).reshape(-1, FRAMES, BANDS)",
     first_run=FirstRun("79f3b8c", found=False, named=False, said="nothing: within a row every part still matters"),
 )
 add(
@@ -290,10 +290,10 @@ add(
     "Frames and channels change places in the reshape that puts a film together again",
     "huggingface/diffusers#5633",
     "diffusion",
-    "input_dependence[inputs]",
+    "reshaped_axes",
     OverTime,
     apart_from_the_film,
     FILMS,
-    missed="what a row mixes within itself is its own affair, and no order of frames is declared",
+    line="x.reshape(batch, height, width, bands, frames)",
     first_run=FirstRun("79f3b8c", found=False, named=False, said="nothing: within a row every part still matters"),
 )
