@@ -188,11 +188,11 @@ class Reshapes(TorchDispatchMode):
 
     def _made(self, func: Any, name: str, args: Any, given: list[tuple[Tensor, _Known]], result: Tensor) -> _Known:
         """What is known of an operator's result, beside what it holds."""
-        (first, known), fresh = given[0], self._fresh(result.shape)
-        if name in _VIEWS and func._overloadname != "dtype" and result.numel():
+        (first, known), fresh, overload = given[0], self._fresh(result.shape), str(func).rpartition(".")[2]
+        if name in _VIEWS and overload != "dtype" and result.numel():
             return self._viewed(first, known, result)
         if name in _MOVES:
-            return replace(known, layout=_moved(name, func._overloadname, args, known.layout, result) or fresh)
+            return replace(known, layout=_moved(name, overload, args, known.layout, result) or fresh)
         if name in _PRODUCTS:
             left, right = (self._of(each) for each in args[-2:])
             rows = left.layout[:-1] if left else fresh[:-1]
