@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.catalogue import facts
 from harness.catalogue.entry import DIFFERENCE, FLOAT64, GRADIENTS, Case, FurtherOutputs, Property, Search
-from harness.catalogue.in_use import SAVING
+from harness.catalogue.in_use import RESOURCES, SAVING
 
 _WRITES = ("inputs_unchanged",)
 
@@ -383,19 +383,5 @@ CRITICAL = (
         "device_move", 1, "The model runs after a move to another device", "harness.properties.device_and_dtype:device_move"
     ),
     *SAVING,
-    Property(
-        "memory_footprint",
-        1,
-        "Memory is bounded and does not grow from call to call",
-        "harness.properties.resources:memory_footprint",
-        "MiB that one call may hold at its peak",
-        memory=GRADIENTS,
-    ),
-    Property(
-        "inference_speed",
-        1,
-        "Work does not grow from call to call",
-        "harness.properties.resources:inference_speed",
-        "milliseconds that the median call may take",
-    ),
+    *RESOURCES,
 )

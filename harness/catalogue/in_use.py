@@ -204,3 +204,22 @@ DECODING = (
         },
     ),
 )
+
+
+RESOURCES = (
+    Property(
+        "memory_footprint",
+        1,
+        "Memory is bounded and does not grow from call to call",
+        "harness.properties.resources:memory_footprint",
+        "MiB that one call may hold at its peak",
+        memory=GRADIENTS,
+    ),
+    Property(
+        "inference_speed",
+        1,
+        "Work does not grow from call to call",
+        "harness.properties.resources:inference_speed",
+        "milliseconds that the median call may take",
+    ),
+)
