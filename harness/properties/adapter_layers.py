@@ -28,7 +28,7 @@ from harness.properties.model_variants import WithAdapters, move_at_random, with
 from harness.properties.noise import difference, is_packed, judge_equal
 from harness.properties.places import line_that_changes_a_weight, placed_at
 from harness.properties.subject import Subject
-from harness.properties.tracing import first_divergence, recording, whole
+from harness.properties.tracing import calls_of, first_divergence, recording, whole
 from harness.runtime import seeded
 from harness.user_code import raised
 
@@ -56,9 +56,7 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
         return Evidence(NAME, Status.SKIPPED, NONE)
     if not adapters.can_merge:
         return Evidence(NAME, Status.SKIPPED, "the model has no methods that merge its adapters and unmerge them")
-    batch = subject.batch(seed=seed)
-    at = f"{subject.typical.describe(subject.task)}, adapters moved at random, seed={seed}"
-    models = WithAdapters(subject)
+    batch, models = subject.batch(seed=seed), WithAdapters(subject)
 
     def apart(judge: nn.Module) -> Tensor:
         return _unmerged_logits(subject, adapters, models.of(judge, "apart"), seed)
@@ -72,6 +70,7 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
         raise
     except Exception as error:
         return raises(adapters.merging, error)
+    at = f"{subject.typical.describe(subject.task)}, adapters moved at random, seed={seed}"
     found = judge_equal(
         subject,
         NAME,
@@ -86,6 +85,17 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
         return found
     if adapters.by_mode:
         return _merged_once(subject, models, seed) or found
+    undone = _judge_undone(subject, adapters, models, apart, at, seed)
+    if undone.status is not Status.OK or not _unmerge_asks(adapters, models.of(subject.model, "asked")):
+        return undone
+    return _merged_again(subject, adapters, models, apart, seed)
+
+
+def _judge_undone(
+    subject: Subject, adapters: Adapters, models: WithAdapters, apart: Callable[[nn.Module], Tensor], at: str, seed: int
+) -> Evidence:
+    """Whether merging and unmerging leave the logits and every weight as they were."""
+    batch = subject.batch(seed=seed)
     try:
         back = partial(models.of, name="back", change=adapters.merge_and_unmerge)
         back(subject.model)
@@ -115,9 +125,7 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
             code="weight_not_restored",
         )
         return placed_at(found, line_that_changes_a_weight(subject.model, layer, is_undone=True))
-    if found.status is not Status.OK or not _unmerge_asks(adapters, models.of(subject.model, "asked")):
-        return found
-    return _merged_again(subject, adapters, models, apart, seed)
+    return found
 
 
 def _unmerge_asks(adapters: Adapters, model: nn.Module) -> bool:
@@ -324,15 +332,10 @@ def _first_layer(
     are_merged: bool = False,
 ) -> str:
     """The first layer with adapters whose output differs though its inputs agree, with the line that changes its weight."""
-    traces = []
-    for model in (apart, merged):
-        with recording(model, lines=True) as calls:
-            if model is apart:
-                _unmerged_logits(subject, adapters, model, seed)
-            else:
-                subject.logits(subject.batch(seed=seed), model)
-        traces.append([call for call in calls if call.module in adapters.layers])
-    found = first_divergence(traces[0], traces[1], whole)
+    before = calls_of(apart, lambda model: _unmerged_logits(subject, adapters, model, seed))
+    after = calls_of(merged, partial(subject.logits, subject.batch(seed=seed)))
+    left, right = ([call for call in calls if call.module in adapters.layers] for calls in (before, after))
+    found = first_divergence(left, right, whole)
     if not found:
         return _tied_to_merged(apart, merged)
     if are_merged and _still_reads(subject, adapters, merged, found, seed):

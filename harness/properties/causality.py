@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes, other_batch, shares_rows, with_rows
 from harness.evidence import Blame, Evidence, Status
-from harness.properties.independence import Run, ends_along, record
+from harness.properties.independence import Run, ends_along
 from harness.properties.noise import first_failure, judge_equal, judge_rows, remembered
 from harness.properties.places import line_that_calls
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.reading import MOST, Reading, changes_along
 from harness.properties.subject import Subject
-from harness.properties.tracing import first_divergence, mixes_by_attention, positions_view
+from harness.properties.tracing import calls_of, first_divergence, mixes_by_attention, positions_view
 from harness.tasks.axes import BATCH, rows_first
 from harness.tasks.signature import Input
 from harness.tasks.values import Ids, IndexOf, LengthsOf, MaskOf
@@ -144,7 +145,7 @@ def _causal_at(
     def culprit(model: nn.Module) -> str:
         length = signature.complete(sizes.by_axis(subject.task))[axis]
         view = positions_view(sizes.batch, length, position)
-        left, right = (record(subject, model, given, lines=True) for given in (base, changed))
+        left, right = (calls_of(model, partial(subject.logits, given)) for given in (base, changed))
         found = first_divergence(left, right, view)
         # Attention mixes where its mask lets it: what is wrong is in the line that makes the mask.
         return Blame(found, line_that_calls(model, found, _MASKING) or found.place) if mixes_by_attention(found, left) else found

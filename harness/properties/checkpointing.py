@@ -78,6 +78,12 @@ def same_with_checkpointing(subject: Subject, seed: int = 0) -> Evidence:
         return Evidence(
             NAME, Status.SKIPPED, "a training step under one seed gives other gradients each time, whatever is checkpointed"
         )
+    return _judge_difference(subject, differing, how, counterexample, seed)
+
+
+def _judge_difference(subject: Subject, differing: _Comparison, how: str, counterexample: str, seed: int) -> Evidence:
+    """The failure of a step that checkpointing changes: a gradient is absent, the loss is another one, or a gradient is."""
+    plain, checked = differing.plain, differing.checked
     place = line_that_calls(subject.model, WHOLE, ("checkpoint",))
     found: dict[str, Any] = {"name": NAME, "status": Status.FAIL, "counterexample": counterexample, "place": place}
     if differing.absent:
@@ -216,6 +222,8 @@ class _Comparison:
     """What differs between a step without checkpointing and one with it.
 
     Attributes:
+        plain: The step without it.
+        checked: The step with it.
         absent: Parameters that lack a gradient with it only.
         gradients: Parameters whose gradient differs.
         statistics: Buffers that differ.
@@ -225,6 +233,7 @@ class _Comparison:
     """
 
     def __init__(self, plain: _Step, checked: _Step) -> None:
+        self.plain, self.checked = plain, checked
         largest = max((float(g.abs().max()) for g in plain.gradients.values() if g is not None and g.numel()), default=0.0)
         self.worst, self.gradients = 0.0, list[str]()
         self.absent = [path for path, g in plain.gradients.items() if g is not None and checked.gradients.get(path) is None]

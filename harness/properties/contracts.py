@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from harness.errors import OutputError
 from harness.evidence import Blame, Evidence, Status
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError, mode
-from harness.properties.independence import Run, record
+from harness.properties.independence import Run
 from harness.properties.noise import first_failure, judge_equal, remembered
 from harness.properties.places import writing_line
 from harness.properties.prerequisites import (
@@ -27,7 +28,17 @@ from harness.properties.prerequisites import (
     is_lookup,
 )
 from harness.properties.subject import Subject
-from harness.properties.tracing import Call, finite, first_broken, first_divergence, first_misshapen, probing, recording, whole
+from harness.properties.tracing import (
+    Call,
+    calls_of,
+    finite,
+    first_broken,
+    first_divergence,
+    first_misshapen,
+    probing,
+    recording,
+    whole,
+)
 from harness.properties.vocabulary import unreadable_token
 from harness.tasks.axes import ANY_SIZE, BATCH, fits_shape, shape_text
 
@@ -49,40 +60,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         seen = subject.seen_at(sizes, seed)
         logits = seen.like if seen else subject.logits(subject.batch(sizes, seed))
     except ModelRaisedError as error:
-        if sizes.image is not None:
-            return Evidence(
-                name, Status.OK, f"refuses images of {sizes.image[0]}x{sizes.image[1]}", counterexample=counterexample
-            )
-        if token := (subject.task.is_text or is_lookup(error)) and unreadable_token(subject, subject.batch(sizes, seed)):
-            return Evidence(
-                name,
-                Status.WARN,
-                f"forward raises at {sizes.describe(subject.task)}, as it cannot read {token} (see full_vocabulary): {error}",
-                counterexample=counterexample,
-                module=error.module,
-                code="unreadable_token",
-            )
-        turned = subject.reads_length_first
-        if not turned and (least := _least_length(subject, sizes, seed)):
-            return Evidence(
-                name,
-                Status.FAIL,
-                f"forward raises at every length below {least}: {error}",
-                counterexample=counterexample,
-                module=error.module,
-                cause=f"a convolution or pooling wider than the sequence: pad short sequences in forward, or declare "
-                f"`min_seq_len` {least} in the config",
-                code="too_short",
-            )
-        return Evidence(
-            name,
-            Status.FAIL,
-            f"forward raises at {sizes.describe(subject.task)}{f', as {READS_LENGTH_FIRST}' if turned else ''}: {error}",
-            counterexample=counterexample,
-            module=_where_misshapen(subject, sizes, seed) or error.module,
-            cause=LENGTH_FIRST_CAUSE if turned else cause_of_raising(subject, error, sizes),
-            code="raises",
-        )
+        return _raises_at(subject, sizes, seed, error)
     if same_shape(logits, expected):
         return Evidence(name, Status.OK, "logits have the promised shape", counterexample=counterexample)
     if fits_shape(logits.shape, expected):
@@ -109,12 +87,49 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     )
 
 
+def _raises_at(subject: Subject, sizes: Sizes, seed: int, error: ModelRaisedError) -> Evidence:
+    """The verdict on sizes at which forward raises."""
+    name, counterexample = "shape_contract", f"{sizes.describe(subject.task)}, seed={seed}"
+    if sizes.image is not None:
+        return Evidence(name, Status.OK, f"refuses images of {sizes.image[0]}x{sizes.image[1]}", counterexample=counterexample)
+    if token := (subject.task.is_text or is_lookup(error)) and unreadable_token(subject, subject.batch(sizes, seed)):
+        return Evidence(
+            name,
+            Status.WARN,
+            f"forward raises at {sizes.describe(subject.task)}, as it cannot read {token} (see full_vocabulary): {error}",
+            counterexample=counterexample,
+            module=error.module,
+            code="unreadable_token",
+        )
+    turned = subject.reads_length_first
+    if not turned and (least := _least_length(subject, sizes, seed)):
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"forward raises at every length below {least}: {error}",
+            counterexample=counterexample,
+            module=error.module,
+            cause=f"a convolution or pooling wider than the sequence: pad short sequences in forward, or declare "
+            f"`min_seq_len` {least} in the config",
+            code="too_short",
+        )
+    return Evidence(
+        name,
+        Status.FAIL,
+        f"forward raises at {sizes.describe(subject.task)}{f', as {READS_LENGTH_FIRST}' if turned else ''}: {error}",
+        counterexample=counterexample,
+        module=_where_misshapen(subject, sizes, seed) or error.module,
+        cause=LENGTH_FIRST_CAUSE if turned else cause_of_raising(subject, error, sizes),
+        code="raises",
+    )
+
+
 def _where_size_appears(subject: Subject, sizes: Sizes, seed: int) -> str:
     """Path of the first module that returns a tensor with the wrong size of the logits and is given none; empty where none does."""
     found: list[str] | None = None
     for each in (subject.typical, sizes):
         batch, expected = subject.batch(each, seed), each.logits_shape(subject.task)
-        calls, logits = record(subject, subject.model, batch), subject.logits(batch)
+        calls, logits = calls_of(subject.model, partial(subject.logits, batch), lines=False), subject.logits(batch)
         wrong = [here for here, there in zip(logits.shape, expected, strict=False) if here != there and there != ANY_SIZE]
         if logits.ndim != len(expected) or not wrong:
             return ""
@@ -169,25 +184,40 @@ def _where_misshapen(subject: Subject, sizes: Sizes, seed: int) -> str:
 
 def full_length(subject: Subject, batch: int, seed: int = 0) -> Evidence:
     """The model works at the whole declared length, and its logits there have the right shape and are finite."""
-    longest, sizes = subject.task.max_seq_len, largest_sizes(subject.task, batch)
-    axes = [axis for axis in subject.task.signature.free_axes if axis.most is not None and axis.name != BATCH]
-    declared = " and ".join(f"{axis.most} along `{axis.name}`" for axis in axes)
-    found = _works(
-        subject,
-        "full_length",
-        sizes,
-        seed,
-        f"the declared max_seq_len of {longest} tokens" if longest else f"the declared `max` of {declared}",
-        f"a position table, mask buffer or rotary cache shorter than {'max_seq_len' if longest else 'that'}, often by one",
-    )
+    longest, axes = subject.task.max_seq_len, subject.task.signature.free_axes
+    declared = " and ".join(f"{axis.most} along `{axis.name}`" for axis in axes if axis.most is not None and axis.name != BATCH)
+    at = f"the declared max_seq_len of {longest} tokens" if longest else f"the declared `max` of {declared}"
+    cause = f"a position table, mask buffer or rotary cache shorter than {'max_seq_len' if longest else 'that'}, often by one"
+    found = _judge_full_length(subject, largest_sizes(subject.task, batch), seed, at, cause)
     if found.status is not Status.FAIL:
         return found
-    # What is wrong at a length that `shape_contract` always judges is its matter.
-    shorter = smallest_sizes(subject.task) if batch == 1 else subject.typical
-    sooner = shape_contract(subject, shorter, 0)
-    return (
-        found if sooner.status is not Status.FAIL else left_to("full_length", "shape_contract", sooner.message, code=sooner.code)
-    )
+    shorter = shape_contract(subject, smallest_sizes(subject.task) if batch == 1 else subject.typical)
+    if shorter.status is not Status.FAIL:
+        return found
+    return left_to("full_length", "shape_contract", shorter.message, code=shorter.code)
+
+
+def _judge_full_length(subject: Subject, sizes: Sizes, seed: int, at: str, cause: str) -> Evidence:
+    expected, counterexample = sizes.logits_shape(subject.task), f"{sizes.describe(subject.task)}, seed={seed}"
+    finding = partial(Evidence, "full_length", Status.FAIL, counterexample=counterexample, cause=cause)
+    try:
+        with recording(subject.model) as calls:
+            logits = subject.logits(subject.batch(sizes, seed))
+    except ModelRaisedError as error:
+        if token := unreadable_token(subject, subject.batch(sizes, seed)):
+            message = f"forward raises at {at}, as it cannot read {token} (see full_vocabulary): {error}"
+            return replace(finding(message, module=error.module, code="raises"), status=Status.WARN)
+        return finding(f"forward raises at {at}: {error}", module=error.module, code="raises")
+    if fits_shape(logits.shape, expected) and not logits.is_floating_point():
+        message = f"logits are {logits.dtype} at {at}, expected floating point"
+        return finding(message, cause=_WHOLE_NUMBERS, code="wrong_dtype")
+    if not same_shape(logits, expected):
+        message = f"logits have shape {tuple(logits.shape)} at {at}, expected {shape_text(expected)}"
+        return finding(message, code="wrong_shape")
+    if not finite(logits):
+        module = first_broken(calls, lambda tensor: not finite(tensor))
+        return finding(f"logits are not finite at {at}", module=module, code="not_finite")
+    return replace(finding(f"works at {at}"), status=Status.OK, cause="")
 
 
 def inputs_unchanged(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -228,13 +258,8 @@ def memory_layout(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         found = first_failure(_layout(subject, sizes, layout, base, reference, seed) for layout in _layouts_of(base))
     if found.status is not Status.FAIL or _inputs_kept(subject, sizes, False, seed).status is not Status.FAIL:
         return found
-    return left_to(
-        "memory_layout",
-        "inputs_unchanged",
-        "forward writes into its inputs",
-        counterexample=found.counterexample,
-        code="writes_into_inputs",
-    )
+    at, told = found.counterexample, "forward writes into its inputs"
+    return left_to("memory_layout", "inputs_unchanged", told, counterexample=at, code="writes_into_inputs")
 
 
 def _layouts_of(batch: Batch) -> list[str]:
@@ -253,12 +278,8 @@ def _layout(subject: Subject, sizes: Sizes, layout: str, base: Batch, reference:
         return usual, subject.logits(relaid, model)
 
     def culprit(model: nn.Module) -> str:
-        traces = []
-        for batch in (base, relaid):
-            with recording(model, lines=True) as calls:
-                subject.logits(batch, model)
-            traces.append(calls)
-        return first_divergence(traces[0], traces[1], whole)
+        usual, other = (calls_of(model, partial(subject.logits, batch)) for batch in (base, relaid))
+        return first_divergence(usual, other, whole)
 
     try:
         return judge_equal(
@@ -283,36 +304,6 @@ def _layout(subject: Subject, sizes: Sizes, layout: str, base: Batch, reference:
             cause="`.view` on an input that may be non-contiguous; `.reshape` takes every layout",
             code="raises_on_layout",
         )
-
-
-def _works(subject: Subject, name: str, sizes: Sizes, seed: int, what: str, cause: str) -> Evidence:
-    counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
-    try:
-        with recording(subject.model) as calls:
-            logits = subject.logits(subject.batch(sizes, seed))
-    except ModelRaisedError as error:
-        token = unreadable_token(subject, subject.batch(sizes, seed))
-        told, status = (f", as it cannot read {token} (see full_vocabulary)", Status.WARN) if token else ("", Status.FAIL)
-        message = f"forward raises at {what}{told}: {error}"
-        return Evidence(name, status, message, counterexample=counterexample, module=error.module, cause=cause, code="raises")
-    if fits_shape(logits.shape, sizes.logits_shape(subject.task)) and not logits.is_floating_point():
-        message = f"logits are {logits.dtype} at {what}, expected floating point"
-        return Evidence(name, Status.FAIL, message, counterexample=counterexample, cause=_WHOLE_NUMBERS, code="wrong_dtype")
-    if not same_shape(logits, sizes.logits_shape(subject.task)):
-        message = f"logits have shape {tuple(logits.shape)} at {what}, expected {shape_text(sizes.logits_shape(subject.task))}"
-        return Evidence(name, Status.FAIL, message, counterexample=counterexample, cause=cause, code="wrong_shape")
-    if not finite(logits):
-        module = first_broken(calls, lambda tensor: not finite(tensor))
-        return Evidence(
-            name,
-            Status.FAIL,
-            f"logits are not finite at {what}",
-            counterexample=counterexample,
-            module=module,
-            cause=cause,
-            code="not_finite",
-        )
-    return Evidence(name, Status.OK, f"works at {what}", counterexample=counterexample)
 
 
 def _relaid(tensor: Tensor, layout: str) -> Tensor:

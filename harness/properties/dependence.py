@@ -7,6 +7,7 @@ only when no example shows any influence, of a model with fresh weights neither 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from harness.properties.model_variants import calibrated, calibrated_double, mov
 from harness.properties.noise import FACTOR, difference
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.subject import Subject
-from harness.properties.tracing import first_divergence, recording, whole
+from harness.properties.tracing import calls_of, first_divergence, whole
 from harness.tasks.axes import rows_first
 from harness.tasks.kinds import TokenScores
 
@@ -261,11 +262,8 @@ def _influence(left: Tensor, right: Tensor) -> float:
 
 def where_lost(subject: Subject, base: Batch, changed: Batch) -> str:
     """Path of the module that a change of the inputs reaches and after which nothing shows it any more; empty where there is none."""
-    traces, model = [], calibrated(subject)
-    for batch in (base, changed):
-        with recording(model, lines=True) as calls:
-            subject.logits(batch, model)
-        traces.append(calls)
+    model = calibrated(subject)
+    traces = [calls_of(model, partial(subject.logits, batch)) for batch in (base, changed)]
     lost = ""
     for left, right in zip(*traces, strict=False):
         if first_divergence([left], [right], whole):

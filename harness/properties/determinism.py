@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from harness.properties.places import drawing_line
 from harness.properties.prerequisites import REPEATS
 from harness.properties.state import out_of_reach_of_eval
 from harness.properties.subject import Subject
-from harness.properties.tracing import first_divergence, path_of, probing, recording, whole
+from harness.properties.tracing import calls_of, first_divergence, path_of, probing, whole
 from harness.runtime import RandomState, seed_everything, seeded
 
 _APART = 50
@@ -52,12 +53,10 @@ def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
     def culprit(model: nn.Module) -> str:
         if path := unreached(model):
             return path
-        traces = []
-        for draw in range(1, 9):
-            with recording(model, lines=True) as calls:
-                _under_seed(draw, subject, batch, model)
-            traces.append(calls)
-            if module := first_divergence(traces[0], calls, whole):
+        first, *others = (partial(_under_seed, draw, subject, batch) for draw in range(1, 9))
+        calls = calls_of(model, first)
+        for run in others:
+            if module := first_divergence(calls, calls_of(model, run), whole):
                 return Blame(module, drawing_line(lambda: subject.raw_logits(batch, model)))
         return ""
 
@@ -87,23 +86,10 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     model, batch = subject.model, subject.batch(sizes, seed)
     counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
     model.eval()
-    stuck = [path_of(path) for path, module in model.named_modules() if module.training]
-    if stuck:
-        return Evidence(
-            name,
-            Status.FAIL,
-            f"eval() leaves `{stuck[0]}` in train mode",
-            float(len(stuck)),
-            0.0,
-            "modules",
-            counterexample,
-            stuck[0],
-            "an overridden train() or eval() that does not call super() or passes on the wrong mode",
-            code="stays_in_train_mode",
-        )
+    if stuck := [path_of(path) for path, module in model.named_modules() if module.training]:
+        return _stuck_in_train_mode(stuck, counterexample)
     before = subject.logits(batch)
-    flipped = _flipped(model, lambda: subject.logits(batch), expected=False)
-    if flipped:
+    if flipped := _flipped(model, lambda: subject.logits(batch), expected=False):
         return _flip_evidence(flipped, "train", counterexample)
     moved = difference(before, subject.logits(batch))
     if subject.bound(name) < moved < float("inf"):
@@ -129,8 +115,7 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             code="stays_in_eval_mode",
         )
     frozen = {module for module in model.modules() if not module.training}
-    flipped = _flipped(model, lambda: _under_seed(0, subject, batch, model), expected=True, ignoring=frozen)
-    if flipped:
+    if flipped := _flipped(model, lambda: _under_seed(0, subject, batch, model), expected=True, ignoring=frozen):
         return _flip_evidence(flipped, "eval", counterexample)
     with torch.no_grad():
         model.load_state_dict(weights)
@@ -188,12 +173,8 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
         untouched, called = (subject.fresh_like(model) for _ in range(2))
         for batch in batches[1:]:
             subject.logits(batch, called)
-        traces = []
-        for judge in (untouched, called):
-            with recording(judge, lines=True) as trace:
-                subject.logits(batches[0], judge)
-            traces.append(trace)
-        return first_divergence(traces[0], traces[1], whole)
+        run = partial(subject.logits, batches[0])
+        return first_divergence(calls_of(untouched, run), calls_of(called, run), whole)
 
     try:
         return judge_equal(
@@ -209,27 +190,32 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
     except ModelRaisedError as error:
         if subject.prerequisite_failure.raises:  # at usual inputs, whatever was called before
             raise
-        try:
-            for batch in batches:
-                subject.logits(batch, subject.fresh())
-        except ModelRaisedError as alone:
-            return Evidence(
-                name,
-                Status.WARN,
-                f"forward raises, even without an earlier call (see shape_contract): {alone}",
-                counterexample=counterexample,
-                module=alone.module,
-                code="raises",
-            )
+        return _raises_after_a_call(subject, batches, error, counterexample)
+
+
+def _raises_after_a_call(subject: Subject, batches: list[Batch], error: ModelRaisedError, counterexample: str) -> Evidence:
+    """The verdict where forward raised in one of several calls of one model; each is tried as the first call of a fresh one."""
+    try:
+        for batch in batches:
+            subject.logits(batch, subject.fresh())
+    except ModelRaisedError as first:
         return Evidence(
-            name,
-            Status.FAIL,
-            f"forward raises only after an earlier call: {error}",
+            "stateless",
+            Status.WARN,
+            f"forward raises, even without an earlier call (see shape_contract): {first}",
             counterexample=counterexample,
-            module=error.module,
-            cause="a mask, cache or hidden state of another size, kept from the earlier call",
-            code="raises_after_a_call",
+            module=first.module,
+            code="raises",
         )
+    return Evidence(
+        "stateless",
+        Status.FAIL,
+        f"forward raises only after an earlier call: {error}",
+        counterexample=counterexample,
+        module=error.module,
+        cause="a mask, cache or hidden state of another size, kept from the earlier call",
+        code="raises_after_a_call",
+    )
 
 
 def _takes(subject: Subject, sizes: Sizes) -> bool:
@@ -365,6 +351,21 @@ def _flipped(model: nn.Module, run: Callable[[], object], expected: bool, ignori
     run()
     wrong = (path_of(path) for path, m in model.named_modules() if m.training is not expected and m not in (ignoring or ()))
     return next(wrong, "")
+
+
+def _stuck_in_train_mode(stuck: list[str], counterexample: str) -> Evidence:
+    return Evidence(
+        "mode_round_trip",
+        Status.FAIL,
+        f"eval() leaves `{stuck[0]}` in train mode",
+        float(len(stuck)),
+        0.0,
+        "modules",
+        counterexample,
+        stuck[0],
+        "an overridden train() or eval() that does not call super() or passes on the wrong mode",
+        code="stays_in_train_mode",
+    )
 
 
 def _flip_evidence(module: str, switched_to: str, counterexample: str) -> Evidence:

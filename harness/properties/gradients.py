@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +66,20 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
     if unreached:
         elsewhere |= _reached_at_longer_sizes(subject, model, unreached, seed)
         unreached = [path for path in unreached if path not in elsewhere]
-    if not unreached:
-        outputs = " and ".join(dict.fromkeys(elsewhere.values()))
-        some = f", {len(elsewhere)} of them from {outputs} only" if elsewhere else ""
-        return Evidence(
-            name,
-            Status.OK,
-            f"all {len(trainable)} trainable parameters receive a gradient{some}",
-            0.0,
-            0.0,
-            "parameters",
-            counterexample,
-            details={"layers": layers},
-        )
+    if unreached:
+        found = _judge_unreached(subject, model, unreached, gradients, seed)
+        return replace(found, counterexample=counterexample, details={"layers": layers, "unreached": unreached})
+    outputs = " and ".join(dict.fromkeys(elsewhere.values()))
+    some = f", {len(elsewhere)} of them from {outputs} only" if elsewhere else ""
+    message = f"all {len(trainable)} trainable parameters receive a gradient{some}"
+    return Evidence(name, Status.OK, message, 0.0, 0.0, "parameters", counterexample, details={"layers": layers})
+
+
+def _judge_unreached(
+    subject: Subject, model: nn.Module, unreached: list[str], gradients: dict[str, float], seed: int
+) -> Evidence:
+    """The verdict on parameters without a gradient: they have no effect, are dead by chance, or are cut off."""
+    name = "gradient_flow"
     if cancelled := _cancelled(subject, model, unreached, gradients):
         path, calls = next(iter(cancelled.items()))
         others = and_others(len(cancelled) - 1, "parameter")
@@ -88,10 +90,8 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
             float(len(cancelled)),
             0.0,
             "parameters",
-            counterexample,
-            path.rpartition(".")[0],
-            "a bias that is subtracted again, as in the difference of two embeddings: leave it out (bias=False)",
-            {"layers": layers, "unreached": unreached},
+            module=path.rpartition(".")[0],
+            cause="a bias that is subtracted again, as in the difference of two embeddings: leave it out (bias=False)",
             code="cancels",
         )
     why, module = _cut(subject, model, unreached[0], gradients)
@@ -104,10 +104,8 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
             float(len(unreached)),
             0.0,
             "parameters",
-            counterexample,
-            module,
-            "units that are all dead by chance: a layer of few units behind a ReLU, or weights too small for its biases",
-            {"layers": layers, "unreached": unreached},
+            module=module,
+            cause="units that are all dead by chance: a layer of few units behind a ReLU, or weights too small for its biases",
             code="dead_by_chance",
         )
     return Evidence(
@@ -117,10 +115,9 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
         float(len(unreached)),
         0.0,
         "parameters",
-        counterexample,
-        module,
-        "a detach(), no_grad() or .data, an argmax or rounding in the path, a module that forward never calls, or a branch multiplied by zero",
-        {"layers": layers, "unreached": unreached},
+        module=module,
+        cause="a detach(), no_grad() or .data, an argmax or rounding in the path, a module that forward never calls, or a branch "
+        "multiplied by zero",
         code="no_gradient",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from harness.properties.prerequisites import (
 )
 from harness.properties.reading import MOST, Reading, changes_along
 from harness.properties.subject import Subject
-from harness.properties.tracing import Call, first_divergence, recording, row_view
+from harness.properties.tracing import calls_of, first_divergence, row_view
 from harness.tasks.axes import BATCH, rows_first
 from harness.tasks.signature import Output, Signature
 from harness.tasks.values import Ids, IndexOf
@@ -155,10 +156,9 @@ def _row_independence(
 
     def culprit(model: nn.Module) -> str:
         single = Sizes(1, sizes.seq, sizes.target_seq, sizes.image)
-        among = record(subject, model, base, lines=True)
-        return first_divergence(among, record(subject, model, changed, lines=True), row_view(sizes, row)) or first_divergence(
-            among, record(subject, model, alone, lines=True), row_view(sizes, row), row_view(single, 0)
-        )
+        among, replaced, by_itself = (calls_of(model, partial(subject.logits, given)) for given in (base, changed, alone))
+        in_batch = row_view(sizes, row)
+        return first_divergence(among, replaced, in_batch) or first_divergence(among, by_itself, in_batch, row_view(single, 0))
 
     told = f"row {row}'s logits change when the other rows of its batch change"
     usual = (
@@ -236,7 +236,9 @@ def _independence_of_parts(subject: Subject, sizes: Sizes, base: Batch, others: 
             f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
             "an operation over elements of several rows, after they were put into one axis: a convolution, an attention or a mean",
             lambda model: first_divergence(
-                record(subject, model, base, lines=True), record(subject, model, changed, lines=True), row_view(sizes, row)
+                calls_of(model, partial(subject.logits, base)),
+                calls_of(model, partial(subject.logits, changed)),
+                row_view(sizes, row),
             ),
             code="reads_other_rows",
         )
@@ -323,13 +325,6 @@ def row_of(logits: Tensor, row: int, rows: int) -> Tensor:
     if logits.ndim == 0 or len(logits) != rows:
         raise ModelRaisedError("", ValueError(f"logits of shape {tuple(logits.shape)} for a batch of {rows}"))
     return logits[row]
-
-
-def record(subject: Subject, model: nn.Module, batch: Batch, lines: bool = False) -> list[Call]:
-    """What every module read and returned in a call; with ``lines`` also what each line of its code did."""
-    with recording(model, lines=lines) as calls:
-        subject.logits(batch, model)
-    return calls
 
 
 def _differentiable_inputs(subject: Subject, batch: Batch, elements: Collection[str] = ()) -> tuple[list[Tensor], Tensor]:

@@ -27,7 +27,7 @@ from harness.properties.model_variants import move
 from harness.properties.noise import first_failure, is_packed, judge_equal, quantised_part
 from harness.properties.places import line_that_sets
 from harness.properties.subject import Subject, in_dtype_of
-from harness.properties.tracing import first_divergence, recording, whole
+from harness.properties.tracing import calls_of, first_divergence, whole
 from harness.user_code import raised
 
 NAME = "serialisation"
@@ -198,57 +198,10 @@ def judge_loading(
     """
     if second is None and subject.rebuild is None:
         return Evidence(NAME, Status.SKIPPED, "the model has no factory, so a second instance cannot be built")
-    batch = subject.batch(seed=seed)
-    call = call or partial(subject.logits, batch)
-    made: dict[int, Loaded] = {}
-
-    def pair(judge: nn.Module) -> Loaded:
-        if id(judge) in made:
-            return made[id(judge)]
-        if judge is not subject.model:
-            made[id(judge)] = in_float64(pair(subject.model))
-            return made[id(judge)]
-        for is_moved in (True, False):  # some that were moved cannot compute
-            other = second() if second else second_instance(subject)
-            source = _to_be_saved(subject, other) if is_moved else subject.fresh()
-            loaded, logits = load(source, other).eval(), call(source)
-            try:
-                made[id(judge)] = Loaded(source, loaded, logits, call(loaded))
-            except ModelRaisedError as error:
-                told = f"what was saved is loaded, and then forward raises: {error}"
-                raise NotLoadedError(told, kept_beside(source, loaded) or error.module) from error
-            if bool(made[id(judge)].logits.isfinite().all()):
-                break
-        return made[id(judge)]
-
-    def in_float64(both: Loaded) -> Loaded:
-        # What was loaded is moved, and not loaded once more: a move makes copies, which may hide what loading does to shared memory.
-        try:
-            source, other = (subject.copies.of(model).double().eval() for model in (both.source, both.other))
-            return Loaded(source, other, call(source), call(other))
-        except (
-            Exception
-        ):  # as of what training leaves on a model; both have the same weights, so that a difference is no rounding
-            return both
-
-    def compare(judge: nn.Module) -> tuple[Tensor, Tensor]:
-        return pair(judge).logits, pair(judge).loaded_logits
-
-    def culprit(judge: nn.Module) -> str:
-        both = pair(judge)
-        if name := next(_differing(both), "") or unsaved(both.source, both.other):
-            return name
-        if name := kept_beside(both.source, both.other):
-            return Blame(name, line_that_sets(both.source, name))
-        traces = []
-        for model in (both.source, both.other):
-            with recording(model, lines=True) as calls:
-                call(model)
-            traces.append(calls)
-        return first_divergence(traces[0], traces[1], whole)
-
+    second = second or partial(second_instance, subject)
+    pairs = _Pairs(subject, load, second, call or partial(subject.logits, subject.batch(seed=seed)))
     try:
-        pair(subject.model)
+        pairs.of(subject.model)
     except (UserError, ProbeUnsupportedError):
         raise
     except (NotLoadedError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
@@ -262,10 +215,62 @@ def judge_loading(
             code="does_not_load",
         )
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
-    found = judge_equal(subject, NAME, compare, wrong, counterexample, cause, culprit, code=code)
-    if found.status is Status.OK:
-        made.clear()  # the functions above refer to each other, and would keep the models until the next collection
-    return found
+    return judge_equal(subject, NAME, pairs.logits, wrong, counterexample, cause, pairs.culprit, code=code)
+
+
+class _Pairs:
+    """A model and what was loaded of it, made when it is first asked for: of the subject's model, and of its copy in float64."""
+
+    def __init__(
+        self, subject: Subject, load: Load, second: Callable[[], nn.Module], call: Callable[[nn.Module], Tensor]
+    ) -> None:
+        self._subject, self._load, self._second, self._call = subject, load, second, call
+        self._made: dict[int, Loaded] = {}
+
+    def of(self, judge: nn.Module) -> Loaded:
+        """The pair of a model."""
+        if id(judge) not in self._made:
+            subject = self._subject
+            self._made[id(judge)] = self._loaded() if judge is subject.model else self._in_float64(self.of(subject.model))
+        return self._made[id(judge)]
+
+    def logits(self, judge: nn.Module) -> tuple[Tensor, Tensor]:
+        """What both of a pair compute."""
+        both = self.of(judge)
+        return both.logits, both.loaded_logits
+
+    def culprit(self, judge: nn.Module) -> str:
+        """What was not saved or loaded, or else the first module that computes something else."""
+        both = self.of(judge)
+        if name := next(_differing(both), "") or unsaved(both.source, both.other):
+            return name
+        if name := kept_beside(both.source, both.other):
+            return Blame(name, line_that_sets(both.source, name))
+        return first_divergence(calls_of(both.source, self._call), calls_of(both.other, self._call), whole)
+
+    def _loaded(self) -> Loaded:
+        for is_moved in (True, False):  # some that were moved cannot compute
+            other = self._second()
+            source = _to_be_saved(self._subject, other) if is_moved else self._subject.fresh()
+            loaded, logits = self._load(source, other).eval(), self._call(source)
+            try:
+                pair = Loaded(source, loaded, logits, self._call(loaded))
+            except ModelRaisedError as error:
+                told = f"what was saved is loaded, and then forward raises: {error}"
+                raise NotLoadedError(told, kept_beside(source, loaded) or error.module) from error
+            if bool(pair.logits.isfinite().all()):
+                break
+        return pair
+
+    def _in_float64(self, both: Loaded) -> Loaded:
+        # What was loaded is moved, and not loaded once more: a move makes copies, which may hide what loading does to shared memory.
+        try:
+            source, other = (self._subject.copies.of(model).double().eval() for model in (both.source, both.other))
+            return Loaded(source, other, self._call(source), self._call(other))
+        except (
+            Exception
+        ):  # as of what training leaves on a model; both have the same weights, so that a difference is not rounding
+            return both
 
 
 def unless_owned(subject: Subject, case: str, evidence: Evidence) -> Evidence:

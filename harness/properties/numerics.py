@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from harness.properties.noise import first_failure
 from harness.properties.padding import no_padding, padded, placed, tells_padding, unknown_elements
 from harness.properties.prerequisites import FINITE_OWNER
 from harness.properties.subject import Subject
-from harness.properties.tracing import finite, first_broken, recording
+from harness.properties.tracing import calls_of, finite, first_broken
 from harness.runtime import seeded
 from harness.tasks.axes import BATCH, Axis
 from harness.tasks.values import EXTREMES as EXTREMES
@@ -283,9 +284,7 @@ def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: 
 
 def _first_broken(subject: Subject, batch: Batch) -> str:
     """The first module whose output is not finite; empty where there is none."""
-    with recording(subject.model, lines=True) as calls:
-        subject.logits(batch)
-    return first_broken(calls, lambda tensor: not finite(tensor))
+    return first_broken(calls_of(subject.model, partial(subject.logits, batch)), lambda tensor: not finite(tensor))
 
 
 def _bad_gradients(subject: Subject, batch: Batch) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -10,12 +11,12 @@ from torch import Tensor, nn
 
 from harness.batches import IGNORED, Batch, Sizes, joined, other_batch, shares_rows
 from harness.evidence import Evidence, Status
-from harness.properties.independence import ends_along, record, row_of
+from harness.properties.independence import ends_along, row_of
 from harness.properties.noise import first_failure, judge_equal, judge_rows, remembered
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.reading import MOST, Reading, changes_along
 from harness.properties.subject import Subject
-from harness.properties.tracing import first_divergence, positions_view
+from harness.properties.tracing import calls_of, first_divergence, positions_view
 from harness.tasks.axes import BATCH, Axis, Side, rows_first
 from harness.tasks.signature import Input, Signature
 from harness.tasks.values import Ids, IndexOf, LengthsOf, MaskOf, Normal, Uniform
@@ -278,8 +279,8 @@ class _Padding:
         length, total = int(self._real[row].sum()), self._real.shape[1]
         begins = [size - length if self._axis.padding == "left" else 0 for size in (len(kept), total)]
         return first_divergence(
-            record(self._subject, model, self._narrowed(row, kept), lines=True),
-            record(self._subject, model, self._padded, lines=True),
+            calls_of(model, partial(self._subject.logits, self._narrowed(row, kept))),
+            calls_of(model, partial(self._subject.logits, self._padded)),
             positions_view(1, len(kept), begins[0] + length, row=0, start=begins[0]),
             positions_view(self._sizes.batch, total, begins[1] + length, row=row, start=begins[1]),
         )

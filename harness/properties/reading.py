@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -18,7 +19,7 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.internal_errors import describe, is_internal
 from harness.properties.calling import ModelRaisedError
-from harness.properties.tracing import Call, View, numbered, recording
+from harness.properties.tracing import Call, View, calls_of, numbered, recording
 
 if TYPE_CHECKING:
     from harness.properties.subject import Subject
@@ -152,7 +153,9 @@ def _plots(reading: Reading | None, evidence: Evidence, subject: Subject) -> lis
 def _layers(reading: Reading, output: int, place: int, subject: Subject) -> list[dict[str, Any]]:
     """The layers between a call and one with the input at a place changed."""
     model = subject.fresh()
-    left, right = (_recorded(subject, model, batch) for batch in (reading.base, reading.changed[place]))
+    left, right = (
+        calls_of(model, partial(subject.logits, batch), lines=False) for batch in (reading.base, reading.changed[place])
+    )
     caption = f"With {reading.inputs[place]} changed, what each module says of {reading.outputs[output]}, as a share of its largest value"
     return layers_apart(left, right, reading.view(output, place), caption)
 
@@ -177,12 +180,6 @@ def layers_apart(left: list[Call], right: list[Call], view: View, caption: str) 
     labels, values = zip(*known[-_MOST_LAYERS:], strict=True)
     title = "Divergence along the layers"
     return [{"kind": "layers", "title": title, "caption": caption, "labels": list(labels), "values": list(values)}]
-
-
-def _recorded(subject: Subject, model: Any, batch: Batch) -> list[Call]:
-    with recording(model) as calls:
-        subject.logits(batch, model)
-    return calls
 
 
 def _apart(left: Call, right: Call, view: View) -> float | None:

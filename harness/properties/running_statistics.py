@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from harness.evidence import Evidence, Status
 from harness.owners import left_to
 from harness.properties.prerequisites import hidden_by
 from harness.properties.subject import Subject
-from harness.properties.tracing import first_divergence, recording, whole
+from harness.properties.tracing import calls_of, first_divergence, whole
 from harness.properties.train_mode import DRAWS, NAME, changed_by_a_call, equals_eval, still
 from harness.runtime import processor_seconds, seeded
 from harness.wording import and_others, counted
@@ -80,12 +81,8 @@ def _judge(subject: Subject, batch: Batch, keepers: list[str], seed: int) -> Evi
         return Evidence(NAME, Status.SKIPPED, other.message)
 
     def culprit() -> str:
-        traces = []
-        for train in (True, False):
-            with recording(model, lines=True) as trace:
-                _logits(subject, batch, model, seed, train)
-            traces.append(trace)
-        return first_divergence(traces[0], traces[1], whole) or keepers[0]
+        trained, evaluated = (calls_of(model, partial(_logits, subject, batch, seed=seed, train=mode)) for mode in (True, False))
+        return first_divergence(trained, evaluated, whole) or keepers[0]
 
     return Evidence(
         NAME,

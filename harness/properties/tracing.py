@@ -147,6 +147,13 @@ def recording(model: nn.Module, lines: bool = False) -> Iterator[list[Call]]:
         yield finished
 
 
+def calls_of(model: nn.Module, run: Callable[[nn.Module], object], lines: bool = True) -> list[Call]:
+    """Every module call while a model runs; with ``lines`` also what each line of its code computes."""
+    with recording(model, lines) as calls:
+        run(model)
+    return calls
+
+
 @dataclass(frozen=True)
 class Probe(Generic[T]):
     """What a probe read before and after a module's call."""

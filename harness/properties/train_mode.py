@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from harness.properties.calling import NoGradientError, WithoutNoise
 from harness.properties.noise import difference, judge_equal
 from harness.properties.prerequisites import hidden_by, other_in_train_mode
 from harness.properties.subject import Subject
-from harness.properties.tracing import Call, first_divergence, recording, whole
+from harness.properties.tracing import Call, calls_of, first_divergence, recording, whole
 from harness.runtime import RandomState, seeded
 from harness.wording import and_others
 
@@ -73,7 +74,7 @@ def equals_eval(subject: Subject, seed: int = 0) -> Evidence:
     except UserError as error:
         return Evidence(NAME, Status.SKIPPED, f"forward cannot be called in train mode: {error}")
     evaluated = subject.logits(batch)
-    if not _of_one_form(trained.calls, _recorded(subject, batch, subject.model)):
+    if not _of_one_form(trained.calls, calls_of(subject.model, partial(subject.logits, batch))):
         return Evidence(NAME, Status.SKIPPED, "forward returns other tensors in train mode than in eval mode")
     if subject.bound(NAME) < difference(trained.logits, evaluated):
         if trained.draws:
@@ -88,7 +89,7 @@ def equals_eval(subject: Subject, seed: int = 0) -> Evidence:
         return subject.logits(batch, model), trained.logits_of(model)
 
     def culprit(model: nn.Module) -> str:
-        return first_divergence(_recorded(subject, batch, model), trained.calls_of(model), whole)
+        return first_divergence(calls_of(model, partial(subject.logits, batch)), trained.calls_of(model), whole)
 
     found = judge_equal(
         subject,
@@ -115,7 +116,7 @@ def _judge_drawn(subject: Subject, batch: Batch, trained: _Stilled, counterexamp
     def culprit() -> str:
         with WithoutNoise():
             calls = trained.calls_of(subject.model)
-        return first_divergence(_recorded(subject, batch, subject.model), calls, whole)
+        return first_divergence(calls_of(subject.model, partial(subject.logits, batch)), calls, whole)
 
     with WithoutNoise():
         middle, again = trained.logits_of_draw(0), trained.logits_of_draw(1)
@@ -169,42 +170,26 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
         return logits(fresh(model, evaluated=False)), logits(fresh(model, evaluated=True))
 
     def culprit(model: nn.Module) -> str:
-        traces = []
-        for evaluated in (False, True):
-            judge = fresh(model, evaluated)
-            with recording(judge, lines=True) as trace:
-                logits(judge)
-            traces.append(trace)
-        return first_divergence(traces[0], traces[1], whole)
+        return first_divergence(calls_of(fresh(model, False), logits), calls_of(fresh(model, True), logits), whole)
 
     before, after = (_trainable(fresh(subject.model, evaluated)) for evaluated in (False, True))
     if stopped := [path for path in before if path not in after]:
-        return Evidence(
-            NAME,
-            Status.FAIL,
-            f"after a call in eval mode parameter `{stopped[0]}` is not trained any more: its `requires_grad` is False",
-            float(len(stopped)),
-            0.0,
-            "parameters",
-            counterexample,
-            stopped[0].rpartition(".")[0],
+        return _untrained(
+            stopped,
+            "is not trained any more: its `requires_grad` is False",
             "a forward, or an `eval()` of your own, that freezes parameters and does not undo it in train mode",
-            code="freezes_in_eval_mode",
+            "freezes_in_eval_mode",
+            counterexample,
         )
     try:
         without, reached = (_with_gradient(subject, batch, fresh(subject.model, each), seed) for each in (False, True))
         if lost := [path for path in without if path not in reached]:
-            return Evidence(
-                NAME,
-                Status.FAIL,
-                f"after a call in eval mode parameter `{lost[0]}` receives no gradient{and_others(len(lost) - 1, 'parameter')}",
-                float(len(lost)),
-                0.0,
-                "parameters",
-                counterexample,
-                lost[0].rpartition(".")[0],
+            return _untrained(
+                lost,
+                f"receives no gradient{and_others(len(lost) - 1, 'parameter')}",
                 "what forward keeps of a call without gradients, and still uses in train mode",
-                code="no_gradient_after_eval",
+                "no_gradient_after_eval",
+                counterexample,
             )
         evidence = judge_equal(
             subject,
@@ -226,6 +211,22 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
             NAME, Status.SKIPPED, "a call in train mode depends on the calls before it, in whichever mode, as on masks they drew"
         )
     return evidence
+
+
+def _untrained(paths: list[str], said: str, cause: str, code: str, counterexample: str) -> Evidence:
+    """A failure of parameters that a call in eval mode has left untrained."""
+    return Evidence(
+        NAME,
+        Status.FAIL,
+        f"after a call in eval mode parameter `{paths[0]}` {said}",
+        float(len(paths)),
+        0.0,
+        "parameters",
+        counterexample,
+        paths[0].rpartition(".")[0],
+        cause,
+        code=code,
+    )
 
 
 def _with_gradient(subject: Subject, batch: Batch, model: nn.Module, seed: int) -> list[str]:
@@ -345,12 +346,6 @@ def _settings_of(module: nn.Module) -> Iterator[Any]:
     for name, value in vars(module).items():
         if "conf" in name.lower() and hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)):
             yield value
-
-
-def _recorded(subject: Subject, batch: Batch, model: nn.Module) -> list[Call]:
-    with recording(model, lines=True) as calls:
-        subject.logits(batch, model)
-    return calls
 
 
 def _of_one_form(left: list[Call], right: list[Call]) -> bool:

@@ -19,7 +19,7 @@ from harness.properties.decoding.finding import find_decoder, positions_of
 from harness.properties.noise import judge_equal, remembered
 from harness.properties.padding import padded, placed
 from harness.properties.subject import Subject
-from harness.properties.tracing import View, first_divergence, recording
+from harness.properties.tracing import View, calls_of, first_divergence
 
 _NAME = "decoding"
 _SINGLES = 6
@@ -146,10 +146,8 @@ class _LeftPadded:
 
     def _culprit(self, model: nn.Module) -> str:
         row = self.pads.index(self.most)
-        with recording(model, lines=True) as alone:
-            self._subject.logits(self._row(row), model)
-        with recording(model, lines=True) as among:
-            self._with_padding(model)
+        alone = calls_of(model, partial(self._subject.logits, self._row(row)))
+        among = calls_of(model, self._with_padding)
         return first_divergence(
             alone, among, _row_view(1, 0, self.length - self.most, 0), _row_view(len(self.pads), row, self.length, self.most)
         )

@@ -19,7 +19,7 @@ from harness.properties.decoding.caches import Decoder, HeldCache, NoDecoder, Pa
 from harness.properties.decoding.finding import find_decoder, positions_of
 from harness.properties.noise import first_failure, judge_equal, remembered
 from harness.properties.subject import Subject
-from harness.properties.tracing import View, first_divergence, recording
+from harness.properties.tracing import View, calls_of, first_divergence, recording
 
 Whole = Callable[[nn.Module], Tensor]
 """From a model to the logits of a text in one call."""
@@ -248,8 +248,7 @@ def _judged(
 def _module_at_fault(subject: Subject, decoder: Decoder, text: Text, batch: Batch, cut: Cut, model: nn.Module) -> str:
     """Path of the first module that gives another output for the last place than in the whole call."""
     length, size = text.length_of(batch), cut.sizes[-1]
-    with recording(model, lines=True) as whole:
-        subject.logits(batch, model)
+    whole = calls_of(model, partial(subject.logits, batch))
     session = decoder.begin(subject, model, text.rows_of(batch), length)
     for start, number in zip(cut.starts[:-1], cut.sizes[:-1], strict=True):
         session.read(text.piece(batch, start, number), start)
