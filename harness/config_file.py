@@ -1,4 +1,4 @@
-"""A config file before its keys are looked at: found, parsed, and free of what no model, message or database could take.
+"""Reading a config file before its keys are checked: find it, parse it, and refuse values that nothing could take.
 
 JSON may have comments and trailing commas. YAML has the values of JSON, no key twice and no aliases.
 """

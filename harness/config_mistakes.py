@@ -1,4 +1,4 @@
-"""What is said when a config file is wrong: the key's path, what was expected, what was found, the nearest valid name; and line and column.
+"""Messages for mistakes in a config file: the key, what was expected and found, the nearest valid name, and the line and column.
 
 Files are scanned for the places of their keys only when something is wrong.
 """

@@ -1,4 +1,4 @@
-"""Configs, profiles and facts as JSON: text that a database keeps, values that strict JSON has, and configs without their secrets."""
+"""Configs, profiles and facts as JSON: as text for a database, as strict JSON without NaN, and without secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evidence: what was measured, the bound it was held to, and what follows. Everything that judges a model returns it.
+"""Evidence: what was measured, the bound, and the verdict. Everything that judges a model returns it.
 
 With it, the lines of the user's code that it is about, and the change of them that was tried and made the property hold.
 """

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there at all, and the hashes of what they hold."""
+"""Files and folders that are written whole or not at all, and the hashes of their contents."""
 
 from __future__ import annotations
 

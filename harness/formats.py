@@ -1,4 +1,4 @@
-"""The formats a model can be exported to: what each says of itself, and the table of them.
+"""The formats a model can be exported to: the attributes of a format, and the table of all formats.
 
 A format is one file with one class, its exporter, and one line in ``EXPORTERS``. Everything else asks the exporter: the config which names are
 valid, the catalogue which properties apply, the checks what may be expected, the bundle how a file is loaded. A package of your own adds

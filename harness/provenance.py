@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit of a folder, the machine, and the versions that computed it; no user, path or secret is in it."""
+"""Where a result comes from: the commit, the machine, and the versions that computed it, without users, paths or secrets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What model code runs under: a seeded random state, few threads for small models, and processor time, which a busy machine does not change."""
+"""How model code is run: with a seeded random state, few threads for small models, and processor time in place of wall time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run that continues: what it writes down for the next process, and what it repeats of the one before."""
+"""A run continued in a new process: what it writes down for the next one, and what it repeats from the one before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What helps to mend a finding: a change of the code with which the property was seen to hold, and a script that was seen to fail as it does."""
+"""Help for a finding: a change of the code with which the property was seen to hold, and a script that was seen to fail in the same way."""
 
 from __future__ import annotations
 

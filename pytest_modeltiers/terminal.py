@@ -1,4 +1,4 @@
-"""What people and CI see of a run: the summary and the failures, and annotations on GitHub."""
+"""What people and CI see of a run: the summary, the failures, and annotations on GitHub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks of tier 2 share: the model under analysis, how a check is run, which outputs are judged, and rows that are shorter."""
+"""What the checks of tier 2 share: the model under analysis, how a check runs, which outputs are judged, and padded rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention weights, held to what softmax and masks promise."""
+"""Whether attention weights keep what softmax and masks promise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which inputs a model's output is due to, and whether its gradients can say so.
+"""Which inputs determine a model's output, and whether gradients can tell.
 
 Integrated gradients (Sundararajan, Taly and Yan 2017, Axiomatic Attribution for Deep Networks) along the line from one input to another add
 up to the change of the output, provided that gradients are those of the output. Whether they are is judged by finite differences along the

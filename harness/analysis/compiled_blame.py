@@ -1,4 +1,4 @@
-"""The module whose compiled form gives something else, found by compiling the modules of a model one by one."""
+"""The module whose compiled form computes something else, found by compiling a model's modules one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model around some inputs: what it looks up for ids, what it makes of them, of unrelated ones, and of what lies near."""
+"""A model near some inputs: what it computes for them, for slightly changed ones, and for unrelated ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Units that answer to no input, because their activation function is flat wherever they are.
+"""Units that respond to no input, because their activation function is flat at all their values.
 
 How many units may be so by chance is known exactly for fresh weights, whose distribution is the same under a change of sign: a unit of a
 ReLU that is always off is as likely as one that is always on. Among the units of a layer that never change sides, those that are off are

@@ -1,4 +1,4 @@
-"""Every property the suite can judge, an entry each: the config, the tests and the reports follow from it.
+"""Every property that the suite can judge, one entry each. Config keys, tests and reports follow from the entry.
 
 A new property is a function that returns ``Evidence``, and its entry in the file of its tier. Nothing here imports torch, Hypothesis or
 pytest. The order is that of the reports; what runs first says ``BREAK_MOST``.

@@ -1,4 +1,4 @@
-"""Tier 2: what must hold of a model that is looked into."""
+"""Tier 2: what must hold inside a model."""
 
 from __future__ import annotations
 

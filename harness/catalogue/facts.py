@@ -1,4 +1,4 @@
-"""The facts of a signature from which properties follow: each as the reason why, and empty where it is not so."""
+"""Facts of a signature that decide which properties apply: each function returns the reason as text, or nothing where it does not hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a chart shows, as data: lines, points, cells; the ends and ticks of an axis, where its facts leave them open; and the colours."""
+"""What a chart shows, as data: lines, points, cells; the ends and ticks of an axis where they are not given; and the colours."""
 
 from __future__ import annotations
 

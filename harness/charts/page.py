@@ -1,4 +1,4 @@
-"""What every page has in common: its template engine, its look, and its charts as SVG: fluid, described, in the page's colours and letters."""
+"""What all pages have in common: the template engine, the style, and charts as SVG that scale, have descriptions and use the page's style."""
 
 from __future__ import annotations
 

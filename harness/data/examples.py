@@ -1,4 +1,4 @@
-"""Real examples from a dataset, dealt out as batches for the properties."""
+"""Batches of real examples from a dataset, for the properties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the data keys of a config to a dataset: found, read, and for language models cut to sequences."""
+"""From the data keys of a config to a dataset: find it, read it, and for language models cut it into sequences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which examples make up which batch: a matter of seed, epoch and rank, and of nothing else."""
+"""Which examples make up which batch. It depends only on the seed, the epoch and the rank."""
 
 from __future__ import annotations
 

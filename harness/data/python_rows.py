@@ -1,4 +1,4 @@
-"""What Python gives as rows: datasets, dataloaders, and any iterable of batches or rows."""
+"""Rows from Python objects: datasets, dataloaders, and any iterable of batches or rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model answered where there is a label, beside what it should have answered, as all metrics need it."""
+"""What a model answered and what it should have answered, at every label: what all metrics need."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses and scores: of every sample, their mean over all labels, and how processes that share the rows put theirs together."""
+"""Losses and scores: for each sample, as means over all labels, and combined over the processes that share the rows."""
 
 from __future__ import annotations
 

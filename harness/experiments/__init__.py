@@ -1,4 +1,4 @@
-"""Experiments: runs, and what is remembered of them."""
+"""Experiments: runs, and what is stored of them."""
 
 from harness.errors import ExperimentError, MissingPackageError, UnknownRunError
 from harness.experiments.database import ExperimentDB, log_profile_to_db

@@ -1,4 +1,4 @@
-"""The experiment database: what runs were given, what they measured, what they made."""
+"""The experiment database: the inputs, measurements and artifacts of runs."""
 
 from __future__ import annotations
 

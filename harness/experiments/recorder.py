@@ -1,4 +1,4 @@
-"""What a run has yet to write: in memory, from where a thread writes it, and in a file beside the run while the database is away."""
+"""What a run has not written yet: kept in memory for a thread that writes it, and in a file while the database cannot be reached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a database gives back, and the series that the windows of a run come to."""
+"""What is read from the database: records of runs, and the series of a run's windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run while it runs: what it logs, and how it ends."""
+"""A run in progress: what it logs, and how it ends."""
 
 from __future__ import annotations
 

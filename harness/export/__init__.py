@@ -1,4 +1,4 @@
-"""What an exporter's or a runtime's exception says is wrong, as one line."""
+"""The exception of an exporter or a runtime in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks of one model, and what they came to: causes (one bug, one card), score, grade, and what to do."""
+"""The checks of one model and what follows: causes (one bug, one card), score, grade, and what to do."""
 
 from __future__ import annotations
 

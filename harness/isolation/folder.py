@@ -1,4 +1,4 @@
-"""The folder of the isolated process: how much is in it, and how it goes away; and the process that removes it where nobody else is left to.
+"""The folder of the isolated process: its size, its removal, and the process that removes it if its owner has died.
 
 Whatever the other process put there is looked at by descriptor, not followed, and not by recursion. Only the standard library is imported, as
 the process that waits (``main``) is to be up at once.

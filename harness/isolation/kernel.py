@@ -1,4 +1,4 @@
-"""The kernel's walls, for native code too: fewer rights (capabilities, user), Landlock for files and TCP, seccomp for system calls."""
+"""The kernel's sandbox, which holds for native code too: dropped capabilities, Landlock for files and TCP, seccomp for system calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The isolated process, seen from outside; and what it may read: the code that it imports and its project, without what is hidden there."""
+"""The isolated process as its parent sees it; and what it may read: the code it imports and its project, without hidden files."""
 
 from __future__ import annotations
 

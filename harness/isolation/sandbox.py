@@ -1,4 +1,4 @@
-"""What the isolated process may use up, and Python's audit hook, which refuses what the kernel refuses, and says what was tried and where."""
+"""Resource limits of the isolated process, and Python's audit hook, which refuses what the kernel refuses and says what was tried and where."""
 
 from __future__ import annotations
 

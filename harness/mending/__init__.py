@@ -1,4 +1,4 @@
-"""A change of the user's code with which a property that failed holds: looked for near the line at fault, and tried in memory."""
+"""A change of the user's code with which a failed property holds: searched near the line at fault, and tried in memory."""
 
 from __future__ import annotations
 

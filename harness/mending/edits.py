@@ -1,4 +1,4 @@
-"""Changes of a line of code that mend known mistakes, read from the syntax tree of a function; and a change put into effect for a block.
+"""Changes of a line of code that correct known mistakes, found in a function's syntax tree; and how a change is applied for a block.
 
 Each rule looks at one node and yields the texts that might take its place. Whether one of them mends anything is not asked here: it is tried,
 with a changed copy of the user's function in its place. No file is written.

@@ -1,4 +1,4 @@
-"""The known changes of what is computed: what one writes by mistake, and what was meant."""
+"""Known corrections of what is computed: a common mistake, and what was meant."""
 
 from __future__ import annotations
 

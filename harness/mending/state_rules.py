@@ -1,4 +1,4 @@
-"""The known changes of what a model keeps: what is saved, when it changes, and when it is set back."""
+"""Known corrections of a model's state: what is saved, when it changes, and when it is reset."""
 
 from __future__ import annotations
 

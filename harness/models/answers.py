@@ -1,4 +1,4 @@
-"""What a model's answer says of its task, and whether it reads ``[length, batch]``, as ``nn.RNN`` and ``nn.Transformer`` do by default."""
+"""What a model's output tells of its task, and whether it reads ``[length, batch]``, the default of ``nn.RNN`` and ``nn.Transformer``."""
 
 from __future__ import annotations
 

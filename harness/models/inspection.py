@@ -1,4 +1,4 @@
-"""Guessing what a model is for, by calling it with inputs of the tasks that its layers speak of."""
+"""Guessing what a model is for, by calling it with inputs of the tasks that its layers suggest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a YAML file beside a model makes it of: a table whose ``_target_`` names the class, as Hydra instantiates it."""
+"""How a YAML file beside a model builds it: a table whose ``_target_`` names the class, as Hydra instantiates it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an argument or a setting that nobody gave is tried with, by its name."""
+"""Values to try for an argument or a setting that nobody gave, by its name."""
 
 from __future__ import annotations
 

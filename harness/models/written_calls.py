@@ -1,4 +1,4 @@
-"""What the files around a model say of it: calls, tensors made to try it, the defaults of a command line, settings in JSON and YAML."""
+"""What the files near a model show: calls, tensors made to try it, the defaults of a command line, settings in JSON and YAML."""
 
 from __future__ import annotations
 

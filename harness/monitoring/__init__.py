@@ -1,4 +1,4 @@
-"""What monitoring allows: how much drift matters, how bad a metric may be, how much worse than a baseline a model may be."""
+"""The options of monitoring: how much drift matters, the limits of metrics, and how much worse than a baseline a model may be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How near rows are to the rows that a model was trained on, and to those of the class that it says."""
+"""How near rows are to the rows that a model was trained on, and to those of the predicted class."""
 
 from __future__ import annotations
 

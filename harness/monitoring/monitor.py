@@ -1,4 +1,4 @@
-"""A model, compared with what is stored of it."""
+"""The monitor: a model and a window of data compared with the stored reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What later data is compared with: what a run keeps, or earlier windows; and the rows that are read for that: a window, those of a baseline."""
+"""The reference that later data is compared with: what a run stores, or earlier windows; and the rows of a window and of a baseline."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How often two samples of one distribution lie as far apart as these do: by bins of numbers, and by categories.
+"""p-values and effect sizes of two samples: of numbers in bins (Kolmogorov-Smirnov), and of categories (chi-square).
 
-Of bins the statistic is Kolmogorov's and Smirnov's D, taken over the inner edges only. Its tables for all points are for more than that: read
-with them, counts lose power. Here the probability is that of the very edges, ties and all, so nothing is lost but what lies between two
-edges. Of categories it is chi-square, or permutations where cells are small, with Cramér's V as the effect.
+The Kolmogorov-Smirnov statistic D is taken over the inner edges of the bins only. Its usual tables assume all points, and would cost power
+here. So its probability is computed for these very edges, ties included; only what lies between two edges is lost. Categories are compared by
+chi-square, or by permutations where cells are small, with Cramér's V as the effect.
 
 SciPy is imported when first needed: its special functions take a quarter of a second to load, and numbers are compared without them.
 """

@@ -1,4 +1,4 @@
-"""A metric against its threshold, with the interval that chance leaves it: surely worse fails, in doubt warns."""
+"""A metric against its threshold, with a confidence interval: surely worse fails, in doubt warns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the differences of a window come to, once it is known what they do to the model's accuracy, measured by labels or estimated."""
+"""The verdict on a window's differences, given their effect on accuracy, which is measured by labels or estimated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of the process that models run in: read, compared and put back, so that one model does not touch the next one."""
+"""The state of the process that models run in: read, compared and restored, so that one model does not affect the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What torch keeps for all models of a process and has no public name for. All of it was seen in torch 2.13."""
+"""State that torch keeps for the whole process under private names. All of it was seen in torch 2.13."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What belongs to a process and not to a model: every setting, as a function that reads it and one that puts it back."""
+"""Settings that belong to the process and not to a model: for each, a function that reads it and one that restores it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters on frozen weights, such as LoRA: merged, disabled, trained and saved, they do what they did.
+"""Adapters on frozen weights, such as LoRA: merging, disabling and saving them does not change what they compute.
 
 Fresh adapters often start at zero, where nothing can go wrong. So their parameters are moved first, as training would.
 """

@@ -1,4 +1,4 @@
-"""Adapters on frozen weights while they are trained: only they move, and what is saved of them is enough."""
+"""Adapters on frozen weights in training: only they change, and what is saved of them is enough."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Activation checkpointing changes nothing: the switch of the model's own, and the loss, the gradients and the statistics with it."""
+"""Activation checkpointing changes nothing: how a model switches it on, and its loss, gradients and statistics with it."""
 
 from __future__ import annotations
 

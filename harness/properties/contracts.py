@@ -1,4 +1,4 @@
-"""What a model promises about its inputs and outputs: shapes, sizes, vocabulary, layout, and hands off the inputs."""
+"""What a model promises about its inputs and outputs: shapes, sizes, memory layouts, and inputs that are not written to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of large tensors a piece at a time, with no result on the way that is larger.
+"""Computations on large tensors a piece at a time, so that no temporary result is larger.
 
 Gradients are read and not kept, what is saved and loaded shares memory until it is written to, and a model computes in float64 of which only
 one module at a time holds weights in it.

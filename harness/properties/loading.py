@@ -1,4 +1,4 @@
-"""Weights that were saved and are loaded into a second instance: by copying, by assignment, in another dtype.
+"""Saved weights loaded into a second instance: by copying, by assignment, in another dtype.
 
 What is saved are never the weights a factory makes: those of a copy are moved first, so that a weight which loading leaves out, or makes again,
 differs even where every instance starts with the same zeros or ones.

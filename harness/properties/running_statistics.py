@@ -1,4 +1,4 @@
-"""Statistics that a layer keeps of the batches it saw lead where train mode is: what is learnt in train mode is known in eval mode."""
+"""Running statistics converge to what train mode uses, so that eval mode computes what was trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repro bundles: a zip that rebuilds a run elsewhere, and holds its metrics to what they were. Here it is rebuilt and run."""
+"""Repro bundles: a zip that rebuilds a run elsewhere and compares its metrics. Here it is rebuilt and run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A repro bundle: what goes into it, its zip, written the same to the byte for the same content, and read only after every hash is right."""
+"""A repro bundle: its contents, and its zip, which has the same bytes for the same content and is read only if every hash is right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of a factory: built, with other arguments where guessed ones do not go together; and what is called of it."""
+"""Building a model from a factory, with other arguments where guessed ones do not fit; and which of its methods is called."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the trials of a sweep are done: one after another, in several processes of this machine, or on a Ray cluster."""
+"""How the trials of a sweep are run: one after another, in several processes of this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 

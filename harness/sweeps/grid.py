@@ -1,4 +1,4 @@
-"""The values to try, as Python and the command line give them, their combinations, and what became of each."""
+"""The values to try, as Python and the command line give them, their combinations, and the result of each."""
 
 from __future__ import annotations
 

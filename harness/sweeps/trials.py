@@ -1,4 +1,4 @@
-"""What is done for each combination of a grid, how it gets to where it is done, and its run in the experiment database."""
+"""A trial: the training of one combination, how it reaches its worker, and its run in the experiment database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker process: what of the machine it gets, as the sweep sees it, and what it does, which is the trials that it is sent."""
+"""A worker process: its share of the machine, how the sweep sees it, and its loop, which runs the trials it is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the keys of a config to a signature, and what is said when they contradict each other."""
+"""From the keys of a config to a signature, and the messages when they contradict each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss of a declared task, of what forward returned and of the labels of a batch."""
+"""The loss of a declared task, from what forward returned and the labels of a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a signature says of training: which outputs labels teach, and what is known of each."""
+"""What a signature says about training: which outputs have labels, and what is known of each."""
 
 from __future__ import annotations
 

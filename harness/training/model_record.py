@@ -1,4 +1,4 @@
-"""What a model that was made in Python can be made from again: the source of its class, its arguments, its first weights."""
+"""What a model made in Python can be rebuilt from: the source of its class, its arguments, its first weights."""
 
 from __future__ import annotations
 

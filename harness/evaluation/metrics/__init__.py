@@ -1,4 +1,4 @@
-"""Metrics that are fed answers, each a torchmetrics metric: what they have in common, and those of numbers and of sequences.
+"""Metrics of a model's answers, each a torchmetrics metric: what they have in common, and those of numbers and of sequences.
 
 The metrics of sequences are teacher-forced: they compare the likeliest token at each position, given the true tokens before it, with the
 true one. So they are cheap and need no tokenizer, but are higher than those of a text that the model writes itself, and only comparable

@@ -1,4 +1,4 @@
-"""Where two recordings of one computation part: the first value that is wrong though everything it was made from is right.
+"""Where two recordings of one computation diverge: the first wrong value that was computed from correct ones.
 
 Nothing is matched by name, as exporters rename, fold and fuse. A value of one recording is right when the other holds an equal one,
 whatever its shape. From the logits the search goes back through values that have no equal, to those all of whose inputs have one. Such a

@@ -1,4 +1,4 @@
-"""How a bundle is made: what goes into it is found first, then all of it is written."""
+"""How a bundle is made: its contents are collected first, then all are written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a bundle says: its README and inference code for people, and its layouts for servers, Triton's and MLflow's."""
+"""The texts of a bundle: its README, its inference code, and the layouts for the servers of Triton and MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was found out about a bundle."""
+"""Verification of a bundle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from harness.wording import counted
 
 @dataclass(frozen=True)
 class BundleReport:
-    """What was found out about a bundle.
+    """Verification of a bundle.
 
     Attributes:
         folder: The bundle.

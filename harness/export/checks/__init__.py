@@ -1,4 +1,4 @@
-"""A check of tier 4 run, for the tests, the health checker and the command line alike; a format in a few figures; what to do about a failure."""
+"""How a check of tier 4 is run, by tests, health checker and command line; a format in a few figures; what to do about a failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an exported file promises: it is the one that was exported, sound, alive elsewhere, free in its axes, and without training in it."""
+"""Checks of an exported file: it is intact and valid, runs in another process, keeps its axes free, and holds nothing of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long calls take, with what the sample allows to be said of it.
+"""How long calls take, with confidence intervals.
 
 Percentiles are order statistics, and so are their confidence bounds, which assume nothing of the distribution but that calls are
 alike. A percentile needs a sample large enough for a bound above it: 44 calls for the 90th, 459 for the 99th, as in the early

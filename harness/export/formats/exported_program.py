@@ -1,4 +1,4 @@
-"""A program through ``torch.export``: free axes first, inferred ones where the model does not allow them."""
+"""A program captured by ``torch.export``: with the free axes as declared, or as inferred where the model does not allow those."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""int8 copies of an exported ``.onnx`` by ONNX Runtime, and what their rounding cost and brought.
+"""int8 copies of an exported ``.onnx`` by ONNX Runtime, and what they lose in accuracy and gain in size.
 
 Weights become int8 with a scale for each channel, activations uint8: while the model runs (dynamic), or over ranges seen on calibration
 batches (static). The signal-to-quantisation-noise ratio is the usual measure of the cost (Nagel et al., "A White Paper on Neural Network

@@ -1,4 +1,4 @@
-"""What the behaviour of code depends on: of a function, a class or a module, the parts that a hash of it must hold.
+"""What the behaviour of code depends on: the parts of a function, a class or a module that its hash must include.
 
 The functions here take one thing apart by one level; ``ObjectHash`` hashes the parts, and takes them apart in turn.
 

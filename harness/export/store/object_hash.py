@@ -1,4 +1,4 @@
-"""What the behaviour of an object depends on: of a value, a tensor, a module or an instance, the parts that a hash of it must hold.
+"""What the behaviour of an object depends on: the parts of a value, a tensor, a module or an instance that its hash must include.
 
 Parts are tuples of plain values and of objects that exist already: a container made here would be taken apart in turn, without end.
 """

@@ -1,4 +1,4 @@
-"""Arguments that take the same: the two images of a pair, or an anchor with what is near to it and what is not."""
+"""Arguments that take the same kind of value: the two images of a pair, or an anchor with a positive and a negative."""
 
 from __future__ import annotations
 

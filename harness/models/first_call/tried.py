@@ -1,4 +1,4 @@
-"""A model whose forward is called again and again: a call of it that works, or why none was found, and what to say about it."""
+"""A model whose forward is called repeatedly: a call that works, or why none was found, and what to say about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two profiles compared, feature by feature, and what they come to over all their features."""
+"""Two profiles compared feature by feature, and the result over all features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verdict on one difference, corrected for all that were tested with it, and what it says in words."""
+"""The verdict on one difference, corrected for all that were tested with it, and its message."""
 
 from __future__ import annotations
 

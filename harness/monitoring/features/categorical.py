@@ -1,4 +1,4 @@
-"""Categorical features: their levels, counts, summary and plot; how they are compared is in ``category_drift`` and ``clustered_drift``."""
+"""Categorical features: their levels, counts, summary and plot; they are compared in ``category_drift``."""
 
 from __future__ import annotations
 

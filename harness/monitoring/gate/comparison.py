@@ -1,4 +1,4 @@
-"""A candidate against a baseline: the verdict by one score and by several, and what it says in words."""
+"""A candidate against a baseline: the verdict by one score and by several, and its message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables, some rows at a time: what each column is, and what is measured of texts that are no levels, and of dates."""
+"""Tables, read some rows at a time: the kind of each column, and what is measured of free text and of dates."""
 
 from __future__ import annotations
 

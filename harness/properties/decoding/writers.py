@@ -1,4 +1,4 @@
-"""How ``generate`` is called so that it writes the likeliest token at each step: that of transformers, and others by their arguments."""
+"""How ``generate`` is called so that it writes the likeliest token at each step: that of transformers, and those of others."""
 
 from __future__ import annotations
 

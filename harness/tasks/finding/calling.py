@@ -1,4 +1,4 @@
-"""A model and one working call of it: called again with other inputs, within a time."""
+"""A model and one working call of it, repeated with other inputs within a time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that know next to nothing, fitted to the same rows: what a trained one must beat."""
+"""Trivial models, fitted to the same rows, that a trained model must beat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one step leaves to the next, also of another optimizer, and what the last step of an epoch leaves to the next epoch."""
+"""What one step leaves behind for the next one, for a step of another optimizer, and for the next epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which positions a loss leaves out: those labelled -100, and not the token that ends a text, though it have the id of padding."""
+"""Which positions a loss leaves out: those labelled -100, but not the token that ends a text, even if it has the id of padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the labels of an output are about, and what can be known of them at all."""
+"""What the labels of an output are about, and the best loss that the inputs allow."""
 
 from __future__ import annotations
 

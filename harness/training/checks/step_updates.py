@@ -1,4 +1,4 @@
-"""What a few optimizer steps change, and what they leave alone."""
+"""What a few optimizer steps change, and what they must not change."""
 
 from __future__ import annotations
 
