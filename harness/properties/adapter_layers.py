@@ -245,7 +245,7 @@ def disabled_is_base(subject: Subject, seed: int = 0) -> Evidence:
         subject,
         NAME,
         on_again,
-        f"adapters that are switched off by {how} and on again give other logits than before",
+        f"adapters that are switched off by {how} and on again give different logits than before",
         at,
         "a switch that changes the weights, or leaves them merged",
         code="enabling_does_not_restore",

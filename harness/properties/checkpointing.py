@@ -75,9 +75,8 @@ def same_with_checkpointing(subject: Subject, seed: int = 0) -> Evidence:
             )
         return Evidence(NAME, Status.OK, message, differing.worst, _NOISE, "units in the last place", counterexample)
     if _Comparison(plain, _step(subject, _unchecked(subject), seed)).is_wrong:
-        return Evidence(
-            NAME, Status.SKIPPED, "a training step under one seed gives other gradients each time, whatever is checkpointed"
-        )
+        told = "with the same seed, a training step gives different gradients each time, whatever is checkpointed"
+        return Evidence(NAME, Status.SKIPPED, told)
     return _judge_difference(subject, differing, how, counterexample, seed)
 
 
@@ -111,7 +110,7 @@ def _judge_difference(subject: Subject, differing: _Comparison, how: str, counte
     path = differing.last_called(plain.called)
     return Evidence(
         **found,
-        message=f"with {how} the gradient of `{path}` is another one{and_others(len(differing.gradients) - 1, 'parameter')}, though the "
+        message=f"with {how} the gradient of `{path}` differs{and_others(len(differing.gradients) - 1, 'parameter')}, though the "
         "loss is the same",
         measured=differing.worst,
         bound=_NOISE,

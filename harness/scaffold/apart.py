@@ -1,4 +1,4 @@
-"""A config for a model that has none, written to a temporary folder: what ``pytest --model`` runs."""
+"""A config for a model that has none, written to the cache: what ``pytest --model`` runs."""
 
 from __future__ import annotations
 

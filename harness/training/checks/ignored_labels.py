@@ -185,7 +185,7 @@ def _judge_mean(trial: Trial, line: Line, sizes: Sizes) -> Evidence:
     gap = find_gap(trial, together, apart)
     counterexample = f"{sizes.describe(trial.subject.task)}, half of the labels -100"
     if gap.is_real and not line.may_end and find_gap(trial, halved, apart).is_real:
-        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} is no mean over the places along `{line.axis}`")
+        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} is not a mean over the places along `{line.axis}`")
     if not gap.is_real:
         message = "positions labelled -100 contribute neither loss nor gradient"
         return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "between the losses or gradients", counterexample)

@@ -115,7 +115,7 @@ class _Watch:
         return [rates[name] for rates in self.rates if name in rates]
 
     def differ_at_a_step(self, names: Iterable[str]) -> bool:
-        """Whether some parameters had unlike rates at any step."""
+        """Whether some parameters had different rates at any step."""
         named = list(names)
         return any(_differ(rates[name] for name in named if name in rates) for rates in self.rates)
 
