@@ -97,46 +97,17 @@ PRIVATE = {
 """Names that stand for themselves: ``from harness.compat import TorchDispatchMode``."""
 
 __all__ = [
-    "BACKWARD_FUNCTION",
-    "COMPILED_MODULE",
-    "CONTENTS_OF_GRAPH_MODULE",
-    "CONTENTS_OF_MODULE",
-    "FORWARD_FUNCTIONS",
-    "HOOKS_OF_MODULE",
-    "JIT_IS_SCRIPTING",
-    "NAMES_OF_LIGHTNING_MODULE",
-    "PRIVATE",
-    "UNDEFINED_FORWARD",
     "BatchNorm",
     "Dropout",
     "NormBase",
     "OpOverload",
     "OpOverloadPacket",
-    "Private",
     "TorchDispatchMode",
     "TracerWarning",
-    "buffers_of",
-    "called_directly",
-    "children_of",
-    "compiler_counters",
-    "compiler_left_out",
-    "compiling_in_this_process",
-    "forget_compiled",
-    "is_shared_until_written",
-    "memory_key",
-    "parameters_of",
-    "read_loader_states",
-    "refuses_gradients",
-    "saved_names",
-    "scale_in_place",
-    "shared_until_written",
-    "storage_key",
     "tree_leaves",
     "tree_map",
-    "type_of_script_object",
-    "unwrapped",
-    "without_compiler",
 ]
+"""The names of ``PRIVATE``, handed on. What is defined below is public as well."""
 
 UNDEFINED_FORWARD = "_forward_unimplemented"
 """Name of the ``forward`` of a module that defines none. Without it, torch's NotImplementedError is reported instead."""

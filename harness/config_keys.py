@@ -261,13 +261,8 @@ class EvalConfig(Keys):
 
     def source(self) -> EvalConfig:
         """Where the data is, without what is read of it."""
-        return EvalConfig(
-            **{
-                key: getattr(self, key)
-                for key in (*DATA_SOURCES, "arguments", "group", "slices", "without", "also")
-                if getattr(self, key)
-            }
-        )
+        kept = {*DATA_SOURCES, "arguments", "group", "slices", "without", "also"}
+        return EvalConfig(**self.model_dump(include=kept, exclude_defaults=True))
 
     @property
     def columns_about_rows(self) -> tuple[str, ...]:
