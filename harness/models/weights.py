@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from harness.errors import ModelSourceError, WeightsError, optional_package
 from harness.files import NO_FILE
 from harness.model_file import architecture_of, settings_of
+from harness.models.numpy_values import NOT_NUMBERS, reading_numbers, with_arrays
 from harness.models.wrapped import plain_name
 from harness.wording import counted, shortened
 
@@ -158,7 +159,8 @@ def read_pickled(path: Path, key: str, instead: str, device: Any = "cpu", mapped
     """
     try:
         _refuse_dangerous(path)
-        return torch.load(path, map_location=device, weights_only=True, mmap=mapped and zipfile.is_zipfile(path))
+        with reading_numbers():
+            return with_arrays(torch.load(path, map_location=device, weights_only=True, mmap=mapped and zipfile.is_zipfile(path)))
     except _DangerousError as error:
         code = str(error)
     except Exception as error:
@@ -199,6 +201,8 @@ def _no_weights(path: Path, error: Exception) -> str:
     if not isinstance(error, pickle.UnpicklingError):
         return f"cannot be read: {_first_line(error)}"
     found = [line for line in str(error).splitlines() if line and not line.startswith(_ADVICE)]
+    if found and found[-1].startswith(NOT_NUMBERS):
+        return f"cannot be read: it holds {found[-1]}"
     return f"cannot be read: it is damaged, or not written by torch.save ({found[-1] if found else 'its pickle ends too soon'})"
 
 

@@ -18,6 +18,7 @@ ABSENT = object()
 """In the place of what is not there."""
 
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib")})
 
 
 def is_library(module: Any) -> bool:
@@ -27,7 +28,16 @@ def is_library(module: Any) -> bool:
 
 
 def _lost_modules(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return [name for name, module in before.items() if now.get(name, ABSENT) is not module and is_library(module)]
+    return [
+        name
+        for name, module in before.items()
+        if (found := now.get(name, ABSENT)) is not module and is_library(module) and not _is_loaded_again(module, found)
+    ]
+
+
+def _is_loaded_again(module: ModuleType, now: Any) -> bool:
+    """Whether a lazy package runs its own file again under its own name, as Transformers does at the first import of a model."""
+    return type(now) is type(module) is not ModuleType and now.__file__ == module.__file__
 
 
 def same_modules(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -75,7 +85,7 @@ class Functions:
         """Places and names whose function is another one in a later state, and not by a library's doing; with the earlier function."""
         for place, before, now in zip(_places(), self.held, later.held, strict=True):
             for name, value in before.items():
-                if now.get(name, ABSENT) is not value and _is_patch(name, value, now.get(name, ABSENT)):
+                if now.get(name, ABSENT) is not value and _is_patch(place, name, value, now.get(name, ABSENT)):
                     yield place, name, value
             yield from ((place, name, ABSENT) for name in now.keys() - before.keys() if _is_of_user(now[name]))
 
@@ -86,13 +96,21 @@ class Functions:
                 delattr(place, name) if function is ABSENT else setattr(place, name, function)
 
 
-def _is_patch(name: str, before: Any, now: Any) -> bool:
-    """Whether a function was replaced by another one, and not wrapped by an installed package, as torch's compiler does on import."""
+def _is_patch(place: Any, name: str, before: Any, now: Any) -> bool:
+    """Whether a function was replaced by another one, and not by an installed package on import, as torch's compiler does."""
     if isinstance(before, ModuleType) or not (callable(before) or isinstance(before, (property, staticmethod, classmethod))):
         return False
     if isclass(before) and isclass(now):  # such as `torch.Storage`, which follows the default dtype
         return False
-    return _is_of_user(now) or getattr(now, "__name__", None) != name
+    return _is_of_user(now) or (getattr(now, "__name__", None) != name and not _is_of_package(now, place))
+
+
+def _is_of_package(value: Any, place: Any) -> bool:
+    """Whether a function is written in another installed package than that of a place, which replaces it on import: PyG, MONAI, Lightning."""
+    inner = getattr(value, "__func__", None) or value
+    owner = str(getattr(inner, "__module__", "")).partition(".")[0]
+    is_installed = isinstance(code := getattr(inner, "__code__", None), CodeType) and code.co_filename.startswith(_INSTALLED)
+    return is_installed and owner != (getattr(place, "__module__", None) or place.__name__).partition(".")[0]
 
 
 def _is_of_user(value: Any) -> bool:

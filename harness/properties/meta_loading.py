@@ -66,7 +66,7 @@ def built_on_meta(subject: Subject, seed: int = 0) -> Evidence:
     def load(source: nn.Module, other: nn.Module) -> nn.Module:
         state = through_a_file(source)
         with filling_what_is_empty():
-            other.to_empty(device=subject.device)
+            other.to_empty(device=subject.device).to(subject.device)  # a LightningModule notes its device when `to` is called
         for path, name in unsaved_buffers(other):
             _compute_again(other, path, name)
         load_into(other, state)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -138,8 +138,19 @@ def with_read_labels(subject: Subject) -> Subject:
         return subject
     else:
         unread = [name for name, label in names.items() if not adapter.takes_label(subject.model, label)]
-    if not unread:
-        return subject
+    return with_labels(subject, names.keys() - unread) if unread else subject
+
+
+def with_labels(subject: Subject, names: Collection[str]) -> Subject:
+    """The subject with the labels of some outputs only.
+
+    Args:
+        subject: Of a declared task.
+        names: The labels' names, or those of their outputs.
+    """
+    signature, adapter = subject.task.signature, subject.adapter
+    assert isinstance(adapter, SignatureAdapter)
+    unread = [each.name for each in signature.taught if not {each.name, signature.label_name(each)} & set(names)]
     task = replace(subject.task, declared=without_labels(signature, unread))
     return replace(subject, task=task, adapter=adapter.for_task(task))
 
@@ -166,6 +177,17 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
     """AdamW over the trainable parameters (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
     return AdamW(parameter_groups(model, config.weight_decay), lr=config.learning_rate)
+
+
+def rate_of(group: Mapping[str, Any], unknown: float = 0.0) -> float:
+    """The learning rate of an optimizer's group.
+
+    Args:
+        group: One of ``param_groups``.
+        unknown: Of an optimizer that finds its own, as Adafactor does.
+    """
+    rate = group.get("lr")
+    return unknown if rate is None else float(rate)
 
 
 def make_schedule(optimizer: Optimizer, config: TrainingConfig, steps: int) -> LambdaLR:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +20,14 @@ from harness.batches import Batch
 from harness.config import SuiteConfig, TrainingConfig
 from harness.data.data_reference import Datasets, open_datasets
 from harness.data.loader import make_loader
-from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.runtime import processor_seconds, seeded
 from harness.training import Listener, Plan, Step
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Compute
 from harness.training.engines import Job, OnGradients, is_lightning_module
-from harness.training.engines.batch_formats import BatchFormat, DrawnBatches, FixedBatches, as_dict, find_batch_format
-from harness.training.optimisation import with_read_labels, without_clipping
+from harness.training.engines.batch_formats import BatchFormat, Declared, DrawnBatches, FixedBatches, as_dict, find_batch_format
+from harness.training.optimisation import with_labels, with_read_labels, without_clipping
 from harness.training.supervisor import Supervisor, SupervisorOptions
 
 MOST_BATCHES = 16
@@ -137,7 +136,15 @@ class Trial:
     @staticmethod
     def of(subject: Subject, config: TrainingConfig, source: SuiteConfig | None = None) -> Trial:
         """The trial of a subject; labels that follow from its outputs, and that its own loss never reads, are none."""
-        return Trial(with_read_labels(subject), config, source=source)
+        trial = Trial(with_read_labels(subject), config, source=source)
+        signature = subject.task.signature
+        implied = [name for name in signature.label_names if name not in signature.declared_labels]
+        if trial.is_own and subject.task.declared is not None and signature.declared_labels and implied:
+            with suppress(Exception):  # a training step that raises is told by a check
+                form = trial.batch_format
+                if isinstance(form, Declared) and not set(implied) & set(form.names):
+                    trial.subject = with_labels(subject, form.names)
+        return trial
 
     @property
     def is_own(self) -> bool:
@@ -386,13 +393,3 @@ def too_long(trial: Trial, steps: int) -> str:
         f"a step takes {each:.2g} s, so the {steps} steps of this check would take {each * steps:.2g} s, and `time_budget` leaves "
         f"{trial.seconds:.2g} s"
     )
-
-
-def first_failure(checks: Mapping[str, Callable[[Trial], Evidence]], trial: Trial) -> tuple[str, Evidence] | None:
-    """The name and the finding of the first of some checks that fails.
-
-    Args:
-        checks: Checks by name that know what is behind a finding, the most likely first.
-        trial: The model.
-    """
-    return next(((name, found) for name, check in checks.items() if (found := check(trial)).status is Status.FAIL), None)

@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from harness.errors import WeightsError
 from harness.models.loading import ModelSource
-from harness.models.weights import checkpoint_arguments, load_weights
+from harness.models.weights import checkpoint_arguments, load_weights, read_pickled
 
 
 class Net(nn.Module):
@@ -351,3 +352,49 @@ def test_a_file_of_weights_that_is_cut_short_is_told_by_its_length(tmp_path: Pat
     cut(tmp_path / "w.safetensors", -1)
     with pytest.raises(WeightsError, match=r"w.safetensors is cut short"):
         load_weights(Net(), tmp_path / "w.safetensors")
+
+
+def test_numbers_of_numpy_are_read_as_they_were_written(tmp_path: Path) -> None:
+    written = {
+        "rate": np.float64(1.25e-3),
+        "best": [np.int32(-7), np.bool_(True), np.float16(0.5)],
+        "columns": np.arange(6, dtype=">i4").reshape(2, 3).T,
+        "generator": np.random.RandomState(0).get_state(),
+        "weight": torch.ones(2),
+    }
+    torch.save(written, tmp_path / "kept.pt")
+
+    read = read_pickled(tmp_path / "kept.pt", "weights", "")
+
+    assert read["rate"] == written["rate"]
+    assert type(read["rate"]) is np.float64
+    assert [(type(each), each) for each in read["best"]] == [(type(each), each) for each in written["best"]]
+    assert np.array_equal(read["columns"], written["columns"])
+    assert read["columns"].dtype == ">i4"
+    again = np.random.RandomState(1)
+    again.set_state(read["generator"])
+    assert again.rand() == np.random.RandomState(0).rand()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.array([object()], dtype=object), np.array(["text"]), np.zeros(1, dtype=[("a", "f4")]), np.datetime64("2026-01-01")],
+    ids=["objects", "text", "records", "dates"],
+)
+def test_other_values_of_numpy_are_refused_in_one_line(tmp_path: Path, value: Any) -> None:
+    torch.save({"kept": value}, tmp_path / "kept.pt")
+    with pytest.raises(
+        WeightsError, match=r"NumPy values of type '.*', where only numbers are read; save them as lists or text$"
+    ):
+        read_pickled(tmp_path / "kept.pt", "weights", "")
+
+
+def test_a_number_of_numpy_whose_bytes_are_not_those_of_its_type_is_refused(tmp_path: Path) -> None:
+    class Longer:
+        def __reduce__(self) -> tuple[Any, ...]:
+            scalar, (kind, content) = np.float64(1.0).__reduce__()[:2]  # type: ignore[misc]
+            return scalar, (kind, content * 2)
+
+    torch.save({"kept": Longer()}, tmp_path / "kept.pt")
+    with pytest.raises(WeightsError, match="cannot be read"):
+        read_pickled(tmp_path / "kept.pt", "weights", "")

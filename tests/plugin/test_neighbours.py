@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -51,6 +53,47 @@ def test_what_an_installed_package_brings_stays() -> None:
         assert changes == []
     finally:
         sys.path.remove(added)
+
+
+@pytest.mark.parametrize(("file", "is_told"), [("site-packages/other/patches.py", False), ("project/model.py", True)])
+def test_a_function_that_an_installed_package_replaces_stays(file: str, is_told: bool) -> None:
+    folder = next(folder for folder in sys.path if folder.endswith("site-packages")).removesuffix("site-packages")
+    scope: dict[str, Any] = {"__name__": "other.patches"}
+    exec(
+        compile(
+            "def shows(*given, **more):\n    return None\n",
+            folder.replace("/lib/", "/home/" if is_told else "/lib/") + file,
+            "exec",
+        ),
+        scope,
+    )
+    original = warnings.showwarning
+    with kept_process() as changes:
+        warnings.showwarning = scope["shows"]
+    try:
+        assert ("warnings.showwarning" in in_words(changes)) is is_told
+        assert (warnings.showwarning is original) is is_told
+    finally:
+        warnings.showwarning = original
+
+
+def test_a_lazy_package_that_runs_its_own_file_again_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lazy(ModuleType):
+        """As of Transformers, which does so at the first import of a model."""
+
+    first, second, other = Lazy("lazy"), Lazy("lazy"), ModuleType("lazy")
+    first.__file__ = second.__file__ = other.__file__ = torch.__file__
+    monkeypatch.setitem(sys.modules, "lazy", first)
+
+    with kept_process() as changes:
+        sys.modules["lazy"] = second
+    assert changes == []
+    assert sys.modules["lazy"] is second
+
+    with kept_process() as changes:
+        sys.modules["lazy"] = other
+    assert in_words(changes) == "modules (lazy)"
+    assert sys.modules["lazy"] is second
 
 
 def test_a_message_names_a_few_changes_and_counts_the_rest() -> None:

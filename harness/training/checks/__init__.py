@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any
@@ -86,6 +86,16 @@ def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
     return with_line(guarded(name, measured, raises, libraries=False), trial)
 
 
+def first_failure(checks: Mapping[str, Callable[[Trial], Evidence]], trial: Trial) -> tuple[str, Evidence] | None:
+    """The name and the finding of the first of some checks that fails.
+
+    Args:
+        checks: Checks by name that know what is behind a finding, the most likely first.
+        trial: The model.
+    """
+    return next(((name, found) for name, check in checks.items() if (found := check(trial)).status is Status.FAIL), None)
+
+
 _OF_LOSS = ("initial_loss", "training_loss", "accumulation", "overfits_one_batch")
 _OF_OPTIMIZERS = ("parameter_groups", "optimizer_coverage")
 _OF_SCHEDULES = ("learning_rate_schedule",)
@@ -101,7 +111,7 @@ def with_line(evidence: Evidence, trial: Trial, diverged: bool = False) -> Evide
         trial: What was judged.
         diverged: Whether it is that a training ceased to be finite.
     """
-    if evidence.status not in (Status.FAIL, Status.WARN) or evidence.place:
+    if evidence.status not in (Status.FAIL, Status.WARN) or evidence.place or "owner" in evidence.details:
         return evidence
     if evidence.name in _OF_SCHEDULES:
         return evidence.at(_schedule_line(trial, evidence.message))

@@ -13,6 +13,7 @@ from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.tasks.signature import Signature
 from harness.tasks.teaching import lines_of
+from harness.training.checks import first_failure
 from harness.training.checks.consecutive_steps import (
     is_first_gradient_left,
     is_summed,
@@ -29,7 +30,7 @@ from harness.training.checks.observation import Observation, loss_name, observe
 from harness.training.checks.optimizer_coverage import optimizer_coverage
 from harness.training.checks.step_updates import step_updates
 from harness.training.checks.training_loss import reduction
-from harness.training.trial import MOST_BATCHES, UNVARIED, Trial, Variation, first_failure
+from harness.training.trial import MOST_BATCHES, UNVARIED, Trial, Variation
 from harness.wording import and_others
 
 _NAME = "accumulation"

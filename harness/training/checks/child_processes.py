@@ -329,6 +329,7 @@ class TrialSpec:
         task: What the model is for.
         batch_format: How its training step takes batches.
         batches_per_step: How many it takes before an optimizer step.
+        validates: Whether a validation pass follows each epoch.
         model: The model; ``None`` where it is built from the config file.
         adapter: How it is called; ``None`` likewise.
         file: The config file.
@@ -340,6 +341,7 @@ class TrialSpec:
     task: TaskSpec
     batch_format: BatchFormat
     batches_per_step: int = 1
+    validates: bool = False
     model: nn.Module | None = None
     adapter: Adapter | None = None
     file: Path | None = None
@@ -351,7 +353,8 @@ class TrialSpec:
         """The model itself, as it is."""
         subject = trial.subject
         model = subject.fresh() if model is None else model
-        return TrialSpec(trial.config, subject.task, trial.batch_format, trial.batches_per_step, model, subject.adapter)
+        how = trial.batch_format, trial.batches_per_step, trial.validates
+        return TrialSpec(trial.config, subject.task, *how, model, subject.adapter)
 
     @staticmethod
     def rebuilding(trial: Trial, seed: int = 0, weights: dict[str, Tensor] | None = None) -> TrialSpec | None:
@@ -359,7 +362,7 @@ class TrialSpec:
         source = trial.source
         if source is None or trial.subject.rebuild is None or not source.path.is_file():
             return None
-        how = trial.batch_format, trial.batches_per_step
+        how = trial.batch_format, trial.batches_per_step, trial.validates
         return TrialSpec(trial.config, trial.subject.task, *how, file=source.path, seed=seed, weights=weights)
 
     def trial(self) -> Trial:
@@ -373,5 +376,5 @@ class TrialSpec:
             if self.weights is not None:
                 model.load_state_dict(self.weights)
         trial = Trial(Subject(model, adapter, self.task), self.config)
-        trial.batch_format, trial.batches_per_step = self.batch_format, self.batches_per_step
+        trial.batch_format, trial.batches_per_step, trial.validates = self.batch_format, self.batches_per_step, self.validates
         return trial

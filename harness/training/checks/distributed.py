@@ -18,6 +18,7 @@ from harness.properties.calling import mode
 from harness.properties.noise import difference
 from harness.properties.outputs import reached_by_outputs
 from harness.runtime import seeded
+from harness.training.checks import first_failure
 from harness.training.checks.child_processes import Answer, PackingError
 from harness.training.checks.gradient_noise import ModuleMode, Quantities, disable_dropout, disable_stochastic_layers, find_gap
 from harness.training.checks.simulated_data_parallel import (
@@ -30,7 +31,7 @@ from harness.training.checks.simulated_data_parallel import (
 from harness.training.checks.step_updates import step_updates
 from harness.training.checks.training_trace import FirstGradients, Mismatch, find_mismatch
 from harness.training.checks.two_processes import GroupError, RankResult, on_cpu, train_in_two_processes
-from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, first_failure, too_long
+from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, too_long
 from harness.wording import and_others
 
 _NAME = "distributed"

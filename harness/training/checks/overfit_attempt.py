@@ -19,6 +19,7 @@ from harness.properties.subject import Subject
 from harness.runtime import processor_seconds
 from harness.tasks.signature import Output
 from harness.training.checks.labels import guessing_loss, irreducible_loss, labelled, labels_in
+from harness.training.optimisation import rate_of
 from harness.training.trial import Prepare, Trial, TrialOptions, gradients_of, seconds_per_step
 
 ENOUGH = 0.1
@@ -99,6 +100,7 @@ class Attempt:
 
     Attributes:
         how: The optimizer, as a phrase.
+        rate: Its largest learning rate, without what a schedule makes of it.
         losses: The output's own loss on the batch with dropout off, by step.
         diverged: Why it broke off, where the loss or a gradient became NaN.
         late: Why there was no time for it.
@@ -111,6 +113,7 @@ class Attempt:
     """
 
     how: str = ""
+    rate: float = 0.0
     losses: dict[int, float] = field(default_factory=dict)
     diverged: DivergedError | None = None
     late: str = ""
@@ -153,6 +156,8 @@ class _Watcher:
         """A step is about to be taken."""
         if not self.attempt.how:
             self.attempt.how = _describe_optimizer(optimizers[0])
+            groups = (group for optimizer in optimizers for group in optimizer.param_groups)
+            self.attempt.rate = max(group.get("initial_lr") or rate_of(group) for group in groups)
         if self._steps % _LOOK_EVERY == 0:
             self.attempt.reached |= {name for name, gradient in gradients_of(model).items() if bool(gradient.any())}
 
@@ -350,7 +355,9 @@ def _scale_of(values: Tensor, labels: Tensor) -> str:
 
 
 def _describe_optimizer(optimizer: Optimizer) -> str:
-    rates = sorted({float(group["lr"]) for group in optimizer.param_groups})
+    rates = sorted({rate_of(group) for group in optimizer.param_groups if group.get("lr") is not None})
+    if not rates:
+        return f"{type(optimizer).__name__}, which finds its own learning rate"
     shown = f"{rates[0]:.3g}" if len(rates) == 1 else f"{rates[0]:.3g} to {rates[-1]:.3g}"
     return f"{type(optimizer).__name__}, learning rate {shown} at its first step"
 

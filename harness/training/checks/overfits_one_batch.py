@@ -17,6 +17,7 @@ from harness.owners import owned_by
 from harness.runtime import processor_seconds
 from harness.tasks import TaskSpec
 from harness.tasks.teaching import guessing, learnable, targeted
+from harness.training.checks import first_failure
 from harness.training.checks.initial_loss import initial_loss
 from harness.training.checks.loss_targets import targets
 from harness.training.checks.observation import loss_name
@@ -33,7 +34,7 @@ from harness.training.checks.overfit_attempt import (
     losses_of_batch,
 )
 from harness.training.checks.step_updates import step_updates
-from harness.training.trial import Prepare, Trial, first_failure
+from harness.training.trial import Prepare, Trial
 from harness.wording import counted
 
 _NAME = "overfits_one_batch"
@@ -55,6 +56,16 @@ _USUAL = 1e-3
 """AdamW's own default."""
 
 _ADAMW_RATES = (1e-3, 1e-4)
+
+_SMALLEST, _TUNING = 1e-6, 1e-4
+"""Between which rates trained weights are tuned."""
+
+_BRINGS_WEIGHTS = ("from_pretrained", "pretrained_cfg")
+"""What models have that come with trained weights: of Transformers, diffusers and the like, and of timm."""
+
+_MOST = 0.5
+"""Share of what can be learnt up to which an attempt that is still learning is on its way."""
+
 _SHOWN = 3
 _STILL = 0.01
 """A parameter that went less than this share of the way of the others does not move."""
@@ -202,6 +213,11 @@ class _Search:
         )
         return Evidence(_NAME, status, message, module=unmoved[0] if unmoved else "", cause=cause, code="cannot_overfit", **facts)
 
+    def _is_of_trained_weights(self, rate: float) -> bool:
+        """Whether a rate is one by which trained weights are tuned, of a model whose class brings some: fresh ones stand in their place."""
+        modules = self.trial.subject.model.modules()
+        return _SMALLEST <= rate <= _TUNING and any(hasattr(each, name) for each in modules for name in _BRINGS_WEIGHTS)
+
     def _learns_otherwise(self, name: str, attempt: Attempt) -> Evidence:
         trial, first, goal = self.trial, self.first, self.goal
         if not trial.is_rate_chosen:
@@ -216,6 +232,10 @@ class _Search:
             f"{how} does not overfit {self.what} in {first.steps} steps: {describe_curve(first, goal)}; {name} does in {attempt.steps}"
             f"{f' ({first.how})' if trial.is_own and first.how else ''}"
         )
+        if first.losses[first.steps] <= first.losses[0] and self._is_of_trained_weights(first.rate):
+            return Evidence(_NAME, Status.OK, f"{message}. It is a rate for trained weights", **self.facts)
+        if is_falling(first, goal) and goal.left(first.best) <= _MOST:
+            return Evidence(_NAME, Status.OK, message, **self.facts)
         cause = "a learning rate or schedule that does not fit the model"
         return Evidence(_NAME, Status.WARN, message, cause=cause, code="only_with_other_rate", **self.facts)
 

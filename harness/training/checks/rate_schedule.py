@@ -16,7 +16,8 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, Redu
 
 from harness.compat import parts_of_schedule
 from harness.evidence import Evidence, Status
-from harness.training.trial import Trial, TrialOptions
+from harness.training.optimisation import rate_of
+from harness.training.trial import Training, Trial, TrialOptions
 from harness.user_code import raised
 from harness.wording import counted
 
@@ -240,16 +241,18 @@ def _schedules(trial: Trial, run: Run) -> list[_Made]:
     first: dict[int, float] = {}
 
     def look(_model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-        for optimizer in optimizers:
-            first.setdefault(id(optimizer), _rate(optimizer))
+        first.update({id(each): _rate(each) for each in optimizers if id(each) not in first})
 
     options = TrialOptions(epochs=run.epochs, limit=1, accumulate=run.accumulate)
     training = trial.train(batches, options, on_gradients=look)
-    return [
-        _Made(each.scheduler, each.interval == "step", each.frequency, first.get(id(each.scheduler.optimizer)))
-        for each in training.schedules
-        if not isinstance(each.scheduler, ReduceLROnPlateau)
-    ]
+    made = [(each, first.get(id(each.scheduler.optimizer))) for each in _judged(training)]
+    return [_Made(each.scheduler, each.interval == "step", each.frequency, rate) for each, rate in made]
+
+
+def _judged(training: Training) -> list[Any]:
+    """The schedules that set rates by the steps, of optimizers that do not find their own."""
+    made = [each for each in training.schedules if not isinstance(each.scheduler, ReduceLROnPlateau)]
+    return [each for each in made if all(group.get("lr") is not None for group in each.scheduler.optimizer.param_groups)]
 
 
 def _paces(trial: Trial, schedules: Sequence[_Made]) -> list[_Pace]:
@@ -260,9 +263,7 @@ def _paces(trial: Trial, schedules: Sequence[_Made]) -> list[_Pace]:
     counts = []
     for batches in (2 * every, 4 * every):
         training = trial.train([trial.subject.batch()] * batches, TrialOptions(epochs=2))
-        counts.append(
-            [each.scheduler.last_epoch / 2 for each in training.schedules if not isinstance(each.scheduler, ReduceLROnPlateau)]
-        )
+        counts.append([each.scheduler.last_epoch / 2 for each in _judged(training)])
     return [_Pace(max(0.0, 2 * few - many), (many - few) / (2 * every)) for few, many in zip(*counts, strict=True)]
 
 
@@ -275,9 +276,8 @@ def _curves(trial: Trial, number: int, usual: Run) -> dict[Run, _Curve]:
 def _curve(made: _Made, steps: int) -> _Curve:
     """Takes a schedule further, without training."""
     schedule, optimizer, error = made.schedule, made.schedule.optimizer, ""
-    rates = [_rate(optimizer)]
-    if schedule.last_epoch > 0 and made.first is not None:
-        rates.insert(0, made.first)
+    before = [made.first] if schedule.last_epoch > 0 and made.first is not None else []
+    rates = [*before, _rate(optimizer)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that no optimizer step came between
         for _ in range(steps):
@@ -292,7 +292,7 @@ def _curve(made: _Made, steps: int) -> _Curve:
 
 
 def _rate(optimizer: Optimizer) -> float:
-    return max(float(group["lr"]) for group in optimizer.param_groups)
+    return max(map(rate_of, optimizer.param_groups))
 
 
 def _judge_count(made: _Made) -> Evidence | None:

@@ -18,6 +18,7 @@ from harness.owners import owned_by
 from harness.properties.tracing import Call, View, first_divergence, recording, row_view
 from harness.runtime import seeded
 from harness.tasks.signature import Signature
+from harness.training.checks import first_failure
 from harness.training.checks.accumulation import SIDE_TERM, accumulation, is_mean_through_logits
 from harness.training.checks.gradient_noise import (
     Gap,
@@ -30,7 +31,7 @@ from harness.training.checks.gradient_noise import (
 )
 from harness.training.checks.training_loss import reduction
 from harness.training.checks.training_trace import FirstGradients
-from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, first_failure
+from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation
 
 PARTS = 2
 """How many processes share a batch."""

@@ -27,6 +27,7 @@ from harness.training.checks.optimizer_coverage import (
     running_statistics,
     tensors_of,
 )
+from harness.training.optimisation import rate_of
 from harness.training.trial import Training, Trial, TrialOptions, gradients_of
 from harness.wording import and_others, counted
 
@@ -84,7 +85,7 @@ class _Watch:
             self.in_optimizer |= {names[id(tensor)] for tensor in tensors_of(optimizer) if id(tensor) in names}
             for group in optimizer.param_groups:
                 for name in (names[id(tensor)] for tensor in group["params"] if id(tensor) in names):
-                    self.rates[name] = max(self.rates.get(name, 0.0), float(group["lr"]))
+                    self.rates[name] = max(self.rates.get(name, 0.0), rate_of(group, 1.0))
 
 
 def step_updates(trial: Trial) -> Evidence:

@@ -40,8 +40,11 @@ class TrainingTrace:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-        """Takes the gradients down."""
-        self.gradients.append(gradients_of(model))
+        """Takes the gradients of the update down: those that other optimizers' losses leave elsewhere are cleared before they are used."""
+        own = _own_parameters(optimizers)
+        self.gradients.append(
+            {name: gradient for name, gradient in gradients_of(model).items() if id(model.get_parameter(name)) in own}
+        )
 
     def close(self, training: Training) -> TrainingTrace:
         """Takes down what is known at the end."""
@@ -114,6 +117,11 @@ def _of_numbers(left: TrainingTrace, right: TrainingTrace, step: int) -> FirstDi
     return None
 
 
+def _own_parameters(optimizers: Sequence[Optimizer]) -> set[int]:
+    """Ids of the parameters that optimizers hold."""
+    return {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+
+
 class FirstGradients:
     """The gradients of the first update, of the parameters that it is about; give it to ``Trial.train`` as ``on_gradients``.
 
@@ -130,7 +138,7 @@ class FirstGradients:
         """Takes the gradients down."""
         if self.gradients:
             return
-        own = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
+        own = _own_parameters(optimizers)
         parameters = {name: p for name, p in model.named_parameters() if id(p) in own}
         self.gradients = {name: gradient for name, gradient in gradients_of(model).items() if name in parameters}
         self.without = [name for name, p in parameters.items() if p.grad is None and p.requires_grad]

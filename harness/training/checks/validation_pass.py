@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from harness.compat import NormBase
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
+from harness.training.optimisation import rate_of
 from harness.training.trial import Trial, TrialOptions, brings_validation, gradients_of
 from harness.user_code import raised
 from harness.wording import and_others
@@ -59,7 +60,7 @@ class _Watch:
                 frozenset(path for path, module in model.named_modules() if module.training),
                 dict(_numbers(model)),
                 gradients_of(model),
-                tuple(float(group["lr"]) for optimizer in optimizers for group in optimizer.param_groups),
+                tuple(rate_of(group) for optimizer in optimizers for group in optimizer.param_groups),
             )
         )
 

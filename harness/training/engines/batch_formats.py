@@ -43,32 +43,56 @@ class AsTuple:
 
 @dataclass(frozen=True)
 class Declared:
-    """The tensors with their axes in the declared order: by name, in a tuple, or the one input by itself."""
+    """Declared tensors with their axes in the declared order: by name, in a tuple, or one by itself.
+
+    Attributes:
+        signature: Where they are declared.
+        names: Which, in order.
+        form: How they are given.
+    """
 
     signature: Signature
-    form: Literal["dict", "tuple", "input"]
+    names: tuple[str, ...]
+    form: Literal["dict", "tuple", "alone"] = "tuple"
 
     def __call__(self, batch: Batch) -> Any:
         """The tensors."""
         laid_out = batch_as_declared(batch, self.signature)
-        if self.form == "tuple":
-            return tuple(laid_out[name] for name in _names_of(self.signature))
-        return laid_out if self.form == "dict" else laid_out[self.signature.inputs[0].name]
+        if self.form == "dict":
+            return laid_out
+        return tuple(laid_out[name] for name in self.names) if self.form == "tuple" else laid_out[self.names[0]]
+
+    def __str__(self) -> str:
+        """As messages call it."""
+        if self.form == "alone":
+            return f"`{self.names[0]}` by itself"
+        return f"a dict of {listed(self.names, len(self.names))}" if self.form == "dict" else f"a tuple ({', '.join(self.names)})"
 
 
-def _names_of(signature: Signature) -> tuple[str, ...]:
-    return (*(each.name for each in signature.inputs if not each.state), *signature.label_names)
+def _declared_forms(signature: Signature) -> Iterator[Declared]:
+    """With all labels, with those only that the config declares, and without labels, or inputs: a GAN draws what its forward takes."""
+    inputs = tuple(each.name for each in signature.inputs if not each.state)
+    labels, declared = signature.label_names, tuple(name for name in signature.label_names if name in signature.declared_labels)
+    yield Declared(signature, (*inputs, *labels), "dict")
+    yield Declared(signature, (*inputs, *labels))
+    if declared and declared != labels:
+        yield Declared(signature, (*inputs, *declared))
+    if len(inputs) == 1:
+        yield Declared(signature, inputs, "alone")
+    if wanted := declared or labels:
+        yield Declared(signature, wanted, "tuple" if len(wanted) > 1 else "alone")
 
 
 def rows_of(task: TaskSpec, batch: Any) -> int:
     """How many rows a batch has in whatever form a training step takes."""
     if task.declared is None:
         return _length(batch)
-    names = _names_of(task.declared)
-    fields = (
-        batch.items() if isinstance(batch, Mapping) else zip(names, [batch] if isinstance(batch, Tensor) else batch, strict=False)
-    )
-    for name, value in fields:
+    if not isinstance(batch, Mapping):
+        parts = [batch] if isinstance(batch, Tensor) else list(batch)
+        forms = [form.names for form in _declared_forms(task.declared)]
+        names = next((names for names in forms if len(names) == len(parts)), forms[0])
+        batch = dict(zip(names, parts, strict=False))
+    for name, value in batch.items():
         axes = task.declared.axes_of(name)
         if BATCH in axes and isinstance(value, Tensor):
             return value.shape[axes.index(BATCH)]
@@ -109,22 +133,13 @@ def find_batch_format(model: nn.Module, adapter: Adapter, take_step: Callable[[B
 
 def _forms(model: nn.Module, adapter: Adapter) -> Iterator[tuple[BatchFormat, str]]:
     if adapter.task.declared is not None:
-        yield from _declared_forms(adapter.task.declared)
+        yield from ((form, str(form)) for form in _declared_forms(adapter.task.declared))
         return
     yield as_dict, "a dict of the task's fields and `labels`"
     plan = adapter.plan(model)
     if not plan.whole:
         fields = AsTuple(plan.fields)
         yield fields, f"a tuple ({', '.join((*plan.fields, 'labels'))})"
-
-
-def _declared_forms(signature: Signature) -> Iterator[tuple[BatchFormat, str]]:
-    names = _names_of(signature)
-    yield Declared(signature, "dict"), f"a dict of {listed(names, len(names))}"
-    yield Declared(signature, "tuple"), f"a tuple ({', '.join(names)})"
-    inputs = [each.name for each in signature.inputs if not each.state]
-    if len(inputs) == 1:
-        yield Declared(signature, "input"), f"`{inputs[0]}` by itself"
 
 
 class FormattedBatches:

@@ -32,6 +32,7 @@ from harness.training.optimisation import (
     follow_config,
     make_optimizer,
     make_schedule,
+    rate_of,
 )
 from harness.training.supervisor import diverged, find_culprit
 
@@ -141,7 +142,7 @@ class Bridge(Checkpoint):
     ) -> None:
         """The gradients are there."""
         self._taken = True
-        self._rate = optimizer.param_groups[0]["lr"]
+        self._rate = rate_of(optimizer.param_groups[0])
         if not isinstance(pl_module, TaskModule):
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             self._norm = torch.nn.utils.get_total_norm(gradients) if gradients else None

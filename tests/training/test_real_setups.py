@@ -1,0 +1,164 @@
+"""Trainings as public repositories write them: several optimizers, random draws, rates that nobody sets; none of them is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from planted_bugs.tier3.training import TABLE, LitScores, Training
+from torch import Tensor, nn
+
+from harness.config import SuiteConfig
+from harness.evidence import Status
+from harness.training.checks import find_training
+
+WHOLE = ("step_updates", "optimizer_coverage", "parameter_groups", "training_loss", "accumulation", "resume")
+
+BATCH = {
+    "states": {"axes": ["batch", 3]},
+    "actions": {"axes": ["batch", 1]},
+    "rewards": {"axes": ["batch"]},
+}
+AGENT = SuiteConfig.model_validate(
+    {
+        "model_file": "model.py",
+        "inputs": {"state": {"axes": ["batch", 3]}},
+        "outputs": {"action": {"axes": ["batch", 1]}},
+        "labels": BATCH,
+        "loss": "model",
+    }
+).task_spec()
+
+
+class ActorCritic(lightning.LightningModule):
+    """An agent: forward takes a state, the training step what was kept of earlier ones, and each part has an optimizer and random draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy, self.critic, self.target = nn.Linear(3, 1), nn.Linear(4, 1), nn.Linear(4, 1).requires_grad_(False)
+        self.target.load_state_dict(self.critic.state_dict())
+
+    def forward(self, state: Tensor) -> Tensor:
+        return torch.tanh(self.policy(state))
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        states, actions, rewards = batch
+        of_policy, of_critic = self.optimizers()  # type: ignore[misc,union-attr]
+        drawn = self(states) + torch.randn(len(states), 1)
+        of_policy.zero_grad()
+        self.manual_backward(-self.critic(torch.cat([states, drawn], 1)).mean())  # leaves a gradient in the critic
+        of_policy.step()
+        with torch.no_grad():
+            wanted = rewards[:, None] + self.target(torch.cat([states, torch.randn(len(states), 1)], 1))
+        of_critic.zero_grad()
+        self.manual_backward(F.mse_loss(self.critic(torch.cat([states, actions], 1)), wanted))
+        of_critic.step()
+        for slow, fast in zip(self.target.parameters(), self.critic.parameters(), strict=True):
+            slow.data.lerp_(fast.data, 0.1)
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.Adam(part.parameters(), lr=1e-3) for part in (self.policy, self.critic)]
+
+
+class FindsItsRate(torch.optim.Optimizer):
+    """As Adafactor without a rate."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": None})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.add_(parameter.grad, alpha=-0.5)
+        return loss
+
+
+class WithoutRate(LitScores):
+    def configure_optimizers(self) -> Any:
+        return FindsItsRate(self.parameters())
+
+
+class WarmUp(torch.optim.lr_scheduler.LRScheduler):
+    """Rates are numbers of NumPy, which a checkpoint keeps."""
+
+    def get_lr(self) -> list[float]:
+        return [rate * np.float64(min(1.0, (self.last_epoch + 1) / 4)) for rate in self.base_lrs]
+
+
+class WithWarmUp(LitScores):
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": WarmUp(optimizer), "interval": "step"}}
+
+
+@pytest.mark.parametrize(
+    ("setup", "checks"),
+    [
+        (Training(AGENT, ActorCritic), WHOLE),
+        (Training(TABLE, WithoutRate), (*WHOLE, "overfits_one_batch", "learning_rate_schedule")),
+        (Training(TABLE, WithWarmUp), ("resume", "learning_rate_schedule")),
+    ],
+    ids=["agent", "without_rate", "numbers_of_numpy"],
+)
+def test_no_alarm(setup: Training, checks: tuple[str, ...], tmp_path: Path) -> None:
+    found = setup.judge(checks, tmp_path)
+    assert {test: each.explain() for test, each in found.items() if each.status in (Status.FAIL, Status.WARN)} == {}
+    assert found["resume"].status is Status.OK
+
+
+class OnPlateau(LitScores):
+    """Its schedule reads the result of validation."""
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),
+            "monitor": "val_loss",
+        }
+
+
+@pytest.mark.long
+def test_two_processes_validate_where_one_does(tmp_path: Path) -> None:
+    found = find_training("distributed", Training(TABLE, OnPlateau).trial(tmp_path))
+    assert found.status is Status.OK, found.explain()
+
+
+class Tuned(LitScores):
+    """A model that comes with trained weights, at a rate for them; its fresh ones stand in their place."""
+
+    rate = 2e-5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.from_pretrained = None
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=self.rate)
+
+
+class FarTooSmall(Tuned):
+    rate = 1e-8
+
+
+@pytest.mark.parametrize(("build", "status"), [(Tuned, Status.OK), (FarTooSmall, Status.WARN)])
+def test_a_rate_for_trained_weights_is_no_finding_on_fresh_ones(build: type[Tuned], status: Status, tmp_path: Path) -> None:
+    found = Training(TABLE, build).judge(["overfits_one_batch"], tmp_path)["overfits_one_batch"]
+    assert found.status is status, found.explain()
+    assert ("a rate for trained weights" in found.message) is (status is Status.OK)
