@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -145,3 +146,53 @@ def out_of_reach(page: Page) -> list[str]:
 
 def _with_name(function: str) -> str:
     return f"argument => {{ {_NAME} return ({function})(argument); }}"
+
+
+_VOID = {"meta", "link", "col", "br", "input", "img", "wbr"}
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes and text; fails on tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self._open: list[tuple[str, list[str]]] = []
+        self.feed(html)
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        text: list[str] = []
+        self.elements.append((tag, dict(attrs), text))
+        if tag not in _VOID:
+            self._open.append((tag, text))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), []))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        for _, text in self._open:
+            text.append(data)
+
+    @property
+    def skeleton(self) -> list[tuple[str, set[str]]]:
+        """Every element with the names of its attributes."""
+        return [(tag, set(attrs)) for tag, attrs, _ in self.elements if tag != "wbr"]
+
+    @property
+    def script(self) -> str:
+        """The page's own script, to the letter."""
+        return next("".join(text) for tag, _, text in self.elements if tag == "script")
+
+    def texts(self, tag: str, **wanted: str) -> list[str]:
+        return [
+            " ".join("".join(text).split())
+            for name, attrs, text in self.elements
+            if name == tag and wanted.items() <= {key.replace("class", "class_"): value for key, value in attrs.items()}.items()
+        ]
+
+    def attributes(self, tag: str, name: str) -> list[str]:
+        return [attrs[name] or "" for found, attrs, _ in self.elements if found == tag and name in attrs]

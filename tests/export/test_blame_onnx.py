@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from harness.export.formats.onnx import ONNXExporter
 from harness.export.onnx import session
 from harness.export.program import Program, make_program
 from harness.tasks import TaskSpec, TaskType
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BOUND = 1e-5
 TOKENS = TaskSpec(TaskType.CAUSAL_LM, vocab_size=20, max_seq_len=12)
@@ -118,14 +120,6 @@ def trace_to(program: Program, path: Path, opset: int = 17) -> Path:
             opset_version=opset,
         )
     return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

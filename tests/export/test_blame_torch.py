@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from harness.export.blame.torch_files import ARTIFACT, blame_torch, run_unguarde
 from harness.export.formats.exported_program import capture, quiet
 from harness.export.program import OutputsOf, Program, Runner, make_program
 from harness.tasks import TaskSpec, TaskType
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BOUND = 1e-5
 TASK = TaskSpec(TaskType.CAUSAL_LM, vocab_size=20, max_seq_len=12)
@@ -84,14 +86,6 @@ class Layers(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.last(self.middle(self.first(features)))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

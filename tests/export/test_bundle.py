@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,16 +116,6 @@ def whole_bundle(shared: Path) -> Path:
             layouts=("triton", "mlflow"),
         )
     return target
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of this process, with the cache of every test in it."""
-    folder = tmp_path_factory.getbasetemp() / "bundles"
-    folder.mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MODELTIERS_CACHE", str(folder / "cache"))
-        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,6 @@ from harness.export.bundle.verify import BundleReport, verify_bundle
 from harness.export.clean_process import ExportedFile
 from harness.export.formats import Exporter, ExportError
 from harness.files import file_hash
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder of this process, with the cache of every test in it."""
-    folder = tmp_path_factory.getbasetemp() / "bundles"
-    folder.mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MODELTIERS_CACHE", str(folder / "cache"))
-        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import hashlib
 import re
 from dataclasses import replace
 from html import unescape
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from pages import Elements
 
 from harness.evidence import Excerpt, Mending
 from harness.health import ExportHealthReport
@@ -25,7 +25,6 @@ from harness.health.page import (
     to_html,
 )
 
-VOID = {"meta", "link", "col", "br", "input", "img", "wbr"}
 HOSTILE = "</title></script><script>alert('x')</script>\" onload=\"y|`<b>`"
 LEAK = CheckResult(
     "tier1::causal",
@@ -51,58 +50,14 @@ SHAPE = CheckResult("tier1::shape", "passed", "Shapes hold", {"tier": 1})
 EXPORT = CheckResult("onnx", "passed", "The graph agrees")
 
 
-class Page(HTMLParser):
-    """Every element with its attributes and text; fails on tags that do not nest."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self._open: list[tuple[str, list[str]]] = []
-        self.feed(html)
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        text: list[str] = []
-        self.elements.append((tag, dict(attrs), text))
-        if tag not in VOID:
-            self._open.append((tag, text))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs), []))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop()[0] == tag
-
-    def handle_data(self, data: str) -> None:
-        for _, text in self._open:
-            text.append(data)
-
-    @property
-    def skeleton(self) -> list[tuple[str, set[str]]]:
-        """Every element with the names of its attributes."""
-        return [(tag, set(attrs)) for tag, attrs, _ in self.elements if tag != "wbr"]
-
-    @property
-    def script(self) -> str:
-        """The page's own script, to the letter."""
-        return next("".join(text) for tag, _, text in self.elements if tag == "script")
-
-    def texts(self, tag: str, **wanted: str) -> list[str]:
-        return [
-            " ".join("".join(text).split())
-            for name, attrs, text in self.elements
-            if name == tag and wanted.items() <= {key.replace("class", "class_"): value for key, value in attrs.items()}.items()
-        ]
-
-
 def report_of(*checks: CheckResult, **fields: Any) -> ExportHealthReport:
     return ExportHealthReport(
         checks=list(checks), **{"model_name": "tiny-gpt", "timestamp": "2025-03-04T05:06:07+00:00", **fields}
     )
 
 
-def page_of(*checks: CheckResult, **fields: Any) -> Page:
-    return Page(to_html(report_of(*checks, **fields)))
+def page_of(*checks: CheckResult, **fields: Any) -> Elements:
+    return Elements(to_html(report_of(*checks, **fields)))
 
 
 def layer(name: str, rms: Any = 0.02, grad_rms: Any = 1e-3, **more: Any) -> dict[str, Any]:

@@ -12,13 +12,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pages import Visit, out_of_reach, too_wide
+from pages import Elements, Visit, out_of_reach, too_wide
 from PIL import Image
 
 from harness.charts import LineChart
@@ -40,7 +39,6 @@ from harness.training.history import LIMIT, History
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
 
-VOID = {"meta", "link", "br"}
 HOSTILE = "</title></script><script>alert('x')</script>\" onload=\"y|$\\frac{$"
 
 
@@ -105,54 +103,17 @@ RUNS: dict[str, History] = {
 }
 
 
-class Page(HTMLParser):
-    """Every element with its attributes and text; fails on tags that do not nest."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self._open: list[tuple[str, list[str]]] = []
-        self.feed(html)
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        text: list[str] = []
-        self.elements.append((tag, dict(attrs), text))
-        if tag not in VOID:
-            self._open.append((tag, text))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs), []))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop()[0] == tag
-
-    def handle_data(self, data: str) -> None:
-        for _, text in self._open:
-            text.append(data)
-
-    def texts(self, tag: str, **wanted: str) -> list[str]:
-        return [
-            " ".join("".join(text).split())
-            for name, attrs, text in self.elements
-            if name == tag and wanted.items() <= {key.replace("class", "class_"): value for key, value in attrs.items()}.items()
-        ]
-
-    def attributes(self, tag: str, name: str) -> list[str]:
-        return [attrs[name] or "" for found, attrs, _ in self.elements if found == tag and name in attrs]
-
-
 def html_of(history: History, plan: Plan = PLAN, facts: dict[str, str] | None = None) -> str:
     return to_html(charts_of(history, plan), history, plan, facts or {})
 
 
-def page_of(history: History, plan: Plan = PLAN, facts: dict[str, str] | None = None) -> Page:
-    return Page(html_of(history, plan, facts))
+def page_of(history: History, plan: Plan = PLAN, facts: dict[str, str] | None = None) -> Elements:
+    return Elements(html_of(history, plan, facts))
 
 
-def words_of(history: History, plan: Plan = PLAN) -> Page:
+def words_of(history: History, plan: Plan = PLAN) -> Elements:
     """The page without its charts, which take the longest."""
-    return Page(to_html([], history, plan, {}))
+    return Elements(to_html([], history, plan, {}))
 
 
 def chart(history: History, title: str, plan: Plan = PLAN) -> LineChart:
@@ -182,7 +143,7 @@ def test_there_is_a_dashboard_whatever_a_run_came_to(name: str, tmp_path: Path) 
     assert image.height >= 100
     assert colours(image) > 10
     html = paths["html"].read_text(encoding="utf-8")
-    page = Page(html)
+    page = Elements(html)
     assert page.texts("h1") == [plan.name]
     assert page.texts("dd")[-1] == "0.1"
     drawing = "".join(re.findall(r'(?: d| x| y|viewBox)="[^"]*"', html))
@@ -350,7 +311,7 @@ def test_a_table_of_very_many_epochs_keeps_the_first_the_last_and_the_best() -> 
 
 
 def test_no_text_becomes_markup() -> None:
-    def page(text: str) -> Page:
+    def page(text: str) -> Elements:
         epochs = (Epoch(0, 1, {text: 1.0}), Epoch(1, 2, {text: 2.0}))
         return page_of(history_of(step(1), step(2), epochs=epochs), Plan(text, 2, 2, monitor=text), {text: text})
 
