@@ -179,7 +179,8 @@ class RunKeys(Keys):
     device: str = Field("cpu", description="cpu, cuda, cuda:0, mps …")
     time_budget: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
         120.0,
-        description="Processor seconds that the config's tests may use; a model that hangs is stopped. A large model has more by default.",
+        description="Processor seconds that the config's tests may use; a model that hangs is stopped. A large model has more by default, where "
+        "it is not isolated; making its weights is not counted.",
     )
 
 

@@ -92,7 +92,8 @@ class Reporter:
             return report
         finding = visible_values(item.stash.get(VERDICT, {}))
         # Extra attributes of a report travel with it from worker to controller.
-        report.modeltiers = {"config": str(suite.config.path), "tier": tier_in(item.nodeid), "finding": finding}  # type: ignore[attr-defined]
+        about = {"config": str(suite.config.path), "tier": tier_in(item.nodeid), "finding": finding}
+        report.modeltiers = {**about, "budget": suite.budget.seconds}  # type: ignore[attr-defined]
         if (
             report.failed
             and report.when == "call"
@@ -358,7 +359,8 @@ def _coverage(suite: Suite, results: list[Result]) -> str:
     parts = []
     if ran < expected:
         parts.append(f"Only {ran} of the suite's {expected} tests ran, so there is no grade.")
-    budget, late = f"The time budget of {suite.budget.seconds:g} s", _late(results)
+    seconds = max([suite.budget.seconds, *(result.budget for result in results)])  # a worker's has grown with its model
+    budget, late = f"The time budget of {seconds:g} s", _late(results)
     cut = [r.label for r in results if r.finding.get("cut")]
     if cut:
         parts.append(f"{budget} ended the search early in {', '.join(cut)}.")

@@ -61,6 +61,7 @@ class Result:
         seconds: How long it took.
         finding: The judge's verdict; empty for a test without one.
         captured: What was printed meanwhile, by heading.
+        budget: The time budget of its process, in seconds; 0 where it did not say.
     """
 
     nodeid: str
@@ -71,6 +72,7 @@ class Result:
     seconds: float
     finding: dict[str, Any] = field(default_factory=dict)
     captured: list[tuple[str, str]] = field(default_factory=list)
+    budget: float = 0.0
 
     @property
     def label(self) -> str:
@@ -89,7 +91,7 @@ def read_result(report: pytest.TestReport, about: dict[str, Any]) -> Result:
 
     Args:
         report: The report.
-        about: What the worker sent along: ``config``, ``tier`` and ``finding``.
+        about: What the worker sent along: ``config``, ``tier``, ``finding`` and its time budget.
     """
     finding = about["finding"]
     evidence = Evidence.from_json(finding["evidence"]) if finding.get("evidence") else None
@@ -102,7 +104,8 @@ def read_result(report: pytest.TestReport, about: dict[str, Any]) -> Result:
     else:
         status = Status.WARN if warned(report) else Status.OK
         message = evidence.headline if evidence else "holds"
-    return Result(report.nodeid, about["config"], about["tier"], status, message, report.duration, finding, report.sections)
+    origin = (report.nodeid, about["config"], about["tier"])
+    return Result(*origin, status, message, report.duration, finding, report.sections, about.get("budget", 0.0))
 
 
 def _first_line(report: pytest.TestReport, evidence: Evidence | None) -> str:

@@ -94,7 +94,8 @@ class Suite:
         """The model, built once and never called."""
         from harness.models.structure import build_if_it_fits
 
-        return build_if_it_fits(self.source, self.config.seed)
+        with self.budget.building():
+            return build_if_it_fits(self.source, self.config.seed)
 
     @cached_property
     def plan(self) -> Plan:

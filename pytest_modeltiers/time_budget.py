@@ -44,6 +44,9 @@ _ROOM = 3.0
 """How many times as long as a large model's tests are expected to take they may take, where the config does not say."""
 
 
+_BUILT = 60.0
+"""Processor seconds that a GiB of weights may take to be made: five times as long as those of a Llama in bfloat16."""
+
 _LENT = 1 / 12
 """Of the first half of the budget, as far as it is unused, what a search may take: most tests use less than an even part, so the early ones may
 borrow; the other half is kept, so that each later test still has at least half of an even part."""
@@ -54,6 +57,7 @@ class Budget:
     """Counts the processor time of a config's run, and how much of it is left.
 
     What is counted is everything from the import of the model's file on: building, calling, shrinking, looking for the module to blame.
+    Of the time in which weights are made, what their size explains is not.
     Our own imports are not.
 
     Attributes:
@@ -80,6 +84,21 @@ class Budget:
             yield
         finally:
             self.used, self._began = self.used_so_far, None
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """A block that builds a model: its weights have time of their own, by their size, which tests neither use nor are given."""
+        from harness.models.structure import watching_weights
+
+        before, seconds = self.used_so_far, self.seconds
+
+        def more(bytes_: int) -> None:
+            self.seconds += _BUILT * bytes_ / (1 << 30)
+
+        with watching_weights(more):
+            yield
+        self.used -= min(self.used_so_far - before, self.seconds - seconds)
+        self.seconds = seconds
 
     def grow_for(self, expected: float) -> None:
         """Makes room for tests that are expected to take so many processor seconds, where it is not fixed."""
@@ -234,7 +253,7 @@ class _Watch:
         self.is_over = False
         self.end: BaseException | None = None
         self._budget = budget
-        self._part = part
+        self._given = part - budget.seconds
         self._began = ComputedSince()
         self._call: FrameType | None = None
         self._call_seen = 0.0
@@ -258,6 +277,11 @@ class _Watch:
                     f"the model did not answer within the `time_budget` of {whole:g} s, in native code that nothing can stop; it was {place}"
                 )
                 return
+
+    @property
+    def _part(self) -> float:
+        """Processor seconds that the block may use, which grow with the budget."""
+        return self._given + self._budget.seconds
 
     @property
     def used(self) -> float:

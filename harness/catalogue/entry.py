@@ -30,7 +30,7 @@ def any_task(_task: TaskSpec) -> str:
     return "it holds of every model"
 
 
-GRADIENTS, SECOND, FLOAT64, BOTH = "gradients", "second models", "float64", "second models in float64"
+GRADIENTS, SECOND, FLOAT64 = "gradients", "second models", "float64"
 """What a test may hold at its peak beside the model and its calls, see ``harness.properties.plan``.
 
 The peaks of a GPT-2 with 35 million parameters, in times of its weights and beyond the model and Python: gradients 2 to 3, second models 4

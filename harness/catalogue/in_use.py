@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.catalogue import facts
-from harness.catalogue.entry import BOTH, DIFFERENCE, GRADIENTS, SECOND, Case, Property, Search
+from harness.catalogue.entry import DIFFERENCE, GRADIENTS, SECOND, Case, Property, Search
 
 _UNSAVED = ("serialisation[state_dict]",)
 
@@ -42,13 +42,11 @@ SAVING = (
                 "A state dict in another dtype gives its values, and leaves the model in its own dtype",
                 "harness.properties.loading:other_dtype",
                 owned_by=_UNSAVED,
-                memory=BOTH,
             ),
             "after_training": Case(
                 "A model that was trained, saved and loaded answers and trains on as the one that was saved",
                 "harness.properties.resuming:after_training",
                 owned_by=_UNSAVED,
-                memory=BOTH,
             ),
             "own_methods": Case(
                 "What save_pretrained or a Lightning checkpoint saves gives the same logits once loaded",

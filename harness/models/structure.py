@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -124,17 +124,27 @@ def stopping_at(limit: int) -> Iterator[None]:
     Raises:
         StoppedError: There would be more.
     """
-    made: set[int] = set()
     total = 0
 
-    def count(_module: nn.Module, _name: str, parameter: Tensor | None) -> None:
+    def count(more: int) -> None:
         nonlocal total
-        if parameter is None or parameter.is_meta or is_lazy(parameter) or id(parameter) in made:
-            return
-        made.add(id(parameter))
-        total += parameter.nbytes
+        total += more
         if total > limit:
             raise StoppedError
+
+    with watching_weights(count):
+        yield
+
+
+@contextmanager
+def watching_weights(read: Callable[[int], None]) -> Iterator[None]:
+    """A block in which the bytes of each parameter that is registered on a module are given to a function; those on ``meta`` are none."""
+    made: set[int] = set()
+
+    def count(_module: nn.Module, _name: str, parameter: Tensor | None) -> None:
+        if parameter is not None and not parameter.is_meta and not is_lazy(parameter) and id(parameter) not in made:
+            made.add(id(parameter))
+            read(parameter.nbytes)
 
     handle = register_module_parameter_registration_hook(count)
     try:

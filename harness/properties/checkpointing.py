@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from harness.compat import NormBase
 from harness.evidence import WHOLE, Evidence, Status
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
-from harness.properties.large_tensors import gradient_of
+from harness.properties.large_tensors import GradientGap, Read, gradient_gaps, reading_gradients
 from harness.properties.places import line_that_calls
 from harness.properties.prerequisites import hidden_by
 from harness.properties.subject import Subject, floating_dtype
@@ -50,21 +51,19 @@ def same_with_checkpointing(subject: Subject, seed: int = 0) -> Evidence:
     if failure := hidden_by(subject.prerequisite_failure, NAME):
         return failure
     counterexample = f"{subject.typical.describe(subject.task)}, train mode, seed={seed}"
-    without, switched = subject.fresh(), subject.fresh()
     try:
-        how = switch(switched, on=True)
-        switch(without, on=False)
+        how = switch(subject.fresh(), on=True)
+        switch(subject.fresh(), on=False)
     except Exception as error:  # whatever a model says that cannot do it
         return Evidence(NAME, Status.SKIPPED, f"activation checkpointing cannot be switched on: {raised(error)}")
     if not how:
         return Evidence(NAME, Status.SKIPPED, "the model has no switch for activation checkpointing")
     try:
-        plain, checked = _step(subject, without, seed), _step(subject, switched, seed)
+        differing = _Comparison(subject, _unchecked, _checked, seed)
     except NoGradientError:
         return _without_any_gradient(subject, how, counterexample, seed)
     except ModelRaisedError as error:
         return _raising(subject, how, error, counterexample, seed)
-    differing = _Comparison(plain, checked)
     if not differing.is_wrong or _is_rounding(subject, seed):
         if differing.statistics and _is_on(subject.model):
             return _updated_twice(subject, differing.statistics, how, counterexample)
@@ -74,7 +73,7 @@ def same_with_checkpointing(subject: Subject, seed: int = 0) -> Evidence:
                 f"; `{differing.statistics[0]}` is updated twice in a step{and_others(len(differing.statistics) - 1, 'buffer')}"
             )
         return Evidence(NAME, Status.OK, message, differing.worst, _NOISE, "units in the last place", counterexample)
-    if _Comparison(plain, _step(subject, _unchecked(subject), seed)).is_wrong:
+    if _Comparison(subject, _unchecked, _unchecked, seed).is_wrong:
         told = "with the same seed, a training step gives different gradients each time, whatever is checkpointed"
         return Evidence(NAME, Status.SKIPPED, told)
     return _judge_difference(subject, differing, how, counterexample, seed)
@@ -107,7 +106,7 @@ def _judge_difference(subject: Subject, differing: _Comparison, how: str, counte
             investigate=lambda: first_divergence(_recorded(subject, False, seed), _recorded(subject, True, seed), whole),
             code="loss_differs",
         )
-    path = differing.last_called(plain.called)
+    path = differing.last_called()
     return Evidence(
         **found,
         message=f"with {how} the gradient of `{path}` differs{and_others(len(differing.gradients) - 1, 'parameter')}, though the "
@@ -180,20 +179,18 @@ class _Step:
 
     Attributes:
         loss: The loss.
-        gradients: By parameter; ``None`` where there is none.
         statistics: The running statistics and other buffers after it.
         called: Paths of the modules in the order in which their calls began.
         epsilon: Of the dtype it was computed in.
     """
 
     loss: float
-    gradients: Mapping[str, Tensor | None]
     statistics: Mapping[str, Tensor]
     called: list[str]
     epsilon: float
 
 
-def _step(subject: Subject, model: nn.Module, seed: int) -> _Step:
+def _step(subject: Subject, model: nn.Module, seed: int, read: Read = lambda _name, _gradient: None) -> _Step:
     called: list[str] = []
     paths = {module: path for path, module in model.named_modules()}
     handles = [
@@ -202,7 +199,7 @@ def _step(subject: Subject, model: nn.Module, seed: int) -> _Step:
         if not isinstance(module, torch.jit.ScriptModule)
     ]
     try:
-        with mode(model, train=True), seeded(seed), warnings.catch_warnings():
+        with mode(model, train=True), seeded(seed), warnings.catch_warnings(), reading_gradients(model, read):
             warnings.simplefilter("ignore")  # of what is found here
             loss = subject.backward(subject.batch(seed=seed), model)
     finally:
@@ -210,7 +207,6 @@ def _step(subject: Subject, model: nn.Module, seed: int) -> _Step:
             handle.remove()
     return _Step(
         float(loss),
-        {path: gradient_of(parameter) for path, parameter in model.named_parameters() if parameter.requires_grad},
         {path: buffer.detach().clone() for path, buffer in model.named_buffers()},
         list(dict.fromkeys(called)),
         torch.finfo(floating_dtype(model)).eps,
@@ -231,20 +227,22 @@ class _Comparison:
         worst: The largest difference of a gradient, in units in the last place.
     """
 
-    def __init__(self, plain: _Step, checked: _Step) -> None:
-        self.plain, self.checked = plain, checked
-        largest = max((float(g.abs().max()) for g in plain.gradients.values() if g is not None and g.numel()), default=0.0)
-        self.worst, self.gradients = 0.0, list[str]()
-        self.absent = [path for path, g in plain.gradients.items() if g is not None and checked.gradients.get(path) is None]
-        for path, before in plain.gradients.items():
-            after = checked.gradients.get(path)
-            if before is None or after is None or not before.numel():
-                continue
-            scale = max(float(before.abs().max()), _SMALL * largest)
-            units = float((before - after).abs().max()) / (scale * plain.epsilon) if scale else 0.0
-            self.worst = max(self.worst, units)
-            if not units <= _NOISE:
-                self.gradients.append(path)
+    def __init__(
+        self, subject: Subject, without: Callable[[Subject], nn.Module], with_it: Callable[[Subject], nn.Module], seed: int
+    ) -> None:
+        steps: tuple[list[_Step], list[_Step]] = [], []
+
+        def run(number: int, make: Callable[[Subject], nn.Module], read: Read) -> None:
+            steps[number].append(_step(subject, make(subject), seed, read))
+
+        gaps = gradient_gaps(subject.model, partial(run, 0, without), partial(run, 1, with_it))
+        self.plain, self.checked = plain, checked = steps[0][0], steps[1][0]
+        self.absent = [path for path, gap in gaps.items() if gap.is_lost]
+        both = {path: gap for path, gap in gaps.items() if gap.largest is not None and not gap.is_lost}
+        least = _SMALL * max((gap.largest or 0.0 for gap in gaps.values()), default=0.0)
+        units = {path: _units(gap, least, plain.epsilon) for path, gap in both.items()}
+        self.worst = max(units.values(), default=0.0)
+        self.gradients = [path for path, number in units.items() if not number <= _NOISE]
         self.loss_bound = _NOISE * plain.epsilon * max(abs(plain.loss), 1.0)
         self.loss = not abs(plain.loss - checked.loss) <= self.loss_bound
         self.statistics = [
@@ -258,21 +256,30 @@ class _Comparison:
         """Whether the loss or a gradient differs."""
         return bool(self.absent or self.gradients or self.loss)
 
-    def last_called(self, called: list[str]) -> str:
+    def last_called(self) -> str:
         """Of the parameters whose gradient differs one of the module that was called last: what comes before it only passes that on."""
-        order = {path: place for place, path in enumerate(called)}
+        order = {path: place for place, path in enumerate(self.plain.called)}
         return max(self.gradients, key=lambda path: order.get(path.rpartition(".")[0], -1))
+
+
+def _units(gap: GradientGap, least: float, epsilon: float) -> float:
+    """A difference in units in the last place of the gradient's largest number, or of the least that counts."""
+    scale = max(gap.largest or 0.0, least)
+    return gap.gap / (scale * epsilon) if scale else 0.0
 
 
 def _is_rounding(subject: Subject, seed: int) -> bool:
     """Whether the differences vanish in float64, where the model runs there."""
     if subject.double is None:
         return False
-    models = [subject.fresh_double() for _ in range(2)]
-    for model, on in zip(models, (False, True), strict=True):
+
+    def double(on: bool, _subject: Subject) -> nn.Module:
+        model = subject.fresh_double()
         switch(model, on)
+        return model
+
     try:
-        return not _Comparison(*(_step(subject, model, seed) for model in models)).is_wrong
+        return not _Comparison(subject, partial(double, False), partial(double, True), seed).is_wrong
     except (NoGradientError, ModelRaisedError):
         return False
 
@@ -281,6 +288,13 @@ def _unchecked(subject: Subject) -> nn.Module:
     """A copy of the model with checkpointing off."""
     model = subject.fresh()
     switch(model, on=False)
+    return model
+
+
+def _checked(subject: Subject) -> nn.Module:
+    """A copy of the model with checkpointing on."""
+    model = subject.fresh()
+    switch(model, on=True)
     return model
 
 

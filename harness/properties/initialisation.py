@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
 from harness.properties.calling import NoGradientError, mode
-from harness.properties.large_tensors import gradient_of
+from harness.properties.large_tensors import reading_gradients
 from harness.properties.model_variants import calibrated, untouched_statistics
 from harness.properties.subject import Subject
 from harness.properties.tracing import recording
@@ -23,6 +23,9 @@ _NEVER = -1e8
 
 _SMALL = 0.02
 """Standard deviation of weights that are filled in where a layer starts at zero."""
+
+_TELLING = 8
+"""Numbers at the beginning of a row that tell it from nearly all others."""
 
 _NOT_FRESH = Evidence(_NAME, Status.SKIPPED, "the weights are loaded, not freshly initialised")
 
@@ -77,14 +80,19 @@ def symmetry(subject: Subject, seed: int = 0) -> Evidence:
     if not subject.fresh_weights:
         return _NOT_FRESH
     model = subject.fresh()
-    with mode(model, train=False), seeded(seed):
-        model.zero_grad(set_to_none=True)
+    alike = {path: groups for path, p in model.named_parameters() if not _is_scale(model, path, p) and (groups := _equal_rows(p))}
+    slopes: dict[str, list[Tensor]] = {}
+
+    def read(path: str, gradient: Tensor) -> None:
+        rows = [_real(gradient)[members].flatten(1) for members in alike.get(path, [])]
+        slopes[path] = [before + more for before, more in zip(slopes[path], rows, strict=True)] if path in slopes else rows
+
+    with mode(model, train=False), seeded(seed), reading_gradients(model, read):
         try:
             subject.backward(subject.batch(seed=seed), model)
         except NoGradientError:
             return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
-    slopes = {path: (p, gradient_of(p)) for path, p in model.named_parameters() if not _is_scale(model, path, p)}
-    twins = [(path, *pair) for path, (p, slope) in slopes.items() if slope is not None and (pair := _twin_rows(p, slope))]
+    twins = [(path, *pair) for path, groups in alike.items() if (pair := _twins(groups, slopes.get(path, [])))]
     twins = twins or [(path, 0, 1) for path in _stuck_at_one_value(subject, model, seed)]
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
     if not twins:
@@ -225,23 +233,31 @@ def _is_scale(model: nn.Module, path: str, parameter: Tensor) -> bool:
     )
 
 
-def _twin_rows(weight: Tensor, gradient: Tensor) -> tuple[int, int] | None:
-    """Two rows that are equal in value and in their non-zero gradient, up to rounding of the gradient."""
+def _equal_rows(weight: Tensor) -> list[Tensor]:
+    """The numbers of the rows that are equal, in groups of at least two."""
     if weight.ndim < 2 or len(weight) < 2 or not weight.numel():
-        return None
-    rows, slopes = (_real(tensor).flatten(1) for tensor in (weight.detach(), gradient))
+        return []
+    rows = _real(weight.detach()).flatten(1)
+    few = _grouped(rows[:, :_TELLING])  # tell nearly all rows apart
+    return [group[again] for group in few for again in _grouped(rows[group])]
+
+
+def _grouped(rows: Tensor) -> list[Tensor]:
     _, group, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
-    for index in (counts > 1).nonzero().flatten().tolist():
-        members = (group == index).nonzero().flatten()
-        first = members[0]
-        scale = slopes[members].abs().max()
+    return [(group == index).nonzero().flatten() for index in (counts > 1).nonzero().flatten().tolist()]
+
+
+def _twins(groups: list[Tensor], slopes: list[Tensor]) -> tuple[int, int] | None:
+    """Two rows of a group of equal ones whose gradients are equal, up to rounding, and not zero."""
+    for members, own in zip(groups, slopes, strict=False):
+        scale = own.abs().max()
         if scale == 0:
             continue
-        same = (slopes[members[1:]] - slopes[first]).abs().amax(1) <= 1e-5 * scale
-        nonzero = slopes[members[1:]].abs().amax(1) > 0
+        same = (own[1:] - own[0]).abs().amax(1) <= 1e-5 * scale
+        nonzero = own[1:].abs().amax(1) > 0
         found = (same & nonzero).nonzero().flatten()
         if len(found):
-            return int(first), int(members[1:][found[0]])
+            return int(members[0]), int(members[1:][found[0]])
     return None
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO, Any
 
 import torch
@@ -39,6 +40,11 @@ def largest_gap(left: Tensor, right: Tensor) -> float:
     """Largest absolute difference of two tensors of one shape, in float64; NaN where one is met."""
     gaps = torch.stack([(one.double() - other.double()).abs().max() for one, other in pieces(left.detach(), right.detach())])
     return float(gaps.max())
+
+
+def largest_absolute(tensor: Tensor) -> float:
+    """Largest absolute value of a tensor; NaN where one is met."""
+    return float(torch.stack([piece.abs().max() for (piece,) in pieces(tensor.detach())]).max())
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -95,12 +101,12 @@ _PART = 1 << 24
 """Numbers of a part of a state dict."""
 
 
-def names_in_parts(state: dict[str, Tensor]) -> list[list[str]]:
-    """The names of a state dict, in parts of which none takes much memory in another dtype."""
+def names_in_parts(state: Mapping[str, Tensor], most: float = _PART) -> list[list[str]]:
+    """The names of a state dict, in parts of which none takes much memory in another dtype, or has more numbers than asked for."""
     parts, size = [list[str]()], 0
     for name, value in state.items():
         more = value.numel() if isinstance(value, Tensor) else 0
-        if parts[-1] and size + more > _PART:
+        if parts[-1] and size + more > most:
             parts.append([])
             size = 0
         parts[-1].append(name)
@@ -149,13 +155,17 @@ class _Unpickler(pickle.Unpickler):
         return self._made[number]
 
 
+Read = Callable[[str, Tensor], None]
+"""Takes a parameter's name and its gradient, or a part of it."""
+
+
 @contextmanager
-def reading_gradients(model: nn.Module, read: Callable[[str, Tensor], None]) -> Iterator[None]:
+def reading_gradients(model: nn.Module, read: Read) -> Iterator[None]:
     """In the block, a backward pass gives the gradient of each parameter to a function, once it is complete, and keeps none.
 
     Args:
         model: The model.
-        read: Takes the parameter's name and its gradient, which is dense.
+        read: Takes the gradient, which is dense.
     """
 
     def hook(name: str) -> Callable[[Tensor], None]:
@@ -176,6 +186,61 @@ def reading_gradients(model: nn.Module, read: Callable[[str, Tensor], None]) -> 
     finally:
         for each in hooks:
             each.remove()
+
+
+_SHARES = 3
+"""In how many parts gradients of a large model are compared."""
+
+
+@dataclass
+class GradientGap:
+    """How a parameter's gradient differs between two backward passes.
+
+    Attributes:
+        largest: The largest absolute number in the first one; ``None`` where that pass has none.
+        gap: The largest difference; where only one pass has a gradient, the other's is zero.
+        is_lost: Whether only the first pass has one.
+    """
+
+    largest: float | None
+    gap: float
+    is_lost: bool
+
+
+def gradient_gaps(model: nn.Module, first: Callable[[Read], object], second: Callable[[Read], object]) -> dict[str, GradientGap]:
+    """How each gradient differs between two backward passes.
+
+    Of a large model both run once for each part of the parameters, and only the gradients of that part are kept.
+
+    Args:
+        model: The model, or one with the same parameters.
+        first: Runs a backward pass, whose gradients it gives to a function.
+        second: Runs the other one.
+    """
+    parameters = dict(model.named_parameters())
+    most = sum(parameter.numel() for parameter in parameters.values()) / _SHARES if is_large(model) else float("inf")
+    found: dict[str, GradientGap] = {}
+    for names in names_in_parts(parameters, most):
+        part, kept, seen = set(names), dict[str, Tensor](), set[str]()
+
+        def add(name: str, gradient: Tensor, part: set[str] = part, kept: dict[str, Tensor] = kept) -> None:
+            if name in part and gradient.numel():
+                kept[name] = kept[name] + gradient if name in kept else gradient
+
+        def take_off(
+            name: str, gradient: Tensor, part: set[str] = part, kept: dict[str, Tensor] = kept, seen: set[str] = seen
+        ) -> None:
+            if name in part and gradient.numel():
+                seen.add(name)
+                kept[name] = kept[name] - gradient if name in kept else -gradient
+
+        first(add)
+        largest = {name: largest_absolute(gradient) for name, gradient in kept.items()}
+        second(take_off)
+        for name in names:
+            if name in kept:
+                found[name] = GradientGap(largest.get(name), largest_absolute(kept[name]), name not in seen)
+    return found
 
 
 def gradient_of(parameter: Tensor) -> Tensor | None:

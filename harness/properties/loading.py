@@ -22,7 +22,7 @@ from harness.models.copies import is_large_tensor
 from harness.models.structure import kept_beside, unsaved
 from harness.owners import failing_owner, owned_by
 from harness.properties.calling import ModelRaisedError
-from harness.properties.large_tensors import may_be_constant, names_in_parts, through_a_file
+from harness.properties.large_tensors import is_widened, may_be_constant, names_in_parts, through_a_file, widened
 from harness.properties.model_variants import move
 from harness.properties.noise import first_failure, is_packed, judge_equal, quantised_part
 from harness.properties.places import line_that_sets
@@ -265,7 +265,9 @@ class _Pairs:
     def _in_float64(self, both: Loaded) -> Loaded:
         # What was loaded is moved, and not loaded once more: a move makes copies, which may hide what loading does to shared memory.
         try:
-            source, other = (self._subject.copies.of(model).double().eval() for model in (both.source, both.other))
+            double = self._subject.double
+            wide = widened if double is not None and is_widened(double) else nn.Module.double
+            source, other = (wide(self._subject.copies.of(model)).eval() for model in (both.source, both.other))
             return Loaded(source, other, self._call(source), self._call(other))
         except (
             Exception

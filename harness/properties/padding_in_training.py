@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from harness.evidence import WHOLE, Evidence, Status
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError
 from harness.properties.independence import row_of
-from harness.properties.large_tensors import gradient_of
+from harness.properties.large_tensors import Read, gradient_gaps, reading_gradients
 from harness.properties.noise import difference, judge_equal
 from harness.properties.padding import no_padding, padded, placed, real_part, tells_padding, unknown_elements
 from harness.properties.places import line_that_calls
@@ -105,13 +106,18 @@ def _compared(trial: PaddedRows, fixed_norms: bool) -> Evidence:
     )
     if evidence.status is Status.FAIL or not trial.has_loss:
         return evidence
-    scale = max(1.0, float(trial.lessons(subject.model, fixed_norms)[0].abs().max()))
+    gaps, scale = trial.lessons(subject.model, fixed_norms)
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        found = gaps if model is subject.model else trial.lessons(model, fixed_norms)[0]
+        return found, torch.zeros_like(found)
+
     return judge_equal(
         subject,
         NAME,
-        lambda model: trial.lessons(model, fixed_norms),
+        compare,
         f"the loss or its gradient changes with the padding along `{trial.axis.name}`, though no output at a real element does",
-        bound=_NOISE * torch.finfo(subject.dtype).eps * scale,
+        bound=_NOISE * torch.finfo(subject.dtype).eps * max(1.0, scale),
         **{**facts, "code": "padding_in_loss"},
     )
 
@@ -192,17 +198,20 @@ class PaddedRows:
             found.append(torch.cat([part.flatten() for part in (*parts, *kept)]))
         return found[0], found[1]
 
-    def lessons(self, like: nn.Module, fixed_norms: bool) -> tuple[Tensor, Tensor]:
-        """The loss and its gradients, with much padding and with little."""
-        found = []
-        for batch, _ in self.both:
+    def lessons(self, like: nn.Module, fixed_norms: bool) -> tuple[Tensor, float]:
+        """How far the loss and its gradients are with much padding from those with little, and the largest of them."""
+        losses: list[float] = []
+
+        def teach(batch: Batch, read: Read) -> None:
             model = self.fresh(like, fixed_norms)
-            with seeded(self._seed):
+            with seeded(self._seed), reading_gradients(model, read):
                 loss = self.subject.train_loss(batch, model)
-            loss.backward()
-            gradients = [gradient for p in model.parameters() if (gradient := gradient_of(p)) is not None]
-            found.append(torch.cat([part.detach().flatten() for part in (loss, *gradients)]))
-        return found[0], found[1]
+                loss.backward()
+            losses.append(float(loss.detach()))
+
+        found = gradient_gaps(like, *(partial(teach, batch) for batch, _ in self.both)).values()
+        gaps = torch.tensor([losses[0] - losses[1], *(each.gap for each in found)], dtype=torch.float64)
+        return gaps, max([abs(losses[0]), *(each.largest or 0.0 for each in found)])
 
     def culprit(self, like: nn.Module, fixed_norms: bool) -> str:
         """Path of the first module whose outputs at real elements of a row differ though its inputs there do not."""

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.adapters import Adapter
 from harness.batches import Sizes, largest_sizes, make_batch, smallest_sizes, to_device, typical_sizes
 from harness.catalogue import CATALOGUE, of_tier
-from harness.catalogue.entry import BOTH, FLOAT64, GRADIENTS, SECOND
+from harness.catalogue.entry import FLOAT64, GRADIENTS, SECOND
 from harness.compat import TorchDispatchMode, compiler_left_out, without_compiler
 from harness.models.structure import Structure, structure_of
 from harness.properties.resources import LiveBytes
@@ -129,7 +129,6 @@ class Plan:
             Step(SECOND, held + kept + 5 * own, "tests with further models, such as one that loads what was saved"),
             # Differences are confirmed in float64 a module at a time, which needs less.
             Step(FLOAT64, held + wide + 2 * typical, "tests of the whole model in float64"),
-            Step(BOTH, held + kept + 4 * own + 2 * wide, "what is loaded in another dtype, or after a step of training"),
         )
 
     @property

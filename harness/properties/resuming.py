@@ -15,7 +15,7 @@ from harness.evidence import Evidence, Status
 from harness.models.copies import objects_reached
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError, mode
-from harness.properties.large_tensors import step_by_sign, through_a_file
+from harness.properties.large_tensors import reading_gradients, step_by_sign, through_a_file
 from harness.properties.loading import judge_loading, load_into, unless_owned
 from harness.properties.model_variants import move
 from harness.properties.noise import difference, is_packed
@@ -96,6 +96,8 @@ def _keeps_old_weights(subject: Subject, batch: Batch, seed: int) -> bool:
 def _train(subject: Subject, model: nn.Module, seed: int) -> None:
     """One step in train mode, in which every weight with a gradient moves by the same small amount."""
     batch = subject.batch(seed=seed)
+    if subject.is_large and _stepped_as_gradients_come(subject, model, batch, seed):
+        return
     with mode(model, train=True), seeded(seed):
         try:
             subject.backward(batch, model)
@@ -105,6 +107,25 @@ def _train(subject: Subject, model: nn.Module, seed: int) -> None:
             in_train_mode(subject, model, seed)
     step_by_sign((parameter for parameter in model.parameters() if not is_packed(parameter)), _STEP)
     model.zero_grad(set_to_none=True)
+
+
+def _stepped_as_gradients_come(subject: Subject, model: nn.Module, batch: Batch, seed: int) -> bool:
+    """Whether a step could be taken in which each weight moves once its gradient is there, so that no set of gradients is kept."""
+    parameters = {name: parameter for name, parameter in model.named_parameters() if not is_packed(parameter)}
+
+    @torch.no_grad()
+    def step(name: str, gradient: Tensor) -> None:
+        if name in parameters:
+            parameters[name].sub_(gradient.sgn(), alpha=_STEP)
+
+    with mode(model, train=True), seeded(seed), reading_gradients(model, step):
+        try:
+            subject.backward(batch, model)
+        except (
+            UserError
+        ):  # it cannot be trained, or still needs a weight that has moved: what moved already stays, and is no less random
+            return False
+    return True
 
 
 def in_train_mode(subject: Subject, model: nn.Module, seed: int) -> Tensor:

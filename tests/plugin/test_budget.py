@@ -278,3 +278,21 @@ def inside_of_pydantic() -> Any:
     names: dict[str, Any] = {"__name__": "pydantic.main"}
     exec(code, names)
     return names["frame"]
+
+
+def test_making_large_weights_takes_no_time_from_the_tests() -> None:
+    from torch import nn
+
+    budget = Budget(10)
+    with budget.counting(), budget.building():
+        layer = nn.Linear(4096, 4096)  # 64 MiB, which may take 3.75 s
+        while budget.used_so_far < 0.5:
+            layer.bias.sum()
+        assert budget.seconds == pytest.approx(13.75, rel=0.01)
+    assert (budget.used, budget.seconds) == pytest.approx((0.0, 10.0), abs=0.05)
+
+    with budget.counting(), budget.building():  # few weights have little time of their own
+        small = nn.Linear(64, 64)
+        while budget.used_so_far < 0.5:
+            small.bias.sum()
+    assert budget.used == pytest.approx(0.5, abs=0.2)

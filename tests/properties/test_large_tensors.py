@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.evidence import Status
-from harness.properties.large_tensors import is_widened, pickled, through_a_file, widened
+from harness.properties.large_tensors import (
+    GradientGap,
+    gradient_gaps,
+    is_widened,
+    pickled,
+    reading_gradients,
+    through_a_file,
+    widened,
+)
 from harness.properties.loading import other_dtype, state_dict_round_trip
 from harness.properties.subject import Subject, floating_dtype
 from harness.runtime import seeded
@@ -157,3 +165,27 @@ def test_a_large_model_is_saved_with_weights_that_a_second_instance_lacks(
     subject.rebuild = rebuild
     for judge in (state_dict_round_trip, other_dtype):
         assert (judge(subject).status is Status.FAIL) == is_red
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_gradients_are_compared_part_by_part(monkeypatch: pytest.MonkeyPatch, is_large: bool) -> None:
+    if is_large:
+        monkeypatch.setattr("harness.runtime._LARGE", 1)
+    model, passes = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1), nn.Linear(2, 2)), list[float]()
+
+    def backward(times: float, read: Any) -> None:
+        passes.append(times)
+        with reading_gradients(model, read):
+            (times * model[1](model[0](torch.ones(1, 2)))).sum().backward()
+
+    def backward_of_another_part(read: Any) -> None:
+        with reading_gradients(model, read):
+            model[2](torch.ones(1, 2)).sum().backward()
+
+    found = gradient_gaps(model, lambda read: backward(1.0, read), lambda read: backward(3.0, read))
+    assert list(found) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert found["1.bias"] == GradientGap(largest=1.0, gap=2.0, is_lost=False)
+    assert len(passes) > 2 if is_large else len(passes) == 2
+    found = gradient_gaps(model, lambda read: backward(1.0, read), backward_of_another_part)
+    assert found["1.bias"] == GradientGap(largest=1.0, gap=1.0, is_lost=True)
+    assert found["2.bias"] == GradientGap(largest=None, gap=1.0, is_lost=False)
