@@ -311,7 +311,7 @@ def compiler_counters() -> Any:
 
 @contextmanager
 def compiling_in_this_process() -> Iterator[None]:
-    """Has the compiler start no processes: ``torch._inductor.config.compile_threads``. Without it, ``torch_compile`` cannot run."""
+    """Has the compiler start no processes: ``torch._inductor.config.compile_threads``. Without it, ``compiled`` cannot run."""
     import torch._inductor.config as inductor
 
     with inductor.patch(compile_threads=1):

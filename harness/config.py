@@ -130,25 +130,20 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
     @model_validator(mode="after")
     def _data_of_model_file(self) -> SuiteConfig:
         """Puts the model's file into names of Python that leave it out."""
-        for key in ("train", "eval"):
-            data = getattr(self, key)
-            if data is None:
-                continue
-            file, _, name = (self.model_import or "").partition(":")
-            file, name = (self.model_file, "") if self.model_file else (file, name)
-            if data.dataset and data.dataset.startswith(":"):
-                named: dict[str, Any] = {"dataset": f"{file}{data.dataset}"}
-            elif data.datamodule == "model":
-                named = {
-                    "datamodule": f"{file}:{name or self.model_factory}",
-                    "arguments": data.arguments or self.model_kwargs,
-                }
-            else:
+        file, _, name = (self.model_import or "").partition(":")
+        file, name = (self.model_file, "") if self.model_file else (file, name)
+        for key, data in {"train": self.train, "eval": self.eval}.items():
+            if data is None or not (data.datamodule == "model" or (data.dataset or "").startswith(":")):
                 continue
             if not file:
                 given = data.dataset or data.datamodule
                 message = f"`{key}`: {given!r} means the model's file: give `model_file` or `model_import`, or name the file"
                 raise refusal("missing_key", message, key)
+            if data.dataset:
+                named: dict[str, Any] = {"dataset": f"{file}{data.dataset}"}
+            else:
+                factory, arguments = name or self.model_factory, data.arguments or self.model_kwargs
+                named = {"datamodule": f"{file}:{factory}", "arguments": arguments}
             setattr(self, key, data.model_copy(update=named))
         return self
 
@@ -256,24 +251,20 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
 
     def named_paths(self) -> Iterator[tuple[str, str]]:
         """Every path the config gives, by its key; an adapter's is without its class."""
-        groups = {"train.path": self.train, "eval.path": self.eval}
-        yield from ((key, group.path) for key, group in groups.items() if group and group.path)
-        yield from (("metrics", file) for name in self.metrics if (file := name.rpartition(":")[0]).endswith(".py"))
-        for key, group in groups.items():
-            for name in ("dataset", "datamodule") if group else ():
-                file = (getattr(group, name) or "").rpartition(":")[0]
-                if file.endswith(".py"):
-                    yield f"{key.removesuffix('path')}{name}", file
-        if self.export and self.export.export_dir:
-            yield "export.export_dir", self.export.export_dir
-        for key in ("model", "model_file", "weights", "resume_from_checkpoint", "checkpoint_dir"):
-            if getattr(self, key):
-                yield key, getattr(self, key)
-        for key in ("adapter", "example"):
-            if ".py:" in (getattr(self, key) or ""):
-                yield key, getattr(self, key).rpartition(":")[0]
-        if "://" not in self.db_path:
-            yield "db_path", self.db_path
+        named = {
+            key: getattr(self, key) for key in ("model", "model_file", "weights", "resume_from_checkpoint", "checkpoint_dir")
+        }
+        in_python = {key: getattr(self, key) for key in ("adapter", "example")}
+        for group, data in {"train": self.train, "eval": self.eval}.items():
+            named[f"{group}.path"] = data and data.path
+            in_python |= {f"{group}.{key}": getattr(data, key, None) for key in ("dataset", "datamodule")}
+        named["export.export_dir"] = self.export and self.export.export_dir
+        named["db_path"] = None if "://" in self.db_path else self.db_path
+        yield from ((key, path) for key, path in named.items() if path)
+        for key, place in [*in_python.items(), *(("metrics", name) for name in self.metrics)]:
+            file = (place or "").rpartition(":")[0]
+            if file.endswith(".py"):
+                yield key, file
 
     def task_spec(self) -> TaskSpec:
         """The task and its sizes.

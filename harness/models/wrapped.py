@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model without ``torch.compile``, whose parts are compiled no longer either.
 
-    What is judged is the model's own code, at more shapes than anybody wants to compile it for; ``torch_compile`` compiles it itself.
+    What is judged is the model's own code, at more shapes than anybody wants to compile it for; ``compiled`` compiles it itself.
     """
     if isinstance(model, torch.export.ExportedProgram):
         model = model.module()
