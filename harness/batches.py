@@ -17,6 +17,7 @@ from torch import Tensor
 from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH
 from harness.tasks.kinds import IGNORED as IGNORED
+from harness.tasks.signature import Signature
 from harness.tasks.values import Drawing, Ids
 
 Batch = dict[str, Tensor]
@@ -90,18 +91,28 @@ def typical_sizes(task: TaskSpec) -> Sizes:
 
 
 def smallest_sizes(task: TaskSpec, batch: int = 1) -> Sizes:
-    """The smallest inputs that the task allows, of so many rows."""
+    """The smallest inputs that the task allows, of so many rows, or of more where it does not allow so few."""
     if task.declared is not None:
-        return Sizes.of({**task.declared.smallest_sizes(), BATCH: batch})
+        return Sizes.of({**task.declared.smallest_sizes(), BATCH: _rows(task.declared, batch)})
     return Sizes(batch, seq=task.min_seq_len)
 
 
 def largest_sizes(task: TaskSpec, batch: int) -> Sizes:
-    """The largest inputs that are drawn for the task, of so many rows."""
+    """The largest inputs that are drawn for the task, of so many rows, or of another number that it allows."""
     if task.declared is not None:
-        return Sizes.of({**{axis.name: axis.choices()[-1] for axis in task.declared.free_axes}, BATCH: batch})
+        sizes = {axis.name: axis.choices()[-1] for axis in task.declared.free_axes}
+        return Sizes.of({**sizes, BATCH: _rows(task.declared, batch)})
     longest = task.max_seq_len or 1
     return Sizes(batch, longest, longest)
+
+
+def _rows(signature: Signature, wanted: int) -> int:
+    """So many rows, where the axis of rows allows them; else the next number that it allows."""
+    axis = signature.axes.get(BATCH)
+    if axis is None or axis.allows(wanted):
+        return wanted
+    choices = axis.choices()
+    return next((size for size in choices if size > wanted), choices[-1])
 
 
 def shares_rows(task: TaskSpec) -> bool:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, other_tokens, swap_tokens
-from harness.evidence import Evidence, Status
+from harness.evidence import Blame, Evidence, Status
 from harness.properties.model_variants import calibrated, calibrated_double, moved
 from harness.properties.noise import FACTOR, difference
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.subject import Subject
-from harness.properties.tracing import calls_of, first_divergence, whole
+from harness.properties.tracing import Step, calls_of, first_divergence, numbered_steps, whole
 from harness.tasks.axes import rows_first
 from harness.tasks.kinds import TokenScores
 
@@ -261,18 +261,30 @@ def _influence(left: Tensor, right: Tensor) -> float:
 
 
 def where_lost(subject: Subject, base: Batch, changed: Batch) -> str:
-    """Path of the module that a change of the inputs reaches and after which nothing shows it any more; empty where there is none."""
+    """The module that a change of the inputs reaches and after which nothing shows it any more, with the line; empty where there is none."""
     model = calibrated(subject)
     traces = [calls_of(model, partial(subject.logits, batch)) for batch in (base, changed)]
-    lost = ""
+    lost = Blame("")
     for left, right in zip(*traces, strict=False):
         if first_divergence([left], [right], whole):
-            lost = ""
-        elif not lost and any(
-            not torch.equal(a, b) for a, b in zip(left.inputs, right.inputs, strict=False) if a.shape == b.shape
-        ):
-            lost = left.module
+            lost = Blame("")
+        elif not lost and _changes(left.inputs, right.inputs):
+            others = dict(numbered_steps(right))
+            ends = [step for key, step in numbered_steps(left) if key in others and _ends_in(step, others[key])]
+            # What reads the inputs themselves may well read another part of them.
+            inner = [step for step in ends if not any(torch.equal(a, b) for a in step.inputs for b in left.inputs)]
+            lost = Blame(left.module, (inner or ends)[-1].place if ends else "")
     return lost
+
+
+def _ends_in(left: Step, right: Step) -> bool:
+    """Whether an operator reads what was changed, and shows nothing of it."""
+    same = len(left.outputs) == len(right.outputs) and not _changes(left.outputs, right.outputs)
+    return bool(left.outputs) and same and _changes(left.inputs, right.inputs)
+
+
+def _changes(left: list[Tensor], right: list[Tensor]) -> bool:
+    return any(not torch.equal(a, b) for a, b in zip(left, right, strict=False) if a.shape == b.shape)
 
 
 def _telling_ids(subject: Subject, field: str) -> Tensor:

@@ -341,9 +341,10 @@ def _of_axes(signature: Signature, held: set[str]) -> Iterator[Mistake]:
                         "axis", f"axes.{name}.from", f"no input has the axis {other!r}", other, held, f"They have {_listed(held)}"
                     )
         if axis.source is not None and name in held:
-            yield _wrong(
-                f"axes.{name}.from", "an input has this axis, so that its size is chosen and does not follow from others"
-            )
+            formula = axis.source.text if isinstance(axis.source, Formula) else ""
+            limits = f': say `limits: ["{name} <= {formula}", "{formula} <= {name}"]`' if formula else ""
+            told = "an input has this axis, so that its size is chosen and does not follow from others"
+            yield _wrong(f"axes.{name}.from", f"{told}{limits}")
         if axis.padding and not _tells_padding(signature, name):
             told = f"give an input `lengths_of` or `mask_of` {name}, or ids with `pad`"
             yield _wrong(f"axes.{name}.padding", f"nothing tells which elements are real: {told}")
