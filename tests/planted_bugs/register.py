@@ -103,6 +103,7 @@ class PlantedBug:
         source: Where this kind of bug is described.
         status: What the finding must be; a warning where the property warns by design.
         also: Other tests that the bug may make red too.
+        line: Part of the line of code that must be named, where one can be.
         missed: Why the test passes all the same, of a bug that nothing can find yet without an alarm on sound models.
     """
 
@@ -116,6 +117,7 @@ class PlantedBug:
     source: str = ""
     status: Status = Status.FAIL
     also: tuple[str, ...] = ()
+    line: str = ""
     missed: str = ""
 
     def __str__(self) -> str:

@@ -26,9 +26,16 @@ def test_a_bug_is_caught_and_blamed(bug: PlantedBug, tmp_path: Path) -> None:
     assert_caught(bug, tmp_path)
 
 
-@pytest.mark.parametrize("twin", twins_of(BUGS), ids=str)
+@pytest.mark.parametrize(
+    "twin", [pytest.param(twin, marks=pytest.mark.long if twin.is_of_many else ()) for twin in twins_of(BUGS)], ids=str
+)
 def test_a_sound_twin_is_quiet(twin: Twin, tmp_path: Path) -> None:
     assert_quiet(twin, tmp_path)
+
+
+@pytest.mark.parametrize("twin", [twin for twin in twins_of(BUGS) if twin.is_of_many], ids=str)
+def test_a_sound_twin_passes_the_tests_of_its_bugs(twin: Twin, tmp_path: Path) -> None:
+    assert_quiet(twin, tmp_path, twin.judged_with_its_bugs)
 
 
 def test_every_property_and_case_has_a_bug() -> None:

@@ -363,3 +363,20 @@ def test_what_only_a_signature_declares_is_blamed_on_a_line(name: str, tmp_path:
     assert found.module == module
     file, _, number = found.place.rpartition(":")
     assert line in Path(file).read_text(encoding="utf-8").splitlines()[int(number) - 1]
+
+
+class InPairs(nn.Linear):
+    """Takes two rows or more, as a model whose `squeeze()` has no `dim`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) < 2:
+            raise ValueError("no batch of one")
+        return super().forward(x)
+
+
+def test_fewer_rows_than_declared_are_not_asked_for() -> None:
+    keys = {"inputs": {"x": {"axes": ["batch", 3]}}, "outputs": {"y": {"axes": ["batch", 2]}}, "axes": {"batch": {"min": 2}}}
+    only = ["shape_contract", "finite_output", "eval_deterministic"]
+    found = judge_model(lambda: InPairs(3, 2), task_of(keys), only=only)
+
+    assert {each.status for each in found.values()} == {Status.OK}, [each.explain() for each in found.values()]

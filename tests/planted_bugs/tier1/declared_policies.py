@@ -39,6 +39,7 @@ plant_declared(
     {"inputs": {"s": {"axes": ["batch", 7]}}, "outputs": {"q": {"axes": ["batch", 4]}}},
     "batch_independence[forward]",
     also=("batch_independence[gradient]",),
+    line="# here",
     source="tqjxlm/Simple-DQN-Pytorch#1",
 )
 
@@ -99,6 +100,7 @@ plant_declared(
         "outputs": {"log_prob": {"axes": ["batch"], "at": 1}, "action": {"axes": ["batch", 2], "at": 0, "range": [-2, 2]}},
     },
     "finite_output[typical]",
+    line="# here",
     source="cpnota/autonomous-learning-library#139",
 )
 
@@ -128,6 +130,7 @@ plant_declared(
         "outputs": {"click": {"axes": ["batch"], "kind": "binary_scores"}},
     },
     "eval_deterministic",
+    line="# here",
     source="RUCAIBox/RecBole#1413",
 )
 
@@ -156,6 +159,7 @@ plant_declared(
     },
     "full_vocabulary",
     also=("shape_contract",),
+    line="# here",
     source="fastai/fastai#1423",
 )
 
@@ -221,7 +225,9 @@ HISTORY: Keys = {
 }
 
 
-plant_declared("last_place_for_last_item", SequenceTower, HISTORY, "padding_ignored", source="RUCAIBox/RecBole#1113")
+plant_declared(
+    "last_place_for_last_item", SequenceTower, HISTORY, "padding_ignored", line="# here", source="RUCAIBox/RecBole#1113"
+)
 
 
 class NormalizedCritic(nn.Module):
@@ -251,6 +257,7 @@ plant_declared(
         "outputs": {"q": {"axes": ["batch"]}},
     },
     "inputs_unchanged",
+    line="# here",
     source="rlworkgroup/garage#291",
 )
 

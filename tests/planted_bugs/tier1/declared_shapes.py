@@ -42,6 +42,7 @@ plant_declared(
         "axes": {"nodes": {"min": 1, "order": "none"}, "edges": {"min": 0, "order": "none"}},
     },
     "shape_contract",
+    line="# here",
     source="dmlc/dgl#169",
 )
 
@@ -76,6 +77,7 @@ plant_declared(
         "axes": {"points": {"min": 4, "max": 12, "order": "none"}},
     },
     "permutation",
+    line="# here",
     source="prs-eth/OverlapPredator#14",
 )
 
@@ -188,6 +190,7 @@ plant_declared(
     },
     "input_dependence[inputs]",
     also=("gradient_flow[reaches_every_parameter]",),
+    line="# here",
     source="google-research/google-research#332",
 )
 
@@ -213,6 +216,7 @@ plant_declared(
     },
     "registration",
     also=("serialisation[state_dict]", "serialisation[deepcopy]", "dtype_move[float64]", "device_move"),
+    line="# here",
     source="LianpoWang/SLIIF#13",
 )
 
@@ -244,6 +248,7 @@ plant_declared(
         "axes": {"nodes": {"min": 1, "max": 8}},
     },
     "finite_output[typical]",
+    line="# here",
     source="MrLeeeee/GCN-GAT-and-Graphsage#3",
 )
 
@@ -271,6 +276,7 @@ plant_declared(
     },
     "finite_output[extremes]",
     also=("gradient_flow[finite]",),
+    line="# here",
     source="mllam/neural-lam#594",
 )
 
@@ -308,6 +314,7 @@ plant_declared(
     },
     "shape_contract",
     module="dec",
+    line="# here",
     source="amazon-science/earth-forecasting-transformer#49",
 )
 
@@ -342,6 +349,7 @@ plant_declared(
     },
     "causal",
     module="value_embedding",
+    line="# here",
     source="thuml/iTransformer#26",
 )
 
@@ -378,5 +386,6 @@ plant_declared(
         "axes": {"nodes": {"min": 1, "max": 8, "order": "none", "padding": "right"}},
     },
     "declared_outputs",
+    line="# here",
     source="pyg-team/pytorch_geometric#10148",
 )

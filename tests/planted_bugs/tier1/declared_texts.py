@@ -47,7 +47,14 @@ SUBSAMPLED: Keys = {
 }
 
 
-plant_declared("lengths_divided_twice", Conv2dSubsampling, SUBSAMPLED, "declared_outputs", source="openspeech-team/openspeech#76")
+plant_declared(
+    "lengths_divided_twice",
+    Conv2dSubsampling,
+    SUBSAMPLED,
+    "declared_outputs",
+    line="# here",
+    source="openspeech-team/openspeech#76",
+)
 
 
 class ConvSubsamplingWithMask(nn.Module):
@@ -73,6 +80,7 @@ plant_declared(
     ConvSubsamplingWithMask,
     SUBSAMPLED,
     "declared_outputs",
+    line="# here",
     source="espnet/espnet#6600",
 )
 
@@ -227,6 +235,7 @@ plant_declared(
         "axes": {"time": {"min": 1, "max": 12, "padding": "right"}},
     },
     "padding_ignored",
+    line="# here",
     source="espnet/espnet#6333",
 )
 
