@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Batch, other_tokens, swap_tokens
+from harness.batches import Batch, joined, other_tokens, shares_rows, swap_tokens, with_rows
 from harness.evidence import Blame, Evidence, Status
 from harness.properties.model_variants import calibrated, calibrated_double, moved
 from harness.properties.noise import FACTOR, difference
@@ -238,7 +238,9 @@ def _influences(
     seed: int,
 ) -> dict[str, float]:
     """The largest influence of each change over a few draws, which end when each has shown some."""
-    found: dict[str, float] = {}
+    found = _in_shared_calls(subject, model, changes, select, seed)
+    if found and all(found.values()):
+        return found
     for draw in range(seed, seed + _DRAWS):
         base = subject.batch(seed=draw)
         altered = list(changes(base, draw))
@@ -248,6 +250,33 @@ def _influences(
                 found[label] = _influence(select(reference, label), select(subject.logits(batch, model), label))
         if found and all(found.values()):
             break
+    return found
+
+
+def _in_shared_calls(
+    subject: Subject,
+    model: nn.Module,
+    changes: Callable[[Batch, int], Iterable[Change]],
+    select: Callable[[Tensor, str], Tensor],
+    seed: int,
+) -> dict[str, float]:
+    """The influence of each change of a row beside the row itself, in as few calls as hold them all; empty where rows may not be shared.
+
+    A large model is first asked in its own dtype, as calls in float64 take several times as long.
+    """
+    task, signature = subject.task, subject.task.signature
+    if not shares_rows(task) or subject.typical.batch < 2 or subject.prerequisite_failure.random:
+        return {}
+    base = subject.batch(seed=seed)
+    altered = [(label, signature.rows(batch, [0])) for label, batch in changes(base, seed)]
+    together = with_rows(task, subject.typical, len(altered) + 1).batch - 1
+    found: dict[str, float] = {}
+    for judge in (calibrated(subject), model) if subject.is_large else (model,):
+        left = [each for each in altered if not found.get(each[0])]
+        for part in (left[start : start + together] for start in range(0, len(left), together)):
+            logits = subject.logits(joined(task, [signature.rows(base, [0]), *(batch for _, batch in part)]), judge)
+            for row, (label, _) in enumerate(part, start=1):
+                found[label] = _influence(*(select(logits[[at]], label) for at in (0, row)))
     return found
 
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from harness.compat import buffers_of, parameters_of, storage_key
+from harness.compat import TorchDispatchMode, buffers_of, parameters_of, storage_key, without_compiler
 from harness.models.copies import is_large_tensor, value_of
 from harness.runtime import is_large
 
@@ -96,6 +96,30 @@ def through_a_file(model: nn.Module) -> dict[str, Tensor]:
     found.update(kept)
     return found
 
+
+@without_compiler
+class RepeatedDraws(TorchDispatchMode):
+    """Fills large tensors with random numbers that repeat after a while: what a second instance holds only has to be something else.
+
+    Drawing every weight of a large model takes most of the time in which it is built.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operator; one that draws large tensors for their beginning only."""
+        tensor: Any = args[0] if args else None
+        if func not in _DRAWS or tensor.numel() <= _DRAWN or type(tensor) is not Tensor or not tensor.is_contiguous():
+            return func(*args, **(kwargs or {}))
+        first, *others = tensor.view(-1).split(_DRAWN)
+        func(first, *args[1:], **(kwargs or {}))
+        for part in others:
+            part.copy_(first[: len(part)])
+        return tensor
+
+
+_DRAWS = (torch.ops.aten.normal_.default, torch.ops.aten.uniform_.default)
+
+_DRAWN = (1 << 20) - 3
+"""Numbers that are drawn of a large tensor: a prime, so that no two rows of a matrix are the same."""
 
 _PART = 1 << 24
 """Numbers of a part of a state dict."""

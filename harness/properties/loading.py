@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,7 +23,7 @@ from harness.models.copies import is_large_tensor
 from harness.models.structure import kept_beside, unsaved
 from harness.owners import failing_owner, owned_by
 from harness.properties.calling import ModelRaisedError
-from harness.properties.large_tensors import is_widened, may_be_constant, names_in_parts, through_a_file, widened
+from harness.properties.large_tensors import RepeatedDraws, is_widened, may_be_constant, names_in_parts, through_a_file, widened
 from harness.properties.model_variants import move
 from harness.properties.noise import first_failure, is_packed, judge_equal, quantised_part
 from harness.properties.places import line_that_sets
@@ -378,7 +379,8 @@ def _constants(subject: Subject) -> dict[str, Tensor]:
 def second_instance(subject: Subject, judge: nn.Module | None = None) -> nn.Module:
     """Another instance with other weights, in the dtype of the model that judges."""
     assert subject.rebuild is not None
-    other = subject.rebuild(subject.seed + _ANOTHER)
+    with RepeatedDraws() if subject.is_large else nullcontext():
+        other = subject.rebuild(subject.seed + _ANOTHER)
     return other if judge is None or judge is subject.model else in_dtype_of(judge, other)
 
 

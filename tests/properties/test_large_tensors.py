@@ -12,6 +12,7 @@ from harness.adapters import make_adapter
 from harness.evidence import Status
 from harness.properties.large_tensors import (
     GradientGap,
+    RepeatedDraws,
     gradient_gaps,
     is_widened,
     pickled,
@@ -189,3 +190,16 @@ def test_gradients_are_compared_part_by_part(monkeypatch: pytest.MonkeyPatch, is
     found = gradient_gaps(model, lambda read: backward(1.0, read), backward_of_another_part)
     assert found["1.bias"] == GradientGap(largest=1.0, gap=1.0, is_lost=True)
     assert found["2.bias"] == GradientGap(largest=None, gap=1.0, is_lost=False)
+
+
+def test_a_second_instance_of_a_large_model_is_drawn_from_numbers_that_repeat() -> None:
+    def drawn(size: int) -> Tensor:
+        with seeded(0):
+            return nn.init.normal_(torch.empty(size, 1024), std=0.02)
+
+    with RepeatedDraws():
+        large, small = drawn(1100), drawn(8)
+    assert torch.equal(small, drawn(8))
+    assert not torch.equal(large, drawn(1100))
+    assert large.std().item() == pytest.approx(0.02, rel=0.01)
+    assert len(torch.unique(large, dim=0)) == len(large)
