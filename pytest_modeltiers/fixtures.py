@@ -382,7 +382,7 @@ def _look_for_mending(item: pytest.Function, judge: Judge, suite: Suite) -> None
         pass
     except Exception as error:  # the finding stands; an error of ours is told with it
         found, (message, details) = judge.finish(), describe(judge.name, error)
-        told = f"{found.message}; how to mend it could not be looked for: {message}"
+        told = f"{found.message}; a fix could not be looked for: {message}"
         judge.finish(replace(found, message=told, details=found.details | details))
     item.config.stash[_HINTED] = used + processor_seconds() - started
 

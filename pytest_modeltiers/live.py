@@ -244,7 +244,7 @@ def judge_model(
         share: Seconds that one property may draw examples.
         only: Names of properties, where not all are wanted.
         tiers: Which tiers; those that need nothing but a model are 1 and 2.
-        mending_seconds: Processor time that may be spent on each failure to look for a change of the code that mends it.
+        mending_seconds: Processor time that may be spent on each failure to look for a change of the code that fixes it.
 
     Returns:
         The worst evidence of every test, by its name, such as ``finite_output[extremes]``.

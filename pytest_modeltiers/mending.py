@@ -54,7 +54,7 @@ Remake = Callable[[str, Subject], Any]
 
 
 def look_for_mending(judge: Judge, case: str | None, remake: Remake, seconds: float = SECONDS) -> None:
-    """Adds a change of the code that mends it to what a judge found, where it is a failure and there is one.
+    """Adds a change of the code that fixes it to what a judge found, where it is a failure and there is one.
 
     Args:
         judge: Who found it.

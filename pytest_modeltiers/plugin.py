@@ -55,7 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=float,
         default=2.0,
         metavar="SECONDS",
-        help="processor time for each failure to look for a change of the model's code that mends it (2; 0: none)",
+        help="processor time for each failure to look for a change of the model's code that fixes it (2; 0: none)",
     )
     group.addoption("--modeltiers-json", metavar="FILE", help=argparse.SUPPRESS)  # what `modeltiers tiers` reads
     group.addoption(

@@ -243,7 +243,7 @@ def _waiting_text(cause: Cause, results: Iterable[Result]) -> str:
     """How many tests wait for a bug to be mended."""
     red = [check.check_name.partition("::")[2] for check in (cause.owner, *cause.also)]
     waiting = sum(_names_one_of(red, result.message) for result in results if result.status is Status.SKIPPED)
-    return f"{counted(waiting, 'test')}, until this is mended" if waiting else ""
+    return f"{counted(waiting, 'test')}, until this is fixed" if waiting else ""
 
 
 def _print_code(terminal: pytest.TerminalReporter, text: str, marks: str) -> None:

@@ -239,7 +239,7 @@ class Judge:
     def cut_short(self, reason: str) -> None:
         """Records that time or memory ended the test before all was judged: what failed stays, what held says nothing of the rest."""
         self.cut = True
-        if self._final is not None:  # only how it could be mended was still looked for
+        if self._final is not None:  # only a fix was still looked for
             return
         if self.worst is None or not self._is_own_failure(self.worst):
             held = f"; what was judged by then held ({self.examples} examples)" if self.worst and self.examples > 1 else ""

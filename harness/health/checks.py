@@ -106,7 +106,7 @@ def causes_of(checks: Sequence[CheckResult]) -> list[Cause]:
     - its message refers to it, ``(see causal)``, or both refer to a third one that is not red,
     - the catalogue says that its property is owned by the other's, and both blame the same module, or one of them blames none, or
     - both say the same of the same module, in the same words, or as cases of one property that differ in numbers and names only,
-    - the same change of the code mends both, or
+    - the same change of the code fixes both, or
     - both say of the same parameter that it receives no gradient.
     """
     red = sorted((check for check in checks if check.status != "passed"), key=lambda check: -_SEVERITY[check.status])

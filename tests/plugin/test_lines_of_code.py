@@ -159,5 +159,5 @@ def test_an_error_while_a_mending_is_looked_for_leaves_the_finding(project: Any,
     result = project.run("--model-config", "cfg.json", "--model-hints", "1")
 
     result.assert_outcomes(failed=1)
-    assert "the causal mask leaks; how to mend it could not be looked for:" in running_text(result)
+    assert "the causal mask leaks; a fix could not be looked for:" in running_text(result)
     assert f"> {LINE} | {CODE}" in running_text(result)

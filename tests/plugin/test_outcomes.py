@@ -201,7 +201,7 @@ def test_tests_that_a_failure_keeps_from_being_judged_are_counted_with_it(
     result = project.run("--model-config", "cfg.json", *option)
 
     assert sum(line.startswith("  skip ") for line in result.outlines) == lines
-    result.stdout.fnmatch_lines(["  FAIL shape_contract: *", "*not judged: 4 tests, until this is mended"])
+    result.stdout.fnmatch_lines(["  FAIL shape_contract: *", "*not judged: 4 tests, until this is fixed"])
 
 
 def test_tests_that_are_skipped_for_one_reason_are_one_line(project: Any) -> None:
