@@ -260,21 +260,24 @@ def _in_shared_calls(
     select: Callable[[Tensor, str], Tensor],
     seed: int,
 ) -> dict[str, float]:
-    """The influence of each change of a row beside the row itself, in as few calls as hold them all; empty where rows may not be shared.
+    """The influence of each change of a row beside the row itself, in as few calls as hold them all; empty where rows are not independent.
 
+    The row itself stands at both ends of a call: where it gives something else there, other rows are read.
     A large model is first asked in its own dtype, as calls in float64 take several times as long.
     """
     task, signature = subject.task, subject.task.signature
-    if not shares_rows(task) or subject.typical.batch < 2 or subject.prerequisite_failure.random:
-        return {}
     base = subject.batch(seed=seed)
     altered = [(label, signature.rows(batch, [0])) for label, batch in changes(base, seed)]
-    together = with_rows(task, subject.typical, len(altered) + 1).batch - 1
+    own, together = signature.rows(base, [0]), with_rows(task, subject.typical, len(altered) + 2).batch - 2
+    if not shares_rows(task) or together < 1 or subject.prerequisite_failure.random:
+        return {}
     found: dict[str, float] = {}
     for judge in (calibrated(subject), model) if subject.is_large else (model,):
         left = [each for each in altered if not found.get(each[0])]
         for part in (left[start : start + together] for start in range(0, len(left), together)):
-            logits = subject.logits(joined(task, [signature.rows(base, [0]), *(batch for _, batch in part)]), judge)
+            logits = subject.logits(joined(task, [own, *(batch for _, batch in part), own]), judge)
+            if _influence(logits[:1], logits[-1:]):
+                return {}
             for row, (label, _) in enumerate(part, start=1):
                 found[label] = _influence(*(select(logits[[at]], label) for at in (0, row)))
     return found
