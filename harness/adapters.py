@@ -41,7 +41,7 @@ OnOutput = Callable[[str, Any], None]
 
 
 class Adapter:
-    """Calls a model for a task and finds its logits; the loss is what each task's subclass adds.
+    """Calls a model for a task and finds its logits; the subclass of each task adds the loss.
 
     A class of your own (config key ``adapter``, as ``file.py:Class``) may override any of the three public methods.
 

@@ -83,7 +83,7 @@ class Sizes:
 
 
 def typical_sizes(task: TaskSpec) -> Sizes:
-    """Sizes that no axis shares with another, so that an axis can be told by its length; as long as the task allows."""
+    """Sizes in which each axis has a different length, as far as the task allows, so that an axis can be recognised by it."""
     if task.declared is not None:
         return Sizes.of(task.declared.typical_sizes())
     longest = task.max_seq_len or 1
@@ -91,7 +91,7 @@ def typical_sizes(task: TaskSpec) -> Sizes:
 
 
 def smallest_sizes(task: TaskSpec, batch: int = 1) -> Sizes:
-    """The smallest inputs that the task allows, of so many rows, or of more where it does not allow so few."""
+    """The smallest inputs that the task allows, with so many rows, or more where it does not allow so few."""
     if task.declared is not None:
         return Sizes.of({**task.declared.smallest_sizes(), BATCH: _rows(task.declared, batch)})
     return Sizes(batch, seq=task.min_seq_len)
@@ -107,7 +107,7 @@ def largest_sizes(task: TaskSpec, batch: int) -> Sizes:
 
 
 def _rows(signature: Signature, wanted: int) -> int:
-    """So many rows, where the axis of rows allows them; else the next number that it allows."""
+    """The wanted number of rows, or the next one that the axis of rows allows."""
     axis = signature.axes.get(BATCH)
     if axis is None or axis.allows(wanted):
         return wanted

@@ -274,13 +274,13 @@ class _AbsentCompiler(ModuleType):
         self._left.clear()
 
     def find_spec(self, *_: Any) -> None:
-        """Makes way where a module is imported: it may need the compiler in the middle, where importing it would go in a circle."""
+        """Makes way where a module is imported: it may need the compiler, and importing it halfway would be a circular import."""
         self.leave()
 
 
 @contextmanager
 def compiler_left_out() -> Iterator[None]:
-    """A block in which Python code of torch for tensors without data does not import the compiler: ``torch._dynamo``.
+    """A block in which torch's Python code for tensors without data does not import the compiler: ``torch._dynamo``.
 
     torch marks these functions as not to be compiled (``torch._compile``) and imports the compiler for the mark, which takes as long as torch
     itself. In a version that marks them in another way, that time is lost.
@@ -319,7 +319,7 @@ def compiling_in_this_process() -> Iterator[None]:
 
 
 def read_loader_states(trainer: lightning.Trainer) -> None:
-    """Has a trainer read on in its data where the checkpoint was: ``_load_combined_loader_states``.
+    """Has a trainer continue reading its data where the checkpoint was: ``_load_combined_loader_states``.
 
     Lightning does it itself, but too early where a module asks for ``estimated_stepping_batches``. Without it, such a run that is resumed
     reads its data from the beginning.

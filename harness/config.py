@@ -156,7 +156,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             self._has_own_data = True
 
     def _possible_as_declared(self) -> SuiteConfig:
-        """Refuses what a declared signature leaves no place for."""
+        """Refuses keys that cannot stand beside a declared signature."""
         given = [key for key in TaskKeys.model_fields if key in self.model_fields_set and getattr(self, key) is not None]
         besides = [key for key in given if key not in ("task_name", "properties", "tolerances", "metrics")]
         if besides:
@@ -327,7 +327,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         return self.model_copy(update={"resume_from_checkpoint": path})
 
     def training_config(self) -> TrainingConfig:
-        """The training group on its own."""
+        """The keys of the training group."""
         return TrainingConfig(**{key: getattr(self, key) for key in TrainingConfig.model_fields if key in self.model_fields_set})
 
     def eval_config(self) -> EvalConfig:

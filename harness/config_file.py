@@ -69,7 +69,7 @@ def refused(file: Path, mistakes: Sequence[Mistake]) -> ConfigError:
 
 
 def with_place(file: Path, message: str) -> str:
-    """What is said of a key of a config that was read, with the key's line and column in front; another message as it is."""
+    """A message about a key of a config, with the key's line and column in front; other messages stay as they are."""
     said = re.match(r"(?P<file>[^`:]*: )?(?P<told>`(?P<key>[\w.]+)`.*)", message, re.DOTALL)
     if said is None or (said["file"] and Path(said["file"].removesuffix(": ")).name != file.name):
         return message
@@ -103,7 +103,7 @@ def _text(file: Path) -> str:
 
 
 def _refuse_kind(file: Path) -> None:
-    """Refuses what is no config by its kind, and says what to do with it."""
+    """Refuses files that are not configs, and says what to do with them."""
     if file.suffix == ".py":
         raise _refused(file, "no_config", f"a Python file is no config; `modeltiers init {file}` writes one for the model in it")
     if file.is_dir():
@@ -132,7 +132,7 @@ def _parsed(file: Path, text: str) -> Any:
 
 
 def _misread(file: Path, told: str, line: int = 0, column: int = 0) -> ConfigError:
-    """The error of a file that does not parse; line and column may stand in what is told of it."""
+    """The error of a file that cannot be parsed; the message may already hold line and column."""
     at = re.search(r" (\d+):(\d+):", told)
     if at and not line:
         line, column, told = int(at[1]), int(at[2]), told[: at.start()] + told[at.end() :]
@@ -148,7 +148,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _mistake_in(value: Any, depth: int = 0) -> str:
-    """What keeps a value from being handed on; empty where nothing does."""
+    """Why a value cannot be used further; empty where it can."""
     if depth > _DEEPEST:
         return f"nested more than {_DEEPEST} levels deep"
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
@@ -216,7 +216,7 @@ def read_yaml(text: str, file: str) -> Any:
         yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            """A node that is no alias, with which a small file could stand for a vast one."""
+            """Refuses aliases, with which a small file could expand to a huge config."""
             if self.check_event(yaml.AliasEvent):
                 event = self.peek_event()
                 raise yaml.MarkedYAMLError(problem="a config takes no aliases; repeat the value", problem_mark=event.start_mark)

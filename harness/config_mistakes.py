@@ -145,7 +145,7 @@ def _shown(value: Any) -> str:
 
 
 def why_no_path(text: str, resolve: Callable[[str], Path]) -> str:
-    """Why a text can be the path of no file here; empty where it can, whether or not there is a file."""
+    """Why a text cannot be a path here; empty where it can, whether or not there is a file."""
     if any(unicodedata.category(character) in _CONTROL for character in text):
         return f"got {_shown(text)}, expected a path without control characters"
     try:

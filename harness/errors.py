@@ -18,7 +18,7 @@ _LONGEST_LINE = 1500
 
 
 class UserError(Exception):
-    """Something only the user can put right; shown without a traceback.
+    """Something that only the user can correct; shown without a traceback.
 
     Attributes:
         code: What kind of mistake it is, in snake case; stays the same when the message is reworded.
@@ -27,7 +27,7 @@ class UserError(Exception):
     code: ClassVar[str] = "wrong_input"
 
     def __str__(self) -> str:
-        """The message, in which names and values of files control no terminal and fill no page."""
+        """The message, with control characters escaped and long lines shortened."""
         lines = visible(super().__str__(), lines=True).split("\n")
         return "\n".join(line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1]}…" for line in lines)
 
@@ -157,7 +157,7 @@ def optional_package(module: str, purpose: str, extra: str = "data") -> Any:
 
 
 class ProbeUnsupportedError(UserError, NotImplementedError):
-    """What a check does to the model is not possible with a legitimate model of this kind; the message is the reason of a skip."""
+    """A check cannot be applied to this kind of model, which is sound; the message is the reason of a skip."""
 
     code = "unsupported"
 

@@ -163,7 +163,7 @@ class Evidence:
 
     @property
     def comparison(self) -> str:
-        """``3.1e-02, allowed 4.0e-07``; empty where nothing was measured, or nothing found of what must not be there at all."""
+        """``3.1e-02, allowed 4.0e-07``; empty where nothing was measured, or nothing found that must not be there."""
         if self.compared:
             return self.compared
         if self.measured is None or (self.measured == 0 and self.bound == 0):
@@ -205,7 +205,7 @@ def internal_error(check: str, error: BaseException) -> Evidence:
 def guarded(
     check: str, measure: Callable[[], Evidence], otherwise: Callable[[Exception], Evidence], libraries: bool = True
 ) -> Evidence:
-    """The evidence of a check; where it raises, a failure that is ours, or what the model's own error means.
+    """The evidence of a check; if it raises, a failure of this project, or what an error of the model means.
 
     Args:
         check: The check.
@@ -343,6 +343,6 @@ class Mending:
 
 
 def from_here(file: str | Path) -> str:
-    """A file as it is named in a report: from the current folder where it is inside, so that no folder of a machine is told."""
+    """A file as reports name it: relative to the current folder if it is inside, so that reports show no folders of a machine."""
     path = Path(os.path.abspath(file))
     return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.as_posix()

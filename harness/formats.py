@@ -39,7 +39,7 @@ ENTRY_POINTS = "modeltiers.formats"
 
 
 class Format:
-    """What a format says of itself.
+    """The description of a format, as class attributes.
 
     Attributes:
         name: Its name in configs and tests.
@@ -111,7 +111,7 @@ def formats() -> dict[str, type[Format]]:
 
 
 def default_formats() -> list[str]:
-    """Formats that are exported where nothing names any."""
+    """Formats that are exported if the config names none."""
     return [name for name, format in formats().items() if format.by_default]
 
 
@@ -132,7 +132,7 @@ def quantisable_formats() -> list[str]:
 
 
 def no_such_format(name: object) -> str:
-    """Why a name is no format that can be asked for: the nearest one, or what is wrong with the package that should bring it."""
+    """Why a format is unknown: with the nearest name, or what is wrong with the package that should bring it."""
     broken = _of_other_packages()[1].get(str(name))
     if broken:
         return f"the format {name!r} cannot be loaded: {broken}"

@@ -158,7 +158,7 @@ def _write(check: str, text: str) -> Path:
 
 
 def refuse_full_memory(error: BaseException) -> None:
-    """Ends what is being done where an error says that there is no memory left for what the machine could hold.
+    """Stops with ``MemoryFullError`` where an error says that memory is full, although the machine has enough for the request.
 
     Args:
         error: What was raised; what it was raised from counts too.

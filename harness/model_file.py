@@ -33,7 +33,7 @@ _MOST_FILES = 40
 
 
 def usual_factory(path: Path, usual: str) -> str:
-    """What builds the model of a file where the config does not say it: the function of the usual name, or else the only class of a whole model.
+    """What builds a file's model if the config does not say so: the function of the usual name, or else the only class of a whole model.
 
     A class of a whole model defines ``forward``, and no other class of the file uses it as a part.
 
@@ -203,7 +203,7 @@ _OTHER_INPUTS = ("vision_config", "audio_config", "num_mel_bins")
 
 
 def settings_of(folder: Path) -> dict[str, Any] | None:
-    """What ``config.json`` says; ``None`` where there is none, or something else."""
+    """The content of ``config.json``; ``None`` where there is none, or it is not a JSON object."""
     try:
         found = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):

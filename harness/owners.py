@@ -74,7 +74,7 @@ def left_to(name: str, owner: str, message: str, **facts: Any) -> Evidence:
 
 
 def failing_owner(name: str, given: Any, case: str = "", statuses: Collection[Status] = (Status.FAIL, Status.WARN)) -> str:
-    """The first owner in the catalogue's entry that finds something itself; empty where none does.
+    """The first owner in the catalogue's entry that itself has a finding; empty where none does.
 
     Args:
         name: The property that met a finding.
@@ -107,7 +107,7 @@ def is_left(evidence: Evidence, own: str) -> bool:
 
 
 def settled(evidence: Evidence, own: str, selection: Selection) -> Evidence:
-    """The verdict that follows from a finding and from what runs; see the module's text.
+    """The verdict that follows from a finding and from what runs; see the module's docstring.
 
     Args:
         evidence: The finding.

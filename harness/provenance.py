@@ -86,7 +86,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def cpu_model() -> str:
-    """What the processor calls itself; empty where it does not say."""
+    """The processor's name; empty where it is unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -100,7 +100,7 @@ _COMPUTES = ("torch", "numpy", "lightning", "transformers", "onnx", "onnxruntime
 
 
 def surroundings(folder: Path) -> dict[str, Any]:
-    """What a verdict depends on beside its config and the code of the model, as JSON values.
+    """What a verdict depends on besides the config and the model's code, as JSON values.
 
     Args:
         folder: The folder of the model, whose commit is told.

@@ -28,7 +28,7 @@ class RandomState:
         self._numpy = np.random.get_state()
 
     def restore(self) -> None:
-        """Makes it the global random state again."""
+        """Restores it as the global random state."""
         torch.default_generator.set_state(self._torch)
         if self._cuda:
             torch.cuda.set_rng_state_all(self._cuda)
@@ -67,7 +67,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def give_back_memory() -> None:
-    """Frees what only refers to itself, and has the C library return to the system what it keeps for later.
+    """Collects garbage, and has the C library return free memory to the system.
 
     Models that a closure or an error still refers to are freed by the collector, which counts objects and not their bytes.
     """
@@ -85,7 +85,7 @@ _LARGE = 1 << 26
 
 
 def is_large(model: nn.Module) -> bool:
-    """Whether a model has 64 MiB of weights or more, so that its memory and its longest calls are looked after."""
+    """Whether a model has 64 MiB of weights or more, so that its memory use and its longest calls are limited."""
     return bytes_of_weights(model) >= _LARGE
 
 
@@ -107,7 +107,7 @@ _SHORT = 10.0
 
 
 def short_of_memory() -> str:
-    """What is said of a machine that waits for memory now, as one that swaps does; empty of others, and where nothing says so."""
+    """A message about a machine that waits for memory, as by swapping; empty for others, and where it is unknown."""
     lines = _lines("/proc/pressure/memory")
     share = float(lines[0].partition("avg10=")[2].partition(" ")[0]) if lines and lines[0].startswith("some avg10=") else 0.0
     if share < _SHORT:
@@ -160,7 +160,7 @@ def ended_by(end: Callable[[], BaseException | None]) -> Iterator[None]:
 
 
 def raise_lost_end() -> None:
-    """Raises what was to end the block that is running, where it was lost on its way or became another error.
+    """Raises the error that was to end the running block, if it was lost or replaced by another one.
 
     Code between that swallows everything, and native code, do so. Called before something is remembered: what a block found after its
     end is no finding.
@@ -206,7 +206,7 @@ _WAITING = 4
 
 
 class Allowance:
-    """A time that computing uses up, and waiting four times as slowly, so that other programs on a busy machine do not.
+    """A time limit that computing uses up, and waiting a quarter as fast, so that a busy machine does not exhaust it.
 
     Args:
         seconds: How long.

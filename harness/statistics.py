@@ -165,7 +165,7 @@ def _signed_root(tilt: float, at: Cumulants) -> float:
 
 
 def _root(function: Callable[[float], tuple[float, float]]) -> float:
-    """Where an increasing function is 0, by Newton's method held within what is known; far out where it nowhere is.
+    """The zero of an increasing function, by Newton's method within known bounds; far out where it has none.
 
     Args:
         function: The function's value and its derivative.

@@ -91,7 +91,7 @@ def import_file(path: Path, key: str) -> ModuleType:
 
 
 def _root_wanted(path: Path, error: BaseException) -> Path | None:
-    """The folder that a file's imports start from, where they failed because it is not on the path; ``None`` where that is not why."""
+    """The folder that a file's imports need on the path, if they failed because it is missing; ``None`` if that is not the reason."""
     if "no known parent package" in str(error):
         package = package_of(path)
         levels = [node.level for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.ImportFrom)]

@@ -32,7 +32,7 @@ codecs.register_error("plain_signs", _plain_signs)
 
 
 def write_plain_signs() -> None:
-    """Makes a console that has not every sign (such as Windows' cp1252) show others instead of raising an error."""
+    """Makes a console that cannot show every character (such as Windows' cp1252) show others instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
             stream.reconfigure(errors="plain_signs")

@@ -185,7 +185,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 
 
 def windows_json(windows: Sequence[WindowRecord]) -> dict[str, Any]:
-    """The windows of a run and what their series come to, JSON-ready."""
+    """The windows of a run and the verdicts on their series, JSON-ready."""
     return {
         "windows": [
             {"time": one.time.isoformat(), "name": one.name, "status": one.status, "rows": one.rows, **one.result}

@@ -255,7 +255,7 @@ class ExperimentDB:
         time: float | None = None,
         profile: bytes = b"",
     ) -> None:
-        """Stores what a window of data came to, in place of what was stored of the same rows before, with or without labels.
+        """Stores the result of a window of data, in place of an earlier one of the same rows, with or without labels.
 
         Args:
             reference: The run whose profile it was compared with.

@@ -67,7 +67,7 @@ _WRITERS: dict[str, Any] = {
 
 
 def _encoded(value: Any) -> Any:
-    """What JSON has no word for."""
+    """A value that JSON lacks, encoded."""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {"base64": base64.b64encode(bytes(value)).decode(), "dtype": ""}
     if type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
@@ -195,7 +195,7 @@ class Recorder:
             self._wake.set()
 
     def flush(self) -> None:
-        """Writes what waits.
+        """Writes the pending rows.
 
         Raises:
             ExperimentError: The database cannot be written; the rows wait on.
@@ -221,7 +221,7 @@ class Recorder:
             self._beaten = time.monotonic()
 
     def secure(self) -> None:
-        """Sees to it that a kill from here on loses nothing: what waits is in the database, or in the spool while that is away.
+        """From here on, a killed process loses nothing: pending rows go to the database, or to the spool while it cannot be reached.
 
         Where neither can be written, what waits stays in memory, which is said once.
         """
@@ -291,7 +291,7 @@ class Recorder:
                     self._stop.wait(self._rhythm.flush_seconds)
 
     def complain(self, error: Exception | str) -> None:
-        """Says an error that must not stop the run."""
+        """Reports an error that must not stop the run."""
         _log.error("run %d: %s", self._run_id, error)
 
     def _warn(self, error: Exception) -> None:
@@ -337,7 +337,7 @@ def send_unsent(store: Store, folder: Path) -> dict[int, int]:
     """
     sent: dict[int, int] = {}
     for file in sorted(folder.glob(UNSENT)) if folder.is_dir() else ():
-        with store.alone() as connection:
+        with store.exclusive() as connection:
             lines = list(_lines(file))
             if not lines:  # another process has sent it meanwhile
                 continue

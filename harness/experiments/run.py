@@ -52,7 +52,7 @@ class Run:
         self._recorder.spool = Spool(Path(folder), self.id, self.created, self._store.place)
 
     def secure(self) -> None:
-        """Sees to it that a kill from here on loses nothing that was logged, also while the database is away."""
+        """From here on, a killed process loses nothing that was logged, even while the database cannot be reached."""
         self._recorder.secure()
 
     def continue_from(self, run_id: int, created: float, step: int, but: str = "") -> bool:
@@ -116,7 +116,7 @@ class Run:
         self._write("facts", facts=facts)
 
     def flush(self) -> None:
-        """Writes the metrics that wait.
+        """Writes the pending metrics.
 
         Raises:
             ExperimentError: The database cannot be written; they wait on.

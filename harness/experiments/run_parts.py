@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def sorted_by_kind(config: Any, task_spec: Any, eval_config: Any) -> dict[str, Any]:
-    """What a run was given, by kind, as JSON values; a ``SuiteConfig`` also gives its task.
+    """The configs of a run by kind, as JSON values; a ``SuiteConfig`` also gives its task.
 
     Raises:
         ExperimentError: Something cannot be stored as JSON.

@@ -171,7 +171,7 @@ def write_metrics(connection: Connection, run_id: int, rows: Sequence[Mapping[st
 
 
 def metric_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells a row from every other one of its run."""
+    """A key that no other row of its run has."""
     return row["name"], row["step"], row["epoch"], row["time"]
 
 

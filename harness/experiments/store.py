@@ -148,8 +148,8 @@ class Store:
             yield connection
 
     @contextmanager
-    def alone(self) -> Iterator[Connection]:
-        """A writing transaction that no other process's ``alone`` overlaps.
+    def exclusive(self) -> Iterator[Connection]:
+        """A writing transaction that overlaps no other exclusive one, of this or another process.
 
         Raises:
             ExperimentError: The database cannot be written.

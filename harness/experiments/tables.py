@@ -264,7 +264,7 @@ def bring_up_to_date(store: Store, migrations: Sequence[Migration] = MIGRATIONS)
         found = _version(connection)
     if found and found[0] == newest:
         return
-    with store.alone() as connection:
+    with store.exclusive() as connection:
         found = _version(connection)
         if found is None:
             _create(store, connection, newest)

@@ -97,7 +97,7 @@ class Channel:
 
 
 def _is_ready(descriptor: int, event: int, ends: float | None) -> bool:
-    """Whether a descriptor can be read or written before a moment; without one it is left to the call itself to wait."""
+    """Whether a descriptor can be read or written before a deadline; without one the call itself waits."""
     if ends is None:
         return True
     with selectors.DefaultSelector() as selector:

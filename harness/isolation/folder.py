@@ -37,7 +37,7 @@ class OwnFolder:
         self._pipe = -1
 
     def watch(self, pid: int) -> None:
-        """Has another process end a process group and remove the folder, should this process end before it does so."""
+        """Starts a process that ends a process group and removes the folder, if this process ends before doing so."""
         reading, self._pipe = os.pipe()
         root = str(Path(__file__).parents[2])
         boot = f"import sys; sys.path.insert(0, {root!r}); from harness.isolation.folder import main; main()"
@@ -49,7 +49,7 @@ class OwnFolder:
         os.close(reading)
 
     def usage(self, files: int, size: int) -> tuple[int, int]:
-        """How many files it holds and their bytes; counts no further than a little over the bounds."""
+        """The number of its files and their bytes; stops counting a little above the limits."""
         count = total = 0
         waiting: list[tuple[str, int]] = [(".", 0)]
         while waiting and count <= files and total <= size:

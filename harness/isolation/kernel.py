@@ -63,7 +63,7 @@ def system_folders() -> list[str]:
 
 
 def apply_kernel_walls(folder: Path, readable: Sequence[str], parent: int) -> list[str]:
-    """Applies what the kernel offers to this process and its threads to come; returns the names of the layers.
+    """Applies the kernel's sandbox to this process and its future threads; returns the names of the layers.
 
     Args:
         folder: The only one that may be written in.
@@ -143,7 +143,7 @@ _kept: list[int] = []
 
 
 def _devices() -> list[str]:
-    """Devices that are written to without leaving a mark."""
+    """Devices that may be written to, as they keep nothing: the null device and GPUs."""
     return [os.devnull, *glob.glob("/dev/nvidia*[0-9l]"), *glob.glob("/dev/kfd"), *glob.glob("/dev/dri/*[0-9]")]
 
 
@@ -294,7 +294,7 @@ def _numbers(table: str, machine: str) -> dict[str, int]:
 
 
 def _fails(number: int) -> Instruction:
-    """The call is not made and fails so; with 0 it is not made and succeeds."""
+    """Refuses a call with this error number; with 0 the call does nothing and succeeds."""
     return (_RETURN, 0, 0, _ERRNO | number)
 
 
@@ -308,7 +308,7 @@ def _argument(place: int) -> Instruction:
 
 
 def _when(number: int, steps: Sequence[Instruction]) -> list[Instruction]:
-    """Steps for one call only; they end it."""
+    """Steps that decide one system call."""
     return [(_JUMP_EQUAL, 0, len(steps), number), *steps]
 
 
@@ -326,7 +326,7 @@ def _first_is(values: Sequence[int]) -> list[Instruction]:
 
 
 def _ranges(numbers: Sequence[int]) -> Iterator[Instruction]:
-    """Lets the numbers through, which ascend, as runs of neighbours; what lies between is refused."""
+    """Allows ascending numbers, as ranges of neighbours, and refuses those between."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:

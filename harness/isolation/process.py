@@ -161,7 +161,7 @@ class IsolatedProcess:
         self._own_folder.remove()
 
     def _pause(self, is_paused: bool) -> None:
-        """Lets it run only while it is waited for: nothing of the model continues between two tests."""
+        """Stops it, or lets it run: it runs only while its answer is awaited, so nothing of the model runs between tests."""
         with contextlib.suppress(OSError):
             if self.is_alive:
                 os.kill(self._process.pid, signal.SIGSTOP if is_paused else signal.SIGCONT)
@@ -199,7 +199,7 @@ class IsolatedProcess:
         return kept | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
 
     def _end(self) -> str:
-        """How a process that is gone ended."""
+        """How a process ended, in words."""
         try:
             status = self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -222,7 +222,7 @@ def imported_folders(own: Iterable[Path] = ()) -> list[str]:
 
 
 def visible_entries(folder: Path) -> Iterator[Path]:
-    """The files and folders in a folder, so far as they are not hidden: ``.git``, ``.env`` and ``.ssh`` hold secrets, code does not lie there.
+    """The files and folders in a folder, except hidden ones: ``.git``, ``.env`` and ``.ssh`` hold secrets and no code.
 
     A file is itself. Links that lead out of the folder are left out, as are folders that hold those of users and processes.
     """

@@ -40,7 +40,7 @@ class Limits:
     folder_files: int = 50_000
 
     def apply(self) -> None:
-        """Puts the limits on this process, for good; no limit is raised that is lower already."""
+        """Applies the limits to this process for good; a limit that is already lower stays."""
         import resource
 
         memory = _address_space() + (self.memory_bytes or max(_ROOM, int(_SHARE * _free_memory())))
@@ -197,7 +197,7 @@ class Guard:
         return hook
 
     def _judge(self, event: str, arguments: tuple[Any, ...]) -> str:
-        """What an event would do that is refused; empty for one that is allowed."""
+        """What is refused about an event; empty for one that is allowed."""
         if event in _NATIVE:
             return "" if self._is_for_a_package(event, arguments) else "loads native code"
         if event in _ALWAYS:
@@ -259,7 +259,7 @@ class Guard:
         return name in (self._folder, os.devnull) or name.startswith(self._folder + os.sep)
 
     def _is_readable(self, path: Any) -> bool:
-        """Whether a file may be read, or is not there: who looks for one that he can do without is to be told so."""
+        """Whether a file may be read, or does not exist: code that looks for an optional file must see that it is missing."""
         if isinstance(path, int):
             return True
         try:

@@ -98,7 +98,7 @@ class Sweep:
             return result
 
     def result(self) -> SweepResult:
-        """What has been found so far."""
+        """The results so far."""
         trials = ordered([*self.done.values()], self.options.metric, self.options.mode)
         return SweepResult(self.sweep_id, self.name, self.options.metric, self.options.mode, self.grid, trials, self.folder)
 
@@ -161,7 +161,7 @@ class Sweep:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Holds the sweep, so that no other process runs it at the same time; the system lets go of it when this one dies."""
+        """Locks the sweep, so that no other process runs it at the same time; the lock ends with this process."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / ".lock", timeout=0)

@@ -212,7 +212,7 @@ def _explained(error: ValidationError) -> list[str]:
 
 
 def _placed(line: str, combination: Combination, base: Base) -> str:
-    """A mistake with what it is a mistake of: a key of the grid, the config itself, or what they are together."""
+    """A mistake with its origin: a key of the grid, the config itself, or their combination."""
     named = re.match(r"`([^`]+)`:", line)
     if named and any(f"{named[1]}.".startswith(f"{key}.") for key in combination.params):
         return f"grid {line}"

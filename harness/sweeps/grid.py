@@ -37,7 +37,7 @@ class Combination:
 
     @cached_property
     def key(self) -> str:
-        """What tells it apart from every other combination."""
+        """A key that no other combination has."""
         return identity(self.params)
 
     def __str__(self) -> str:
@@ -109,7 +109,7 @@ def grid_from_options(options: Sequence[str]) -> dict[str, Any]:
 
 
 def values_of(key: str, text: str) -> list[Any]:
-    """Values that are parted by commas: JSON, or bare words.
+    """Values separated by commas: JSON, or bare words.
 
     Raises:
         ConfigError: A value is missing.

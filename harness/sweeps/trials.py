@@ -82,7 +82,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The outcome of a job.
 
     Attributes:
         number: The combination's.
@@ -250,7 +250,7 @@ class TrialRuns:
         return list(found.values())
 
     def settle(self, job: Job, outcome: Outcome, metric: str) -> TrialResult:
-        """Makes the run of a trial that is over say how it ended; a trial that made none gets one."""
+        """Records how a trial ended in its run; a trial without a run gets one."""
         runs = self._runs_of(job.combination)
         if not runs:
             return self._record(job, outcome)
@@ -284,7 +284,7 @@ class TrialRuns:
                 self._db.end_run(run, "killed", {"error": STOPPED})
 
     def _runs_of(self, combination: Combination) -> list[RunRecord]:
-        """The runs that a trial has made since the sweep began or went on, newest first."""
+        """The runs that a trial has made since the sweep began or was resumed, newest first."""
         for limit in (_NEWEST, None):  # the whole list, of thousands, is read only where many trials ended in the meantime
             runs = [run for run in self._db.list_runs(sweep_id=self._sweep_id, limit=limit) if run.id > self._newest_before]
             own = [run for run in runs if identity(run.sweep_params) == combination.key]

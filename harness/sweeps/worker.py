@@ -161,7 +161,7 @@ class Worker:
 
 
 def serve(connection: Connection) -> None:
-    """Does the jobs that come down a connection and sends their outcomes back; ends when it is closed, or on SIGINT."""
+    """Does the jobs that arrive on a connection and sends their outcomes back; ends when it is closed, or on SIGINT."""
     _lead_a_group()
     running: list[Job] = []
     Thread(target=_exit_with_the_parent, args=(running,), daemon=True, name="modeltiers-watch").start()
@@ -197,7 +197,7 @@ def _lead_a_group() -> None:
 
 
 def _exit_with_the_parent(running: list[Job]) -> None:
-    """Ends this process when the sweep's own is gone, however it went, so that nobody trains for nobody."""
+    """Ends this process when the sweep's process is gone, so that no training continues without it."""
     parent = parent_process()
     if parent is None:
         return

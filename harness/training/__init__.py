@@ -122,7 +122,7 @@ class RunLog(Listener):
             self._run.continue_from(self._earlier["id"], self._earlier["created"], plan.start, FINAL)
 
     def on_checkpoint(self) -> None:
-        """Writes what waits."""
+        """Writes the pending rows."""
         self._run.secure()
 
     def on_step(self, step: Step) -> None:

@@ -131,7 +131,7 @@ _SLACK = 2
 
 @dataclass(frozen=True)
 class Golden:
-    """What artifacts are held to.
+    """The golden batches, with which the outputs of artifacts are compared.
 
     Attributes:
         names: Files of the inputs.

@@ -26,7 +26,7 @@ from harness.files import file_hash, json_hash
 
 @dataclass(frozen=True)
 class Draft:
-    """A bundle under way, as far as the files for others depend on it.
+    """A bundle in the making, as far as its generated files depend on it.
 
     Attributes:
         folder: Where it is being written; its artifacts and golden batches are there.
@@ -195,7 +195,7 @@ def check_target(target: Path) -> Path:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """An empty folder that takes the target's name, and its place, once the block is done; where it fails, nothing was there."""
+    """An empty folder that takes the target's place once the block succeeds; if it fails, nothing is left."""
     with _one_line_for(target):
         missing = [parent for parent in target.parents if not parent.exists()]
         try:
@@ -250,7 +250,7 @@ def _one_line_for(target: Path) -> Iterator[None]:
 
 
 def made_here(folder: Path) -> dict[str, Any]:
-    """What this machine remembers of making a bundle, such as the ``config`` its model is built from; empty of one made elsewhere."""
+    """What this machine has stored about making a bundle, such as the ``config`` its model is built from; empty of one made elsewhere."""
     return Cache().values(_key(file_hash(folder / MANIFEST)), dict, keep=bool)
 
 

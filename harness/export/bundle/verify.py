@@ -32,7 +32,7 @@ from harness.wording import counted
 
 @dataclass(frozen=True)
 class BundleReport:
-    """Verification of a bundle.
+    """The result of verifying a bundle.
 
     Attributes:
         folder: The bundle.
@@ -145,7 +145,7 @@ class Replays:
         return self._judge(format, dict(zip(taken, run.outputs, strict=True)))
 
     def _judge(self, name: str, outputs: Mapping[int, Outputs], format: str = "") -> Evidence:
-        """Holds outputs to the golden ones of the batches they are for."""
+        """Compares outputs with the golden ones of their batches."""
         held: list[tuple[str, float, float]] = []
         for number, found in outputs.items():
             tolerances = self.golden.tolerances[format or name][number] or {}
@@ -169,7 +169,7 @@ class Replays:
         return Evidence(name, Status.OK, f"gives the golden {what} of {counted(len(outputs), 'batch')}", measured, bound)
 
     def _weights(self, format: str, path: Path) -> Evidence:
-        """Fills the model that a config of this machine builds; where there is none, holds the weights to what is recorded of them."""
+        """Fills the model that a config of this machine builds; where there is none, compares the weights with what is recorded of them."""
         config, why = Path(self.origin.get("config") or ""), ""
         if config.is_file():
             found = self._run(format, path, config)
@@ -243,7 +243,7 @@ _SHOWN = 20
 
 
 def verify_bundle(folder: str | Path, trust: bool = False, timeout: float = 120.0) -> BundleReport:
-    """Holds a bundle's files to their hashes, and then every artifact to the golden logits.
+    """Compares a bundle's files with their hashes, and then the outputs of every artifact with the golden ones.
 
     Args:
         folder: The bundle.

@@ -334,7 +334,7 @@ def _judged_and_stored(
     db: ExperimentDB, ids: tuple[int, int], family: Family, scores: str, expected: int, min_power: float | None
 ) -> Comparisons:
     """Judges while no other comparison runs, so that no two take the same number."""
-    with db.store.alone() as connection:
+    with db.store.exclusive() as connection:
         spending = AlphaSpending.of_stored(_marks(connection, ids[0]), scores, expected)
         judged = family.judged(spending, min_power)
         for comparison in judged.metrics:
