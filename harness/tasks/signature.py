@@ -214,9 +214,8 @@ class Signature:
 
     def allows(self, sizes: Sizes) -> bool:
         """Whether every axis may have its size, and the limits across axes hold."""
-        whole = self.complete(sizes)
         single = all(self.axes[name].allows(size) for name, size in sizes.items() if name in self.axes)
-        return single and all(limit.holds(whole) for limit in self.limits)
+        return single and all(limit.holds(self.complete(sizes)) for limit in self.limits)
 
     def typical_sizes(self) -> dict[str, int]:
         """A size for each free axis, no two of them alike and none a fixed size of an input or output, as far as the axes allow."""
@@ -254,7 +253,8 @@ class Signature:
         batch = {each.name: each.make(drawing) for each in self.inputs if not each.state or each.initial == "zeros"}
         for each in self.inputs:
             if isinstance(each.values, IndexOf) and each.values.axis in self.grouped_axes and each.name in batch:
-                batch[each.name] = within_groups(batch[each.name], batch[self.grouped_axes[each.values.axis].name], rng)
+                groups, of_each = batch[self.grouped_axes[each.values.axis].name], each.axes[:1] == (each.values.axis,)
+                batch[each.name] = within_groups(batch[each.name], groups, rng, of_each=of_each)
         for each in self.labels:
             batch[each.name] = each.make(drawing)
         for name, source in self.label_sources.items():

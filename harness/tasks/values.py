@@ -196,16 +196,27 @@ class IndexOf(Values):
         return {"index_of": self.axis}
 
 
-def within_groups(ends: Tensor, groups: Tensor, rng: torch.Generator) -> Tensor:
-    """Pairs of positions (int64 ``[2, E]``) whose second is in the group of the first: no edge leads from one graph to another."""
+def within_groups(positions: Tensor, groups: Tensor, rng: torch.Generator, *, of_each: bool) -> Tensor:
+    """Positions none of which leads from one group, such as a graph, to another.
+
+    Args:
+        positions: Pairs of them (int64 ``[2, E]``), of which the second are drawn anew; or those of each element (int64 ``[N, …]``).
+        groups: The group of each element (int64 ``[N]``), in rising order.
+        rng: What is drawn from.
+        of_each: Whether each element has positions, as in a list of neighbours.
+    """
     import torch
 
-    if ends.ndim != 2 or len(ends) != 2:
-        return ends
-    begins = torch.searchsorted(groups, groups[ends[0]])
-    counts = torch.searchsorted(groups, groups[ends[0]], right=True) - begins
-    drawn = begins + (torch.rand(counts.shape, generator=rng) * counts).long()
-    return torch.stack((ends[0], drawn))
+    if not of_each and (positions.ndim != 2 or len(positions) != 2):
+        return positions
+    own = groups if of_each else groups[positions[0]]
+    begins = torch.searchsorted(groups, own)
+    counts = torch.searchsorted(groups, own, right=True) - begins
+    if not of_each:
+        drawn = begins + (torch.rand(counts.shape, generator=rng) * counts).long()
+        return torch.stack((positions[0], drawn))
+    begins, counts = (each.view(-1, *[1] * (positions.ndim - 1)) for each in (begins, counts))
+    return begins + (torch.rand(positions.shape, generator=rng) * counts).long()
 
 
 @dataclass(frozen=True)

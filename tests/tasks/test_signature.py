@@ -423,3 +423,19 @@ def test_typical_sizes_keep_limits(axes: tuple[str, str]) -> None:
 
     assert signature.allows(signature.typical_sizes())
     assert len(set(signature.typical_sizes().values())) == 2
+
+
+def test_neighbours_of_an_element_are_of_its_group() -> None:
+    keys = {
+        "inputs": {
+            "x": {"axes": ["atoms", 4]},
+            "neighbours": {"axes": ["atoms", 3], "values": {"index_of": "atoms"}},
+            "crystal": {"axes": ["atoms"], "values": {"index_of": "batch"}},
+        },
+        "outputs": {"energy": {"axes": ["batch", 1]}},
+    }
+    batch = read_signature(keys).make_batch({"atoms": 12, "batch": 3}, seed=1)
+    own = batch["crystal"][:, None].expand(12, 3)
+
+    assert batch["crystal"].unique().numel() > 1
+    assert torch.equal(batch["crystal"][batch["neighbours"]], own)
