@@ -57,6 +57,9 @@ _DRAWN = 64
 _BESIDE = 3.0
 """Standard errors that eval mode is off the mean of what is drawn, in the median of the logits, where it gives another mean."""
 
+_NOISE = re.compile(r"noise|epsilon$", re.IGNORECASE)
+"""Names of buffers that hold drawn noise, as of the noisy layers of a DQN."""
+
 _DROPS = re.compile(r"drop|stochastic_?depth", re.IGNORECASE)
 """Names of the classes of layers that drop something at random."""
 
@@ -329,12 +332,15 @@ def changed_by_a_call(subject: Subject, batch: Batch, seed: int = 0) -> set[str]
 
 
 def still(model: nn.Module) -> None:
-    """Puts layers of dropout into eval mode, and sets every rate of dropout to zero, in a configuration that the model reads too."""
+    """Puts layers of dropout into eval mode, and sets rates of dropout to zero, in a configuration too, and noise that is kept in buffers."""
     for module in model.modules():
         if isinstance(module, Dropout) or _DROPS.search(type(module).__name__):
             module.training = False
             if isinstance(getattr(module, "p", None), float):  # which attention may read instead of calling the layer
                 module.p = 0.0  # type: ignore[assignment]
+        for name, noise in list(module.named_buffers(recurse=False)):
+            if _NOISE.search(name) and noise.is_floating_point() and noise.numel() > 1:
+                setattr(module, name, torch.zeros_like(noise))  # not in place: copies share memory
         for holder in (module, *_settings_of(module)):
             for name, value in list(vars(holder).items()):
                 if "drop" in name.lower() and type(value) is float:

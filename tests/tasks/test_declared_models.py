@@ -380,3 +380,26 @@ def test_fewer_rows_than_declared_are_not_asked_for() -> None:
     found = judge_model(lambda: InPairs(3, 2), task_of(keys), only=only)
 
     assert {each.status for each in found.values()} == {Status.OK}, [each.explain() for each in found.values()]
+
+
+class NoisyLinear(nn.Linear):
+    """A layer of a DQN that explores by noise, which a method draws between steps."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__(5, 3)
+        self.wrong = wrong
+        self.register_buffer("weight_epsilon", torch.randn(3, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = self.weight_epsilon
+        assert isinstance(noise, Tensor)
+        weight = self.weight + 0.1 * noise if self.training else self.weight
+        return nn.functional.linear(x, weight, None if self.wrong and not self.training else self.bias)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_noise_that_is_kept_in_a_buffer_is_no_difference_of_train_mode(wrong: bool) -> None:
+    keys = {"inputs": {"x": {"axes": ["batch", 5]}}, "outputs": {"q": {"axes": ["batch", 3]}}}
+    found = judge_model(lambda: NoisyLinear(wrong), task_of(keys), only=["train_mode"])["train_mode[equals_eval]"]
+
+    assert (found.status is Status.OK) is not wrong, found.explain()
