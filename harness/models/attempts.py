@@ -69,9 +69,17 @@ def methods_to_call(cls: type) -> list[str]:
         for name, method in vars(base).items():
             if isinstance(method, FunctionType) and not name.startswith("_") and name.partition("_")[0] not in _HOUSEKEEPING:
                 taken = list(inspect.signature(method).parameters.values())[1:]
-                if name != "forward" and any(p.default is p.empty for p in taken):
+                is_left = ".numpy()" in _source_of(method)  # its answer is no tensor
+                if name != "forward" and any(p.default is p.empty for p in taken) and not is_left:
                     found.setdefault(name, len(taken))
     return sorted(found, key=lambda name: -found[name])
+
+
+def _source_of(method: FunctionType) -> str:
+    try:
+        return inspect.getsource(method)
+    except OSError:
+        return ""
 
 
 def text_attempts(model: nn.Module) -> Iterator[Guess]:

@@ -6,6 +6,7 @@ import argparse
 import ast
 import inspect
 import re
+import sys
 import textwrap
 import typing
 from collections import Counter
@@ -169,6 +170,32 @@ def found_settings(
         given: Settings by name, for those that the object's class takes.
     """
     return next(_candidates(module, target, parameter, given), None)
+
+
+def annotated_settings(target: Any, name: str) -> type | None:
+    """The dataclass or named tuple that an argument is annotated with; ``None`` where it is annotated otherwise."""
+    cls = _annotated(target, name)
+    is_one = inspect.isclass(cls) and (is_dataclass(cls) or hasattr(cls, "_fields"))
+    return cls if is_one else None
+
+
+_SPACES = {r"(?:obs|ob|observation|state)_space": 8, r"(?:act|ac|action)_space": 2}
+"""Arguments that take a space of gym, and how many numbers one is tried with."""
+
+
+def space_argument(name: str) -> ObjectArgument | None:
+    """A space of Gymnasium, or of gym, for an argument that takes one; an object with its attributes where neither is loaded."""
+    size = next((size for pattern, size in _SPACES.items() if re.fullmatch(pattern, name.lower())), None)
+    if size is None:
+        return None
+    package = next((each for each in ("gymnasium", "gym") if f"{each}.spaces" in sys.modules), None)
+    if package is None:
+        written = {"shape": (size,), "low": [-1.0] * size, "high": [1.0] * size}
+        expression = ", ".join(f"{key}={value!r}" for key, value in written.items())
+        return ObjectArgument(name, f"SimpleNamespace({expression})", partial(SimpleNamespace, **written), guessed=(name,))
+    box = sys.modules[f"{package}.spaces"].Box
+    imports = (f"from {package}.spaces import Box",)
+    return ObjectArgument(name, f"Box(-1.0, 1.0, ({size},))", partial(box, -1.0, 1.0, (size,)), guessed=(name,), imports=imports)
 
 
 def takes_settings(name: str) -> bool:

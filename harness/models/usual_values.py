@@ -45,6 +45,12 @@ SIZES: dict[str, Any] = {
 """What a required argument or setting of a usual name is tried with: small, and sizes that go together."""
 
 _LIKE: tuple[tuple[str, Any], ...] = (
+    (r"n_\w+_(?:ctx|context)", 16),
+    (r"n_\w+_state", 32),
+    (r"n_\w+_heads?", 4),
+    (r"n_\w+_layers?", 2),
+    (r".*device", "cpu"),
+    (r"attention_resolutions", [2]),
     (r"(?:has|is|use|with|do)_.+|individual|bidirectional|normali[sz]e", False),
     (r".*(?:field_dims|cardinalities|cat_dims|num_categories)", [10, 6, 4]),
     (r".*(?:mlp_dims|hidden_dims|hidden_units|hidden_sizes|layer_sizes|hidden_layers|dnn_units)", [16, 16]),

@@ -17,7 +17,9 @@ from harness.errors import ConfigError, FactoryError, ModelSourceError, UserErro
 from harness.files import write_whole
 from harness.models.attempts import Patience
 from harness.models.copies import Reuse
-from harness.models.factories import Factory, factories
+from harness.models.factories import factories
+from harness.models.factory import Factory
+from harness.models.factory_arguments import called_as_elsewhere
 from harness.models.first_call.argument import GivenInput
 from harness.models.inspection import Guess, guess_task, signature_of
 from harness.models.loading import refuse_dangerous
@@ -229,7 +231,7 @@ def _looked_at(
         except (Exception, SystemExit) as error:  # a model may do anything while it is looked at
             if not why:
                 why = str(error) if isinstance(error, UserError) else f"cannot be looked at: {raised(error)}"
-                attempts += agreeing(attempt, why)
+                attempts += [*agreeing(attempt, why), *called_as_elsewhere(attempt, source.module)]
         else:
             return _Found(whole, model, guess, declared, ())
     return why

@@ -15,7 +15,7 @@ from torch import nn
 
 from harness.adapters import ADAPTERS
 from harness.errors import ConfigError, FactoryError, ModelSourceError
-from harness.models.factories import Factory
+from harness.models.factory import Factory
 from harness.models.inspection import Guess
 from harness.models.settings import ObjectArgument
 from harness.user_code import import_file

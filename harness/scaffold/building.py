@@ -7,19 +7,21 @@ import inspect
 import io
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import nn
 
 from harness.compat import compiler_left_out
 from harness.errors import FactoryError
+from harness.models.arguments import MissingSettingError
 from harness.models.attempts import methods_to_call
-from harness.models.factories import Factory, called_through, has_forward, inner_model
+from harness.models.factory import Factory, called_through, has_forward, inner_model
 from harness.models.loading import NO_NETWORK
-from harness.models.settings import compared_words
+from harness.models.settings import compared_word, compared_words, is_switch
 from harness.models.structure import StoppedError, stopping_at
 from harness.models.usual_values import usual_value
 from harness.models.wrapped import call_by
@@ -63,7 +65,7 @@ def built(made: Factory) -> tuple[Factory, nn.Module]:
     try:
         model = _built_unless_vast(made)
     except FactoryError as error:
-        filled = _without_nones(made, error) or _without_downloads(made, error)
+        filled = _with_a_setting_more(made, error) or _without_nones(made, error) or _without_trained_weights(made, error)
         if filled is not None:
             return built(filled)
         if re.search(r"'int' object is not (?:iterable|subscriptable)|object of type 'int' has no len", str(error)):
@@ -93,13 +95,43 @@ def _without_nones(made: Factory, refused: FactoryError) -> Factory | None:
     return replace(made, kwargs={**made.kwargs, **guesses}, guessed=(*made.guessed, *guesses)) if guesses else None
 
 
-def _without_downloads(made: Factory, refused: FactoryError) -> Factory | None:
-    """The factory without trained weights that it would download by default, where there is no network; ``None`` where it has no switch."""
-    if not isinstance(refused.__cause__, NO_NETWORK):
+def _without_trained_weights(made: Factory, refused: FactoryError) -> Factory | None:
+    """The factory without trained weights that it would download, or read from a file, where these are not there.
+
+    ``None`` where it has no switch for them: an argument, or a setting of one, that is true and speaks of pretraining.
+    """
+    if not isinstance(refused.__cause__, (*NO_NETWORK, FileNotFoundError)):
         return None
     parameters = inspect.signature(made.target).parameters.values()
     switches = {p.name: False for p in parameters if "pretrain" in p.name and p.default is True and p.name not in made.kwargs}
+    if made.place:
+        off = {name: _switched_off(name, value) for name, value in made.kwargs.items()}
+        switches |= {name: value for name, value in off.items() if value != made.kwargs[name]}
     return replace(made, kwargs={**made.kwargs, **switches}, guessed=(*made.guessed, *switches)) if switches else None
+
+
+def _switched_off(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _switched_off(key, item) for key, item in value.items()}
+    return False if value is True and "pretrain" in name.lower() else value
+
+
+def _with_a_setting_more(made: Factory, refused: FactoryError) -> Factory | None:
+    """The factory with a usual value for a setting that the call which its arguments were read from leaves unknown."""
+    said = re.search(r"`model_kwargs\.([\w.]+)` has no '(\w+)'", str(refused))
+    if said is None or not isinstance(refused.__cause__, MissingSettingError):
+        return None
+    path, name = said[1].split("."), said[2]
+    value = compared_word(name, made.target) or usual_value(name)
+    value = False if value is None and is_switch(name, made.target) else value
+    if value is None or path[0] not in made.kwargs:
+        return None
+    return replace(made, kwargs=_put(made.kwargs, [*path, name], value), guessed=(*made.guessed, f"{path[0]}.{name}"))
+
+
+def _put(table: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    first, *rest = path
+    return {**table, first: _put(table[first], rest, value) if rest else value}
 
 
 def _built_from_lists(made: Factory, refused: FactoryError) -> tuple[Factory, nn.Module]:

@@ -14,7 +14,7 @@ from harness.models.attempts import methods_to_call
 from harness.scaffold.bridge import needs_adapter, needs_build
 
 if TYPE_CHECKING:
-    from harness.models.factories import Factory
+    from harness.models.factory import Factory
     from harness.scaffold import Scaffold
     from harness.scaffold.declared import Declared
 

@@ -15,7 +15,7 @@ from torch import nn
 from harness.errors import ExampleError, FactoryError
 from harness.models.attempts import Patience
 from harness.models.examples import FUNCTION, find_example
-from harness.models.factories import Factory
+from harness.models.factory import Factory
 from harness.models.first_call.argument import Argument, GivenInput
 from harness.models.first_call.examples import written_examples
 from harness.models.first_call.hints import read_hints

@@ -23,6 +23,9 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _MANY_FILES = 40
 """Files beside the first one that are followed."""
 
+_LEVELS = 3
+"""How far above a file the folder is looked for that its imports start from."""
+
 _MANY = 10_000
 """Calls after which following ends: far more than a model's file makes."""
 
@@ -303,7 +306,9 @@ class Reach:
         parts = [part for part in module.split(".") if part]
         if not parts:
             return None
-        path = folder.joinpath(*parts).with_suffix(".py")
+        starts = [folder] if level else [folder, *folder.parents[:_LEVELS]]  # an import may start from a folder above
+        paths = [start.joinpath(*parts).with_suffix(".py") for start in starts]
+        path = next((each for each in paths if each in self._files or each.is_file()), paths[0])
         if path not in self._files:
             self._files[path] = None
             if sum(each is not None for each in self._files.values()) >= _MANY_FILES or {"site-packages", "dist-packages"} & set(

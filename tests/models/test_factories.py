@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from harness.errors import ModelSourceError
-from harness.models.factories import Factory, factories
+from harness.models.factories import factories
+from harness.models.factory import Factory
 from harness.models.usual_values import usual_value
 from harness.user_code import import_file
 
@@ -227,3 +228,73 @@ def test_settings_of_no_usual_name_are_those_of_an_object_of_settings_beside_the
         "        self.masked, self.layer = hparams.masked, nn.Linear(hparams.grain, hparams.n_symbols)\n",
     )
     assert made.objects[0].expression == "SimpleNamespace(masked=True, grain=7, n_symbols=50)"
+
+
+def names_in_order(tmp_path: Path, text: str, file: str) -> list[str]:
+    path = tmp_path / file
+    path.write_text(HEAD + text)
+    return [each.name for each in factories(import_file(path, file), {})]
+
+
+def part_and_whole(build: str) -> str:
+    """A part, and a whole whose ``__init__`` is decorated or finds the part in a table."""
+    return (
+        "from functools import wraps\n"
+        "def noted(function):\n"
+        "    @wraps(function)\n"
+        "    def noting(self, *args, **kwargs):\n"
+        "        return function(self, *args, **kwargs)\n"
+        "    return noting\n"
+        "class Block(nn.Module):\n"
+        "    def __init__(self, width=2):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(width, width)\n"
+        "blocks = {'basic': Block}\n"
+        "class Whole(nn.Module):\n"
+        "    @noted\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        f"        self.block = {build}\n"
+    )
+
+
+@pytest.mark.parametrize("build", ["Block()", "blocks['basic']()"], ids=["a decorated __init__", "a table of blocks"])
+def test_a_part_is_no_model_where_a_wrapped_method_or_a_table_uses_it(tmp_path: Path, build: str) -> None:
+    assert names_in_order(tmp_path, part_and_whole(build), "a_part_and_a_whole.py") == ["Whole"]
+
+
+def test_the_class_that_is_called_like_its_file_comes_first(tmp_path: Path) -> None:
+    classes = "".join(
+        f"class {name}(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        for name in ("UNetModel", "EncoderUNet", "Upsampler")
+    )
+    assert names_in_order(tmp_path, classes, "u_net.py") == ["UNetModel", "Upsampler", "EncoderUNet"]
+
+
+def test_the_class_of_an_annotation_is_made_of_usual_sizes(tmp_path: Path) -> None:
+    made = first(
+        tmp_path,
+        "from dataclasses import dataclass\n"
+        "@dataclass\n"
+        "class Dims:\n"
+        "    n_audio_ctx: int\n"
+        "    n_audio_state: int\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, dims: Dims):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(dims.n_audio_ctx, dims.n_audio_state)\n",
+    )
+    assert [each.expression for each in made.objects] == ["Dims(n_audio_ctx=16, n_audio_state=32)"]
+
+
+def test_spaces_of_a_policy_are_objects_with_shapes(tmp_path: Path) -> None:
+    made = first(
+        tmp_path,
+        "class Policy(nn.Module):\n"
+        "    def __init__(self, observation_space, action_space):\n"
+        "        super().__init__()\n"
+        "        self.pi = nn.Linear(observation_space.shape[0], action_space.shape[0])\n"
+        "        self.limit = action_space.high[0]\n",
+    )
+    assert [each.argument for each in made.objects] == ["observation_space", "action_space"]
+    assert made.source.build().limit == 1.0

@@ -335,3 +335,20 @@ def test_vectors_that_are_called_like_ids_are_numbers_where_no_table_is_read() -
 
     (argument,) = found(forward, nn.Embedding(4, 2), nn.Linear(6, 2)).arguments.values()
     assert (argument.holds, len(argument.sizes), argument.sizes[-1]) == ("numbers", 3, 6)
+
+
+def test_the_parts_of_a_split_add_up() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        points, views = torch.split(x, [5, 4], dim=-1)
+        return self.layers[0](points) + views  # type: ignore[index,operator,no-any-return]
+
+    assert shapes(found(forward, nn.Linear(5, 4)))["x"] == (3, 9)
+
+
+def test_lengths_follow_the_tensor_that_they_mask() -> None:
+    def forward(self: nn.Module, spec: Tensor, spec_lengths: Tensor) -> Tensor:
+        mask = torch.arange(int(spec_lengths.max())) < spec_lengths[:, None]
+        return self.layers[0](spec) * mask[:, None].expand(spec.shape[0], 2, spec.shape[2])  # type: ignore[index,operator,no-any-return]
+
+    call = found(forward, nn.Conv1d(80, 2, 1))
+    assert call.arguments["spec_lengths"].count == call.arguments["spec"].sizes[2]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.errors import ForwardError
 from harness.models.attempts import Patience, SideSearch
-from harness.models.factories import Factory
+from harness.models.factory import Factory
 from harness.models.first_call.argument import Argument, GivenInput
 from harness.models.first_call.hints import read_hints
 from harness.models.first_call.search import find_call

@@ -153,3 +153,14 @@ def files_of_transformers() -> list[Path]:
 def test_ordinary_model_code_is_not_refused(path: Path) -> None:
     assert list(dangerous_calls(path)) == []
     assert list(training_calls(path)) == []
+
+
+def test_imports_that_start_from_a_folder_above_are_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "parts.py").write_text(
+        "try:\n    import apex\nexcept ImportError:\n    import os\n    os.system('pip install apex')\n"
+    )
+    (folder / "net.py").write_text("from models.parts import apex\n" + NET)
+    found = next(dangerous_calls(folder / "net.py"))
+    assert (Path(found.file).name, found.line, found.rule) == ("parts.py", 5, "process")

@@ -82,6 +82,7 @@ _PAIRS = (
     re.compile(r"\((?P<got>\d+)[*x]\d+\) (?:doesn't|does not) match model \((?P<wanted>\d+)"),
     re.compile(r"\((?P<got>\d+)\) (?:doesn't|does not) match model \((?P<wanted>\d+)\)"),
     re.compile(r"size of tensor a \((?P<got>\d+)\) must match the size of tensor b \((?P<wanted>\d+)\)"),
+    re.compile(r"expanded size of the tensor \((?P<got>\d+)\) must match the existing size \((?P<wanted>\d+)\)"),
     re.compile(r"[Ee]xpected[^.]*?(?P<wanted>\d+)[^\d.]*(?:but )?(?:got|found|received|gets|was)[^\d]*(?P<got>\d+)"),
     re.compile(r"(?:got|found|received)[^\d]*(?P<got>\d+)[^\d]*expected[^\d]*(?P<wanted>\d+)"),
     re.compile(r"maximum size for tensor at dimension \d+ is (?P<got>\d+) but size is (?P<wanted>\d+)"),
@@ -110,6 +111,7 @@ _EXPECTED_AXES = re.compile(
     r"(?:[Ee]xpect|must|should|[Rr]equire|[Oo]nly)[^\d]{0,40}\b(\d)-?[dD](?: \(unbatched\))?(?: or (\d)-?[dD])?\b"
 )
 _BEYOND = re.compile(r"index (\d+) is out of bounds for dimension \d+ with size (\d+)")
+_PARTS_OF_A_SPLIT = re.compile(r"split_sizes to sum exactly to (\d+) .*split_sizes=\[([\d, ]+)\]")
 _CHUNKS = re.compile(r"can't divide axis of length (\d+) in chunks of (\d+)")
 
 
@@ -165,6 +167,8 @@ def repaired_numbers(guesses: Guesses, failure: Failure) -> Repairs:
     if found := _CHUNKS.search(failure.message):
         size, step = int(found[1]), int(found[2])
         yield from guesses.resized(sources, size, -(-size // step) * step)
+    if found := _PARTS_OF_A_SPLIT.search(failure.message):
+        yield from guesses.resized(sources, int(found[1]), sum(int(part) for part in found[2].split(",")))
     if found := _BEYOND.search(failure.message):
         index, size = int(found[1]), int(found[2])
         yield from guesses.resized(everything, index + 1, size)
@@ -177,7 +181,16 @@ def repaired_numbers(guesses: Guesses, failure: Failure) -> Repairs:
     for pattern in _PAIRS:
         if found := pattern.search(failure.message):
             yield from guesses.resized(sources, int(found["got"]), int(found["wanted"]))
+            yield from _other_lengths(guesses, int(found["got"]), int(found["wanted"]))
             return
+
+
+def _other_lengths(guesses: Guesses, got: int, wanted: int) -> Repairs:
+    """Rows as long as a tensor that was masked by their lengths, or the other way round."""
+    for path in guesses.paths():
+        argument = guesses.at(path)
+        if argument is not None and argument.holds == "lengths" and not argument.fixed and argument.count in (got, wanted):
+            yield 1, guesses.put(path, replace(argument, count=wanted if argument.count == got else got, made=None))
 
 
 def repaired_by_any_number(guesses: Guesses, failure: Failure) -> Repairs:

@@ -50,8 +50,8 @@ _OWN_STATE = "the model's init_hidden"
 _SLOW = 0.2
 """Seconds from which on a call is slow."""
 
-_SMALL_SIDES = (16, 8)
-"""Height and width of the images of slow models."""
+_SMALL_SIDES = (64, 65, 16, 17, 8, 9)
+"""Height and width of the images of slow models; odd ones for those that take a multiple of eight and one more."""
 
 
 def find_call(
@@ -225,21 +225,23 @@ def _crossed(returned: Any) -> int:
 
 def _of_smaller_images(subject: TriedModel, found: FoundCall) -> FoundCall:
     """The call with smaller images, where one call takes so long that little would be found out in the time there is."""
+    seconds = subject.seconds
     for side in _SMALL_SIDES:
         guesses = Guesses(found.arguments)
         large = [
-            p for p in guesses.paths() if (a := guesses.at(p)) and a.is_free and len(a.sizes) > 3 and min(a.sizes[2:]) > side
+            p for p in guesses.paths() if (a := guesses.at(p)) and not a.fixed and len(a.sizes) > 3 and min(a.sizes[2:]) > side
         ]
-        if subject.seconds < _SLOW or not large:
+        if seconds < _SLOW or not large:
             break
         for path in large:
             argument = guesses.at(path)
             assert argument is not None
-            guesses = guesses.put(path, replace(argument, sizes=argument.sizes[:2] + (side,) * len(argument.sizes[2:])))
+            guesses = guesses.put(
+                path, replace(argument, sizes=argument.sizes[:2] + (side,) * len(argument.sizes[2:]), made=None)
+            )
         returned, failure, _, values = subject.call(guesses)
-        if failure is not None:
-            break
-        found = FoundCall(guesses.arguments, values, returned)
+        if failure is None:
+            found, seconds = FoundCall(guesses.arguments, values, returned), subject.seconds
     return found
 
 

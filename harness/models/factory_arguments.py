@@ -1,0 +1,251 @@
+"""The arguments of what makes a model: from the user, from calls and config files of its repository, from usual sizes."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.models.arguments import Table, factory_arguments
+from harness.models.factory import Factory
+from harness.models.followed.call_sites import FoundCall, found_call
+from harness.models.instantiated import instantiated
+from harness.models.settings import (
+    ObjectArgument,
+    annotated_settings,
+    compared_word,
+    found_settings,
+    makes_something,
+    read_settings,
+    reads_from,
+    reads_settings,
+    space_argument,
+    takes_settings,
+)
+from harness.models.usual_values import snake_case, usual_value
+from harness.models.written_calls import WrittenCalls
+
+_SAYS_MUCH = 5
+"""Letters of an argument's name from which on a class that has them in its name is taken for what it means."""
+
+
+def with_arguments(
+    module: ModuleType, name: str, target: Any, given: Mapping[str, Any], written: WrittenCalls, has_parts: bool = True
+) -> Factory | str:
+    """The factory with its arguments, or why it cannot be called.
+
+    Args:
+        module: The model's file.
+        name: The factory's name in it.
+        target: The factory.
+        given: Arguments by name.
+        written: What the files around the model say.
+        has_parts: Whether parts of the model may be arguments.
+    """
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError) as error:
+        return f"cannot be looked at: {error}"
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    kwargs = {key: value for key, value in given.items() if takes_any or key in parameters}
+    required = [p for p in parameters.values() if _is_required(p) and p.name not in kwargs]
+    made = instantiated(name, parameters, kwargs, written) if required else None
+    if made is not None:
+        return Factory(name, target, _on_this_machine(parameters, {**made.kwargs, **kwargs}), (), made.objects, made.place)
+    call = written.first(name)
+    says_more = call is not None and (bool(required) or takes_any or (call.is_own and bool(call.kwargs)))
+    if call is not None and says_more and all(p.name in call.kwargs for p in required):
+        return Factory(name, target, _on_this_machine(parameters, {**call.kwargs, **kwargs}), place=call.place)
+    elsewhere = found_call(target, [p.name for p in required]) if required else None
+    if elsewhere is not None:
+        return called_elsewhere(Factory(name, target, kwargs), elsewhere, module, written.defaults)
+    kwargs = _on_this_machine(parameters, kwargs)
+    plain = [p.name for p in required if not takes_settings(p.name)]
+    table = written.table(plain) if len(plain) == len(required) else None
+    if table is not None:
+        said = {key: value for key, value in table.values.items() if key in parameters}
+        return Factory(name, target, _on_this_machine(parameters, {**said, **kwargs}), place=table.place)
+    wants, guessed = _fill(module, target, required, kwargs, written.defaults)
+    if not wants:
+        return Factory(name, target, kwargs, tuple(guessed), place="" if table is None else table.place)
+    objects = _objects(module, target, wants, given, kwargs, written, has_parts)
+    if isinstance(objects, str):
+        return objects + _written(name, written)
+    found, place = objects
+    return Factory(name, target, kwargs, (*guessed, *(each for one in found for each in one.guessed)), tuple(found), place)
+
+
+def called_as_elsewhere(made: Factory, module: ModuleType) -> Iterator[Factory]:
+    """A factory that needs no argument, with those that the scripts of its repository give it."""
+    if not made.place and not made.guessed and not made.objects:
+        call = found_call(made.target, ())
+        if call is not None and call.values:
+            yield called_elsewhere(made, call, module, {})
+
+
+def called_elsewhere(made: Factory, call: FoundCall, module: ModuleType, defaults: Mapping[str, Any]) -> Factory:
+    """A factory with the arguments of a call that a script of the repository leads to.
+
+    Args:
+        made: The factory, with the arguments that were given.
+        call: The call.
+        module: The model's file.
+        defaults: What options of command lines are by default, for what the call leaves unknown.
+    """
+    parameters = inspect.signature(made.target).parameters
+    needs_python = [name for name in call.settings if _has_none(call.values[name]) and name not in made.kwargs]
+    objects = tuple(_table(name, call.values[name], made.target) for name in needs_python)
+    said = {name: value for name, value in call.values.items() if name not in needs_python and value is not None}
+    kwargs = _on_this_machine(parameters, {**said, **made.kwargs})
+    required = [p for p in parameters.values() if _is_required(p) and p.name not in (*kwargs, *needs_python)]
+    _, guessed = _fill(module, made.target, required, kwargs, defaults)
+    return replace(made, kwargs=kwargs, guessed=tuple(guessed), objects=objects, place=call.place)
+
+
+def _has_none(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value is None or any(map(_has_none, inner))
+
+
+def _table(name: str, value: dict[str, Any], target: Any) -> ObjectArgument:
+    """An argument of which a part is ``None``, for which no config has a word."""
+
+    def make() -> Any:
+        return factory_arguments(target, {name: value}, "model_kwargs")[name]
+
+    made = make()
+    cls = type(made)
+    if isinstance(made, Table):
+        imports = ("from harness.models.arguments import Table",)
+        return ObjectArgument(name, f"Table({value!r}, {name!r})", make, imports=imports)
+    written = ", ".join(f"{key}={item!r}" for key, item in value.items())
+    return ObjectArgument(name, f"{cls.__name__}({written})", make, (cls.__name__,))
+
+
+def _objects(
+    module: ModuleType,
+    target: Any,
+    wants: list[inspect.Parameter],
+    given: Mapping[str, Any],
+    kwargs: Mapping[str, Any],
+    written: WrittenCalls,
+    has_parts: bool,
+) -> tuple[list[ObjectArgument], str] | str:
+    """What is passed for arguments that no plain value does for, and the file that says it; or why there is nothing."""
+    found: dict[str, ObjectArgument] = {}
+    for parameter in wants:
+        settings = found_settings(module, target, parameter, given)
+        made = settings or space_argument(parameter.name)
+        part = _part(module, target, parameter.name, written) if has_parts and made is None else None
+        if made is not None or part is not None:
+            found[parameter.name] = made or part  # type: ignore[assignment]
+    rest = [p.name for p in wants if p.name not in found]
+    missing = [name for name in rest if not takes_settings(name) and not reads_settings(name, target)]
+    if missing:
+        return f"needs {', '.join(f'`{name}`' for name in missing)}"
+    if not rest:
+        return list(found.values()), ""
+    table = written.table([name for argument in rest for name in reads_from(argument, target)])
+    said = {} if table is None else {**table.values, **given}
+    passed = {**kwargs, **{name: each.make() for name, each in found.items()}}
+    read = read_settings(rest, target, said or given, passed, written.defaults)
+    if isinstance(read, str):
+        return read
+    return [*found.values(), *read], "" if table is None else table.place
+
+
+def _part(module: ModuleType, target: Any, argument: str, written: WrittenCalls) -> ObjectArgument | None:
+    """A part of the model that it is given, such as an encoder: an instance of the class in the file that is called like the argument."""
+    wanted = _letters(argument)
+    classes = {
+        name: value
+        for name, value in vars(module).items()
+        if is_model_class(value) and value is not target and not value.__module__.startswith("torch.")
+    }
+    same = [name for name in classes if _letters(name) == wanted]
+    like = [name for name in classes if wanted in _letters(name) and len(wanted) >= _SAYS_MUCH]
+    for name in same or like:
+        made = with_arguments(module, name, classes[name], {}, written, has_parts=False)
+        if isinstance(made, Factory) and makes_something(made.outline):
+            names = (name, *(each for one in made.objects for each in one.names))
+            return ObjectArgument(argument, made.call, made.outline, names, made.guessed)
+    return None
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z]", "", name.lower())
+
+
+def _on_this_machine(parameters: Mapping[str, inspect.Parameter], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with the CPU for a device that this machine has not."""
+    found = dict(kwargs)
+    for parameter in parameters.values():
+        is_cuda = str(found.get(parameter.name, parameter.default)).startswith("cuda")
+        if "device" in parameter.name and is_cuda and not torch.cuda.is_available():
+            found[parameter.name] = "cpu"
+    return found
+
+
+def _fill(
+    module: ModuleType, target: Any, required: list[inspect.Parameter], kwargs: dict[str, Any], defaults: Mapping[str, Any]
+) -> tuple[list[inspect.Parameter], list[str]]:
+    """Gives required arguments a constant of the file, a word that they are compared with, a usual size, or an option's default.
+
+    Returns those that get none of these, and the guesses.
+    """
+    constants = {snake_case(name): value for name, value in vars(module).items() if type(value) in (bool, int, float, str)}
+    options = {snake_case(name): value for name, value in defaults.items()}
+    wants: list[inspect.Parameter] = []
+    guessed: list[str] = []
+    for parameter in required:
+        name = parameter.name
+        if parameter.kind is parameter.POSITIONAL_ONLY or annotated_settings(target, name) is not None:
+            wants.append(parameter)
+        elif snake_case(name) in constants:
+            kwargs[name] = constants[snake_case(name)]
+        elif (usual := usual_value(name)) is not None and _may_hold(parameter, usual):
+            kwargs[name] = usual
+            guessed.append(name)
+        elif (word := compared_word(name, target)) is not None:
+            kwargs[name] = word
+            guessed.append(name)
+        elif snake_case(name) in options:
+            kwargs[name] = options[snake_case(name)]
+            guessed.append(name)
+        else:
+            wants.append(parameter)
+    return wants, guessed
+
+
+def _may_hold(parameter: inspect.Parameter, value: Any) -> bool:
+    """Whether the annotation of a parameter allows a list, or a single value."""
+    annotation = str(parameter.annotation).lower()
+    if isinstance(value, list):
+        return not re.search(r"\bint'?>?$|^float$|^str$", annotation)
+    single = re.search(r"list|tuple|sequence|dict|callable|module|str\b", annotation) is None
+    return (
+        parameter.annotation is parameter.empty
+        or single
+        or re.search(r"\bint\]$|, int\b|\| int\b|\bint \|", annotation) is not None
+    )
+
+
+def _written(name: str, written: WrittenCalls) -> str:
+    """Where a name is called that cannot be called here."""
+    places = written.places(name)
+    return f" (it is called in {places[0]})" if places else ""
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+
+
+def is_model_class(value: object) -> bool:
+    """Whether a value is a class of modules."""
+    return inspect.isclass(value) and issubclass(value, nn.Module)

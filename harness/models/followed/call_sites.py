@@ -1,0 +1,221 @@
+"""The call in a repository that makes its model, found by following the scripts beside it from their command line on."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from harness.models.followed import UNKNOWN, Object, ReachedError, ReadCall, Settings, TooLongError
+from harness.models.followed.interpreter import Interpreter
+from harness.models.followed.outside import LARGEST_FILE
+from harness.runtime import Allowance
+
+_MOST_FILES, _MOST_FOLDERS, _MOST_ENTRIES = 400, 400, 2_000
+_MOST_SCRIPTS = 12
+_SECONDS = 5.0
+_LEVELS = 2
+"""How far from the file that calls a model the scripts are that lead there."""
+
+_CONFIGS = (".yaml", ".yml")
+_ROOT = (".git", "pyproject.toml", "setup.py")
+_ABOVE = 5
+
+_SCRIPTS = (r"train|main", r"run|demo|sample|infer|predict|generate", r"test|eval|export|convert")
+"""Names of scripts, those first that make the model which people mean."""
+
+
+@dataclass(frozen=True)
+class FoundCall:
+    """A call of what makes a model.
+
+    Attributes:
+        values: The arguments by name; settings as dicts.
+        settings: Names of those that are objects of settings.
+        place: The file and line.
+    """
+
+    values: Mapping[str, Any]
+    settings: tuple[str, ...]
+    place: str
+
+
+def found_call(target: Any, required: Collection[str]) -> FoundCall | None:
+    """The first call of a function or class in its repository of which every required argument is known, or else most of them.
+
+    Args:
+        target: What is called.
+        required: Names of its arguments.
+    """
+    try:
+        file = Path(inspect.getsourcefile(inspect.unwrap(target)) or "").resolve()
+    except TypeError:
+        return None
+    root = repository_of(file)
+    if root is None:
+        return None
+    best: FoundCall | None = None
+    for call in _calls(root, file, target.__name__):
+        found = _bound(target, call, root)
+        missing = [name for name in required if found is None or name not in found.values]
+        if found is not None and not missing:
+            return found
+        if found is not None and found.settings and (best is None or len(found.values) > len(best.values)):
+            best = found
+    return best
+
+
+def repository_of(file: Path) -> Path | None:
+    """The root of the repository that a file is in; ``None`` where there is none, nor a README above it."""
+    for marks in (_ROOT, ("README.md", "readme.md", "README.rst", "README")):
+        found = next((each for each in file.parents[:_ABOVE] if any((each / mark).exists() for mark in marks)), None)
+        if found is not None:
+            return found
+    return None
+
+
+def _calls(root: Path, file: Path, name: str) -> Iterator[ReadCall]:
+    """The calls that scripts lead to, and those in functions that no script was seen to call."""
+    texts = dict(_python_files(root))
+    speak = [path for path, text in texts.items() if re.search(rf"\b{re.escape(name)}\b", text)]
+    scripts = [path for path in _leading_to(texts, speak) if path != file or "__main__" in texts[path]]
+    configs = list(_configs(root, file.stem, name))
+    time = Allowance(_SECONDS)
+    for script in sorted(scripts, key=lambda path: _rank(path, root))[:_MOST_SCRIPTS]:
+        if time.is_over:
+            return
+        interpreter = Interpreter(root, (file, name), _parsed, configs)
+        try:
+            scope = interpreter.run(script)
+            for function in _functions_calling(_parsed(script), name) if script in speak else ():
+                interpreter.enter(scope, function)
+        except ReachedError as reached:
+            yield reached.call
+        except (TooLongError, RecursionError):
+            continue
+
+
+def _python_files(root: Path) -> Iterator[tuple[Path, str]]:
+    for path in _files(root, (".py",)):
+        with suppress(OSError):
+            if path.stat().st_size <= LARGEST_FILE:
+                yield path.resolve(), path.read_text(encoding="utf-8", errors="replace")
+
+
+def _files(root: Path, endings: tuple[str, ...]) -> list[Path]:
+    """The files of a repository with certain endings, the shallowest first; not those of environments and of large trees of data."""
+    found: list[Path] = []
+    folders = [root]
+    for folder in folders:
+        try:
+            inside = sorted(folder.iterdir())[:_MOST_ENTRIES]
+        except OSError:
+            continue
+        found += [path for path in inside if path.suffix in endings and path.is_file()]
+        folders += [path for path in inside if _is_source(path)][: _MOST_FOLDERS - len(folders)]
+        if len(found) >= _MOST_FILES:
+            break
+    return found[:_MOST_FILES]
+
+
+def _is_source(path: Path) -> bool:
+    name = path.name
+    is_left = name.startswith((".", "__")) or name in ("node_modules", "site-packages", "venv", "env", "build", "dist", "wandb")
+    return not is_left and path.is_dir() and not path.is_symlink() and not (path / "pyvenv.cfg").exists()
+
+
+def _configs(root: Path, stem: str, name: str) -> list[Path]:
+    """The config files of a repository, those first that speak of the model."""
+    files = _files(root, _CONFIGS)
+
+    def order(path: Path) -> tuple[bool, int, str]:
+        text = path.read_text(encoding="utf-8", errors="replace") if path.stat().st_size <= LARGEST_FILE else ""
+        speaks = re.search(rf"\b(?:{re.escape(stem)}|{re.escape(name)})\b", text) is not None
+        return not speaks, len(path.relative_to(root).parts), str(path)
+
+    return sorted(files, key=order)
+
+
+def _leading_to(texts: Mapping[Path, str], speak: Collection[Path]) -> list[Path]:
+    """The files that speak of something, and those that import them, directly or through another one."""
+    found = list(speak)
+    for _ in range(_LEVELS):
+        stems = {path.parent.name if path.stem == "__init__" else path.stem for path in found} - {"utils"}
+        importing = re.compile(rf"^\s*(?:from|import)\s.*\b(?:{'|'.join(map(re.escape, sorted(stems)))})\b", re.MULTILINE)
+        found += [path for path, text in texts.items() if stems and path not in found and importing.search(text)]
+    return found
+
+
+def _rank(path: Path, root: Path) -> tuple[int, int, str]:
+    kind = next((place for place, words in enumerate(_SCRIPTS) if re.search(words, path.stem.lower())), len(_SCRIPTS))
+    is_test = path.stem.startswith("test_") or "tests" in path.relative_to(root).parts
+    return kind + 2 * is_test, len(path.relative_to(root).parts), str(path)
+
+
+@lru_cache(maxsize=256)
+def _parsed(path: Path) -> ast.Module | None:
+    try:
+        return ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None
+
+
+def _functions_calling(tree: ast.Module | None, name: str) -> Iterator[str]:
+    """The functions of a module in which a name is used."""
+    for node in tree.body if tree is not None else ():
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and any(
+            isinstance(inner, ast.Name) and inner.id == name for inner in ast.walk(node)
+        ):
+            yield node.name
+
+
+def _bound(target: Any, call: ReadCall, root: Path) -> FoundCall | None:
+    """A call with its arguments by name, as far as a config can hold them."""
+    try:
+        signature = inspect.signature(target)
+        bound = signature.bind_partial(*call.arguments, **call.keywords)
+    except (TypeError, ValueError):
+        return None
+    given = dict(bound.arguments)
+    parameters = signature.parameters
+    given |= given.pop(next((p.name for p in parameters.values() if p.kind is p.VAR_KEYWORD), ""), {})
+    given.pop(next((p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL), ""), None)
+    words = _words_of(root)
+    values: dict[str, Any] = {}
+    settings: list[str] = []
+    for name, value in given.items():
+        is_settings = isinstance(value, (Settings, Object))
+        held = _held(value.names if isinstance(value, Object) else value)
+        if is_settings and isinstance(held, dict):
+            held = {key: item for key, item in held.items() if key in words}
+            settings += [name] if held else []
+        if held is not UNKNOWN and not (is_settings and not held):
+            values[name] = held
+    return FoundCall(values, tuple(settings), f"{call.file.name}, line {call.line}")
+
+
+def _held(value: Any) -> Any:
+    """A value as a config can hold it; without the entries that it cannot."""
+    if isinstance(value, dict):
+        entries = {str(key): _held(item) for key, item in value.items() if isinstance(key, (str, int))}
+        return {key: item for key, item in entries.items() if item is not UNKNOWN}
+    if isinstance(value, Object):
+        return _held(value.names)
+    if isinstance(value, (list, tuple)):
+        items = [_held(item) for item in value]
+        return UNKNOWN if UNKNOWN in items else items
+    return value if value is None or isinstance(value, (bool, int, float, str)) else UNKNOWN
+
+
+def _words_of(root: Path) -> frozenset[str]:
+    """The words of the repository's modules that are loaded, which are those that the model is made of."""
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    near = [Path(file) for file in files if file and file.endswith(".py") and file.startswith(f"{root}/")]
+    return frozenset(word for file in near for word in re.findall(r"\w+", file.read_text(encoding="utf-8", errors="replace")))
