@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from harness.evidence import Evidence
 
 Needs = Callable[[TaskSpec], "bool | str"]
-"""Whether a property makes sense for a task; as text why it does, such as ``axis `time` is causal``, and empty where it does not."""
+"""Whether a property applies to a task: ``True``, or the reason as text, such as ``axis `time` is causal``; empty where it does not."""
 
 
 DIFFERENCE = "largest absolute difference of the logits that still counts as equal"
-"""What a tolerance means, of a property that compares logits."""
+"""The meaning of a tolerance for properties that compare logits."""
 
 
 def any_task(_task: TaskSpec) -> str:
-    """What a property needs that makes sense for every task."""
+    """The ``needs`` of a property that applies to every task."""
     return "it holds of every model"
 
 
 GRADIENTS, SECOND, FLOAT64 = "gradients", "second models", "float64"
-"""What a test may hold at its peak beside the model and its calls, see ``harness.properties.plan``.
+"""What a test may hold in memory besides the model and its calls, see ``harness.properties.plan``.
 
 The peaks of a GPT-2 with 35 million parameters, in times of its weights and beyond the model and Python: gradients 2 to 3, second models 4
 to 6 (``compiled`` 12, more than is planned), with float64 7 to 9. All others hold copies that share its weights, and float64 only where it fits.
@@ -40,7 +40,7 @@ to 6 (``compiled`` 12, more than is planned), with float64 7 to 9. All others ho
 
 @dataclass(frozen=True)
 class FurtherOutputs:
-    """Which outputs beside the logits a property of tier 1 is judged on as well.
+    """Which outputs besides the logits a property of tier 1 also judges.
 
     Attributes:
         shape: What they must be: ``by_row``, ``by_position``, ``by_padding``, ``is_score``, or empty for any.
@@ -57,15 +57,15 @@ class FurtherOutputs:
 
 @dataclass(frozen=True)
 class Search:
-    """How inputs are searched on which a property of tier 1 may fail.
+    """How inputs on which a property of tier 1 may fail are searched.
 
     Attributes:
         draws: The strategy that draws inputs, by its name in ``pytest_modeltiers.strategies``; empty where nothing is drawn.
-        examples: How many inputs are drawn, the time budget allowing.
+        examples: How many inputs are drawn, as far as the time budget allows.
         given: Arguments of the function where nothing is drawn, one call each.
-        first: Functions that are judged once before, without arguments.
+        first: Functions that are judged once beforehand, without arguments.
         anchors_first: Whether the fixed sizes and seeds of every subject are judged before any are drawn.
-        corner: What is judged whatever was drawn, also where there was no time to draw, by its name in ``pytest_modeltiers.strategies``.
+        corner: Inputs that are always judged, even if there is no time to draw any, by their name in ``pytest_modeltiers.strategies``.
         outputs: Which further outputs are judged at typical sizes.
     """
 
@@ -79,23 +79,23 @@ class Search:
 
 
 ONCE = Search()
-"""One call, whose inputs the function makes itself."""
+"""A single call; the function makes its own inputs."""
 
 
 @dataclass(frozen=True)
 class Sign:
-    """What the code of a model has to name, as it cannot have otherwise what a property is about.
+    """A name that the code of a model must contain for a property to apply, as ``merge`` for adapters that can be merged.
 
     Attributes:
         pattern: A regular expression for one of the names that ``harness.model_file.names_of_model`` finds, in any case of letters.
-        absent: What is said of a model whose code has no such name.
+        absent: The message for a model whose code has no such name.
     """
 
     pattern: str
     absent: str
 
     def is_in(self, names: Collection[str]) -> bool:
-        """Whether some name is one."""
+        """Whether one of the names matches."""
         return any(re.search(self.pattern, name, re.IGNORECASE) for name in names)
 
 
@@ -106,11 +106,11 @@ class Case:
     Attributes:
         statement: What must hold.
         function: Dotted path of the function, ``module:name``; empty for the property's own.
-        needs: Whether the case makes sense for a task.
+        needs: Whether the case applies to a task.
         owned_by: What explains a violation of this case, besides the property's own owners.
         search: How inputs are searched.
-        sign: What the code of a model that has a matter for it must name.
-        memory: What it holds beside the model and its calls; empty for the property's own.
+        sign: What the model's code must name for the case to apply.
+        memory: What it holds besides the model and its calls; empty for the property's own.
     """
 
     statement: str
@@ -133,14 +133,14 @@ class Property:
         function: Dotted path of the function that judges it, ``module:name``. It takes what the tests of its tier are given, such as a
             ``Subject``, and returns ``Evidence``. Empty where each case has its own.
         tolerance: What a number under this name in ``tolerances`` means, with its unit; ``None`` where the property is exact.
-        needs: Whether the property makes sense for a task.
-        cases: Parts that are judged one by one; empty for a property with a single test.
-        formats: Whether it is judged for an export format, each of which is a case; ``None`` for a property that knows no formats.
-        owned_by: Properties, or cases ``name[case]``, whose violation also shows as one of this property: one bug, one card.
+        needs: Whether the property applies to a task.
+        cases: Parts that are separate tests; empty for a property with a single test.
+        formats: Whether it applies to an export format, each of which is a case; ``None`` for a property that has nothing to do with formats.
+        owned_by: Properties, or cases ``name[case]``, whose failure explains a failure of this one: one bug, one card in the report.
         search: How inputs are searched, in tier 1.
         marks: Marks of its test, such as ``slow``.
-        sign: What the code of a model that has a matter for it must name; a case may have its own.
-        memory: What it holds beside the model and its calls, such as ``GRADIENTS``; a case may have its own.
+        sign: What the model's code must name for the property to apply; a case may have its own.
+        memory: What it holds besides the model and its calls, such as ``GRADIENTS``; a case may have its own.
     """
 
     name: str
@@ -158,16 +158,16 @@ class Property:
     memory: str = ""
 
     def owners(self, case: str = "") -> tuple[str, ...]:
-        """The properties, or cases ``name[case]``, whose violation shows as one of this property, or of one case of it."""
+        """The properties, or cases ``name[case]``, whose failure explains one of this property, or of one case of it."""
         return self.owned_by + (self.cases[case].owned_by if case in self.cases else ())
 
     def applies_to(self, task: TaskSpec) -> bool:
-        """Whether the property is generated for a task: it makes sense there, in some case if it has cases, and the user left it on."""
+        """Whether the property is tested for a task: it applies, in some case if it has cases, and the user has not switched it off."""
         has_any = not self.cases or any(bool(case.needs(task)) for case in self.cases.values())
         return bool(self.needs(task)) and has_any and task.properties.get(self.name, True)
 
     def absent(self, names: Collection[str] | None, case: str = "") -> str:
-        """Why a model has nothing that the property, or a case of it, could judge; empty where it may have.
+        """Why the property, or a case of it, cannot apply to a model, by its code; empty where it may.
 
         Args:
             names: What its code names; ``None`` where not all of it could be read.
@@ -177,7 +177,7 @@ class Property:
         return sign.absent if names is not None and sign is not None and not sign.is_in(names) else ""
 
     def why(self, task: TaskSpec, case: str = "") -> str:
-        """Why the property, or a case of it, makes sense for a task; empty where its entry does not say."""
+        """Why the property, or a case of it, applies to a task; empty where its entry does not say."""
         needs = [self.needs, *([self.cases[case].needs] if case in self.cases else [])]
         told = [reason for each in needs if each is not any_task and isinstance(reason := each(task), str) and reason]
         if not told:
@@ -186,7 +186,7 @@ class Property:
 
     @property
     def has_cases(self) -> bool:
-        """Whether it is judged case by case."""
+        """Whether it has a test for each case."""
         return bool(self.cases or self.formats)
 
     def is_judged_for(self, format: str) -> bool:
@@ -194,7 +194,7 @@ class Property:
         return self.formats is not None and self.formats(formats()[format])
 
     def cases_for(self, task: TaskSpec, exported: Collection[str] = ()) -> tuple[str, ...]:
-        """The cases that make sense for a task and the formats of its export, in a fixed order."""
+        """The cases that apply to a task and the formats of its export, in a fixed order."""
         if self.formats:
             return tuple(name for name in exported if self.is_judged_for(name))
         return tuple(name for name, case in self.cases.items() if case.needs(task))
@@ -208,7 +208,7 @@ class Property:
         return self.cases[case].search if case in self.cases else self.search
 
     def memory_of(self, case: str = "") -> str:
-        """What one case holds at its peak beside the model and its calls; empty for nothing."""
+        """What one case holds in memory besides the model and its calls; empty for nothing."""
         return (self.cases[case].memory if case in self.cases else "") or self.memory
 
     def path_of(self, case: str = "") -> str:

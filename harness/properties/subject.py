@@ -36,26 +36,26 @@ from harness.runtime import free_memory, is_large, seeded
 from harness.tasks import TaskSpec
 
 _LITTLE = 0.1
-"""Of the memory that is free, what a second model may take without a thought."""
+"""Share of the free memory that a second model may take without a further check."""
 
 
 @dataclass
 class Shared:
-    """What is found out once about a model.
+    """What is computed once about a model.
 
     Attributes:
         floor: Its rounding noise.
-        prerequisite_failure: What is wrong with it at its anchors.
-        anchor_logits: What it gave there, by sizes and seed.
+        prerequisite_failure: What is wrong with it at the fixed sizes that are always judged.
+        anchor_logits: Its logits there, by sizes and seed.
         length_first: Whether it reads token ids as ``[length, batch]``.
         calibrated: The model with running statistics that saw a few batches.
         outputs: Its further outputs.
         unusable: Whether anything can be judged.
         train_mode: Why nothing can be judged in train mode; empty where it can.
-        by_output: The same of every further output that is declared, by its name.
+        by_output: The same for each further declared output, by its name.
         decoder: How it reads a text piece by piece, or why it does not.
         backward: What a backward pass raises in train mode and in eval mode; empty where it does not.
-        left_by_build: What importing and building it changed of the process, as words; empty where nothing.
+        left_by_build: What importing and building it changed in the process, in words; empty where nothing.
         reach: Which sizes it is judged at.
         process: The process before any of the calls that may have changed it.
     """
@@ -84,15 +84,15 @@ class Subject:
         model: The model, in eval mode; a property may change it.
         adapter: How it is called.
         task: What it is for.
-        pristine: A copy that was never called, for properties that need a model without a past.
+        pristine: A copy that was never called, for properties that need a model without earlier calls.
         rebuild: Builds another instance from a seed; ``None`` where the model came without a factory.
         seed: The seed that the model was built from.
         fresh_weights: Whether the weights are as the factory made them, rather than trained.
         make: Makes a batch for sizes and a seed; by default from the TaskSpec.
-        shared: What is found out once, and shared by the subjects of one model.
+        shared: What is computed once, and shared by the subjects of one model.
         isolated: Whether every call of the model is made on a copy that was never called before; see ``isolating``.
         gives_originals: Whether the model is given the very tensors of a batch rather than copies; see ``giving_originals``.
-        given_copies: How the model is copied, where that was found out before; by default it is found out when the first copy is made.
+        given_copies: How the model is copied, if that is already known; by default it is tried when the first copy is made.
     """
 
     model: nn.Module
