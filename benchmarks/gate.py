@@ -20,6 +20,7 @@ from scipy.stats import binom
 
 from harness.evidence import Status
 from harness.experiments import Scores
+from harness.monitoring import COMPARISONS
 from harness.monitoring.dependence import Groups
 from harness.monitoring.gate import AlphaSpending, compare_all_scores
 from harness.monitoring.gate.comparison import Comparison
@@ -144,7 +145,7 @@ def worse(repeats: int) -> bool:
 def repeated_looks(repeats: int) -> bool:
     """Equal candidates, one after the other, against one baseline on the same samples."""
     total, n, uncertain = 200, 1_000, 0.2
-    rules = (1, 10, 200)
+    rules = (1, COMPARISONS, 200)
     failed, by_stretch, stretches = Counter[int](), Counter[int](), Counter[int]()
     for seed in range(repeats):
         random = np.random.default_rng(seed)
@@ -186,10 +187,10 @@ def worse_at_a_look(repeats: int) -> bool:
         "Five points worse on 1,000 samples: caught",
         "answers",
         "the only look",
-        "one of 10 in a row, at any look",
+        f"one of {COMPARISONS} in a row, at any look",
         "of 20",
         "of 200",
-        "share of the only look's power (10, 20, 200)",
+        f"share of the only look's power ({COMPARISONS}, 20, 200)",
         "look 1, 10, 200 of a rule for all looks",
     )
     good = True
@@ -199,8 +200,8 @@ def worse_at_a_look(repeats: int) -> bool:
         def caught(share: float, founds: list[Comparison] = founds) -> int:
             return sum(found.p <= ALPHA * share and found.is_beyond_margin for found in founds)
 
-        single, *kept = (caught(1 / expected) for expected in (1, 10, 20, 200))
-        good &= kept[0] >= 0.8 * single or name not in list(FIVE_POINTS)[:3]
+        single, *kept = (caught(1 / expected) for expected in (1, COMPARISONS, 20, 200))
+        good &= kept[0] >= 0.8 * single
         shares = ", ".join(percent(each, single) for each in kept)
         by_look = ", ".join(percent(caught(falling(made)), repeats) for made in (0, 9, 199))
         row(name, percent(single, repeats), *(percent(each, repeats) for each in kept), shares, by_look)
@@ -209,7 +210,7 @@ def worse_at_a_look(repeats: int) -> bool:
 
 def looks(repeats: int) -> bool:
     held = repeated_looks(min(repeats, 100))
-    return worse_at_a_look(repeats) and held
+    return worse_at_a_look(10 * repeats) and held
 
 
 def family(repeats: int) -> bool:

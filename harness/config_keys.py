@@ -270,6 +270,11 @@ class EvalConfig(Keys):
         """Columns that say something about a row beside its features."""
         return tuple(dict.fromkeys([*([self.group] if self.group else []), *self.slices, *self.without, *self.also]))
 
+    def beside(self, other: EvalConfig | None) -> EvalConfig:
+        """The same data, whose features are not the columns either that another part of the config says are none."""
+        more = [name for name in (other.columns_about_rows if other else ()) if name not in self.without]
+        return self.model_copy(update={"without": [*self.without, *more]}) if more else self
+
 
 class DataKeys(Keys):
     """The datasets."""
@@ -380,7 +385,7 @@ class MonitoringKeys(Keys):
         description="Windows in a row of which any fails by mistake with a probability of at most 0.05: 365 for a year, or `unlimited`.",
     )
     expected_comparisons: Positive = Field(
-        10, description="Comparisons with a baseline, in a row, of which any fails by mistake with a probability of at most 0.05."
+        7, description="Comparisons with a baseline, in a row, of which any fails by mistake with a probability of at most 0.05."
     )
 
 

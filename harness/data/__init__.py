@@ -26,6 +26,16 @@ LABELS = ("labels", "label")
 TARGETS = (*LABELS, "target")
 """The same for tables."""
 
+NO_VALUE = frozenset({"na", "n/a", "#n/a", "#na", "<na>", "nan", "nat", "null", "none", "nil", "\\n", "?", "-", "."})
+"""What files write in a column of numbers or dates where there is none, in lower case: R, pandas, spreadsheets, databases, UCI."""
+
+
+def says_no_value(text: str) -> bool:
+    """Whether a text among numbers or dates stands for a missing one: a blank, ``NA``, ``null``, ``?``."""
+    bare = text.strip().lower()
+    return not bare or bare in NO_VALUE
+
+
 Example: TypeAlias = "dict[str, Tensor]"
 """One row without padding: ``input_ids`` int64 ``[S]``, ``decoder_input_ids`` int64 ``[T]``, ``pixel_values`` float32 ``[C, H, W]``,
 ``features`` float32 ``[F]``, and ``labels``."""

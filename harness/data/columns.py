@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data import Record
+from harness.data import Record, says_no_value
 from harness.data.tokens import Tokenizer
 from harness.errors import DataError, did_you_mean
 from harness.tasks import TaskSpec
@@ -92,7 +92,7 @@ def number(record: Record, name: str, *, finite: bool = True) -> float:
         DataError: It is none.
     """
     value = record.fields[name]
-    if not finite and value in (None, ""):
+    if not finite and (value is None or (isinstance(value, str) and says_no_value(value))):
         return math.nan
     try:
         found = float(value)

@@ -217,6 +217,7 @@ def open_datasets(task: TaskSpec, train: EvalConfig | None, held_out: EvalConfig
     """
     learnt = _named(train) or _of_same_place(held_out)
     judged = _named(held_out) or _of_same_place(train)
+    learnt, judged = learnt.beside(judged), judged.beside(learnt)
     opened = open_dataset(learnt, task, folder, "train")
     rest = open_dataset(judged, task, folder, "validation", like=opened)
     if not rest.origin.is_same_as(opened.origin):

@@ -51,6 +51,7 @@ class Encoder:
         labelled: Whether any row has a label; one without has -100 then, where a row has one class.
         unknown_classes: Classes of production data that the training data does not have, in the order in which they were met.
         new_columns: Of the first row of production data that lacks a feature column, the columns that are no features.
+        unread: Of production data, the first text of each feature column that is no number; such cells are missing.
     """
 
     task: TaskSpec
@@ -61,6 +62,7 @@ class Encoder:
     labelled: bool = True
     unknown_classes: list[str] = field(default_factory=list, compare=False)
     new_columns: list[str] = field(default_factory=list, compare=False)
+    unread: dict[str, str] = field(default_factory=dict, compare=False)
 
     def __call__(self, record: Record) -> Example:
         """The example of a row, truncated to ``max_seq_len`` and not padded.
@@ -174,8 +176,18 @@ class Encoder:
         # A column that is gone from production data is missing in every row, which is a finding of its drift.
         if missing and not self.new_columns:
             self.new_columns.extend(name for name in record.fields if name not in self.columns and name not in TARGETS)
-        there = {name: number(record, name, finite=not self.lenient) for name in self.columns if name not in missing}
+        there = {name: self._number(record, name) for name in self.columns if name not in missing}
         return torch.tensor([there.get(name, math.nan) for name in self.columns])
+
+    def _number(self, record: Record, name: str) -> float:
+        """A feature; one of production data that is no number is missing, and told with the drift of its column."""
+        try:
+            return number(record, name, finite=not self.lenient)
+        except DataError:
+            if not self.lenient:
+                raise
+            self.unread.setdefault(name, str(record.fields[name])[:_SHOWN_OF_CELL])
+            return math.nan
 
     def _tokens(self, record: Record, name: str) -> Tensor:
         found = column(record, ("input_ids", name), "the model's input")
@@ -248,6 +260,7 @@ _ENCODERS: dict[str, Callable[[Encoder, Record], Example]] = {
 """By what a row of the task's data holds."""
 
 
+_SHOWN_OF_CELL = 40
 _PURPOSE = "what the model should say"
 _LOOKED_AT = 1000
 _TEXTS = ("text", "source", "target", "tokens", "words")
@@ -379,5 +392,6 @@ def _columns(first: Record, task: TaskSpec, like: Encoder | None, lenient: bool,
         names = tuple(name for name in names if name not in beside)
     if len(names) != task.num_features:
         shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
-        raise first.refuse(f"{len(names)} feature columns ({shown}), `num_features` says {task.num_features}")
+        hint = "; name those that are no features by `without`" if len(names) > (task.num_features or 0) else ""
+        raise first.refuse(f"{len(names)} feature columns ({shown}), `num_features` says {task.num_features}{hint}")
     return names

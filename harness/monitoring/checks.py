@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,26 @@ from harness.catalogue import CATALOGUE
 from harness.errors import TimeBudgetError, UserError
 from harness.evaluation import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, guarded
-from harness.experiments.records import ACCURACY, Series, series_of
-from harness.monitoring.drift import SAME, FeatureDrift
+from harness.experiments.records import ACCURACY
 from harness.monitoring.drift.listing import plots_of
-from harness.monitoring.drift.location import ShiftedRow
 from harness.monitoring.joint import FLOOR
 from harness.monitoring.monitor import Monitor
 from harness.monitoring.reference import BaselineRows
-from harness.monitoring.slices import SliceLoss
+from harness.monitoring.sentences import (
+    about_rows,
+    among_earlier,
+    lacking_columns,
+    lasting_series,
+    lost_in_slices,
+    nearest_rows,
+    no_drift,
+    slices_not_compared,
+    unread_cells,
+    what_changed,
+    why_no_accuracy,
+    why_no_features,
+)
 from harness.monitoring.thresholds import ThresholdVerdict
-from harness.monitoring.verdict import WindowVerdict, group_of
 from harness.user_code import raised
 from harness.wording import counted, listed
 
@@ -32,7 +42,6 @@ if TYPE_CHECKING:
 
 _NO_PROFILE = "no reference profile to compare with: name one with `reference_profile_id`; `modeltiers profile` stores it"
 _NO_BASELINE = "no baseline to compare with: name a run with `baseline_run_id`; `modeltiers train` stores runs"
-_SHOWN = 3
 
 
 def find_monitoring(name: str, monitor: Monitor, case: str = "") -> Evidence:
@@ -77,7 +86,7 @@ def evaluation(monitor: Monitor) -> Evidence:
     if found is None:
         return Evidence("evaluation", Status.SKIPPED, "the data has no labels to evaluate the model with")
     metrics = found.summary
-    lacking = _lacking(monitor)
+    lacking = lacking_columns(monitor)
     details = {
         "eval_metrics": metrics,
         "definitions": metric_definitions(monitor.task, metrics),
@@ -163,24 +172,27 @@ def drift(monitor: Monitor, case: str) -> Evidence:
         return Evidence("drift", Status.SKIPPED, _NO_PROFILE)
     found = verdict.group(case)
     if not found:
-        return Evidence("drift", Status.SKIPPED, _why_none(monitor, case))
+        return Evidence("drift", Status.SKIPPED, why_no_features(monitor, case))
     statuses = [verdict.status_of(one) for one in found]
     blindness = verdict.drift.blindness if case == "inputs" else ""
     order = monitor.order if case == "inputs" else None
     slices = monitor.drifted_slices if case == "inputs" else []
     joint = monitor.joint if case == "inputs" else None
+    repeated = monitor.repeated if case == "inputs" else []
     is_joint = joint is not None and joint.is_found
     is_too_small = bool(blindness) and verdict.drift.warns_of_size
-    of_rows = Status.WARN if is_too_small or order or slices or is_joint else Status.OK
+    of_rows = Status.WARN if is_too_small or order or slices or is_joint or repeated else Status.OK
     of_rows = Status.FAIL if is_joint and not verdict.is_harmless else of_rows
     worst = max([*statuses, of_rows], key=lambda status: status.severity)
     gravest = [one for one, status in zip(found, statuses, strict=True) if status is worst]
     changed = worst is not Status.OK and bool(gravest)
-    message = _changed(gravest, verdict) if changed else blindness or _no_drift(case, verdict)
-    message += "".join(f"; {one.message}" for one in slices[:1]) + _about_rows(monitor)
-    if joint is not None and is_joint:
-        message = f"{message}; {joint.message}" if changed else f"{joint.message}; {message}"
-    lacking = _lacking(monitor, owns=case == "inputs") if changed and case != "labels" else ""
+    seldom = among_earlier(monitor, gravest[0].feature) if changed else ""
+    message = what_changed(gravest, verdict) + seldom if changed else blindness or no_drift(case, verdict)
+    message += "".join(f"; {one.message}" for one in slices[:1])
+    message += about_rows(monitor, case) + (unread_cells(monitor) if case == "inputs" else "")
+    of_whole = [said for _, said in repeated] + ([joint.message] if joint is not None and is_joint else [])
+    message = "; ".join([message, *of_whole] if changed else [*of_whole, message])
+    lacking = lacking_columns(monitor, owns=case == "inputs") if changed and case != "labels" else ""
     effect = found[0].verdicts[0].difference.effect
     names = {one.feature for one in found}
     details: dict[str, Any] = {
@@ -197,7 +209,7 @@ def drift(monitor: Monitor, case: str) -> Evidence:
         details["joint"] = joint.to_json()
     if slices:
         details["slices"] = {one.name: one.message for one in slices}
-    lasting = _lasting(monitor, names)
+    lasting = lasting_series(monitor, names)
     details["history"] = {one.name: one.message for one in lasting}
     details["plots"] = [*details.get("plots", []), *(one.plot() for one in lasting)]
     nearest = monitor.shifted if changed and case == "inputs" else []
@@ -208,14 +220,14 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     return Evidence(
         "drift",
         worst,
-        lacking + message + _nearest(nearest) + "".join(f"; `{one.name}` is {one.message}" for one in lasting[:1]),
+        lacking + message + nearest_rows(nearest) + "".join(f"; `{one.name}` is {one.message}" for one in lasting[:1]),
         effect.value if changed else None,
         effect.floor if changed else None,
         effect.name if changed else "",
         details=details,
         code=("column_gone" if lacking else gravest[0].code)
         if changed
-        else _code_of_rows(is_too_small=is_too_small, depend=order is not None, slices=bool(slices)),
+        else _code_of_rows(repeated, is_too_small=is_too_small, depend=order is not None, slices=bool(slices)),
     )
 
 
@@ -225,16 +237,17 @@ def harm(monitor: Monitor) -> Evidence:
     if verdict is None:
         return Evidence("harm", Status.SKIPPED, _NO_PROFILE)
     if verdict.impact is None:
-        return Evidence("harm", Status.SKIPPED, _why_no_accuracy(monitor))
+        return Evidence("harm", Status.SKIPPED, why_no_accuracy(monitor))
     found = verdict.impact.evidence()
     details: dict[str, Any] = {"harm": found.details}
-    lasting = _lasting(monitor, {ACCURACY})
+    lasting = lasting_series(monitor, {ACCURACY})
     details["history"] = {one.name: one.message for one in lasting}
     details["plots"] = [one.plot() for one in lasting]
-    lacking = _lacking(monitor) if found.status is not Status.OK else ""
+    lacking = lacking_columns(monitor) if found.status is not Status.OK else ""
     code = "column_gone" if lacking else found.code
     lost = monitor.lost_slices
-    message = lacking + found.message + _of_slices(lost) + _no_slices(monitor)
+    seldom = among_earlier(monitor, ACCURACY) if found.status is not Status.OK else ""
+    message = lacking + found.message + seldom + lost_in_slices(lost) + slices_not_compared(monitor)
     details["slices"] = [one.to_json() for one in lost]
     if lost and found.status is Status.OK:
         loss, allowed = 100 * lost[0].loss, 100 * monitor.limits.impact_margin
@@ -242,64 +255,11 @@ def harm(monitor: Monitor) -> Evidence:
     return Evidence("harm", found.status, message, found.measured, found.bound, found.unit, details=details, code=code)
 
 
-def _no_slices(monitor: Monitor) -> str:
-    """Why parts that the config names are not compared, or nothing."""
-    if not monitor.slices or monitor.reference is None or monitor.reference.slices is not None:
-        return ""
-    return "; parts are not compared, as the reference keeps none: profile it with the same `slices`"
-
-
-def _of_slices(lost: Sequence[SliceLoss]) -> str:
-    """``; in country=fr accuracy has fallen …, and in 2 other slices``, or nothing."""
-    more = f", and in {counted(len(lost) - 1, 'other slice')}" if len(lost) > 1 else ""
-    return f"; {lost[0].message}{more}" if lost else ""
-
-
-def _lacking(monitor: Monitor, *, owns: bool = False) -> str:
-    """``the column `income` is gone or empty (new: `salary`), so the model's answers here mean nothing (see drift[inputs]): ``, or nothing.
-
-    What follows from it in accuracy, metrics and answers is no news of the model, so each check begins with it, and the report has one card.
-    """
-    gone = monitor.gone_columns
-    if not gone:
-        return ""
-    new = monitor.data.origin.encoder.new_columns
-    instead = f" (new: {listed(new, _SHOWN)})" if new else ""
-    what = "the column {} is gone or empty" if len(gone) == 1 else "the columns {} are gone or empty"
-    follows = "" if owns else ", so the model's answers here mean nothing (see drift[inputs])"
-    return f"{what.format(listed(list(gone), _SHOWN))}{instead}{follows}: "
-
-
-def _about_rows(monitor: Monitor) -> str:
-    """Which rows count, or why their order says that they should not all count; or nothing."""
-    earlier = monitor.earlier_windows
-    before = ""
-    if earlier and monitor.memory.earlier is not None:
-        before = f"; the reference is {counted(len(earlier), 'earlier window')}{monitor.memory.earlier.said}"
-    if monitor.groups is not None and monitor.groups.has_several:
-        return f"; {monitor.groups.said} is judged{before}"
-    return f"; {monitor.order.message}{before}" if monitor.order else before
-
-
-def _code_of_rows(*, is_too_small: bool, depend: bool, slices: bool) -> str:
+def _code_of_rows(repeated: Sequence[tuple[str, str]], *, is_too_small: bool, depend: bool, slices: bool) -> str:
     """The code of a window none of whose features changed."""
-    code = "slice_drifted" if slices else ""
+    code = "slice_drifted" if slices else next((code for code, _ in repeated), "")
     code = "dependent_rows" if depend else code
     return "too_few_rows" if is_too_small else code
-
-
-def _lasting(monitor: Monitor, names: Container[str]) -> list[Series]:
-    """The series that were beyond their limit before this window too, and still are; the window is stored with the others."""
-    found = [one for name, one in series_of(monitor.history).items() if name in names]
-    return [one for one in found if one.lasts > 1][:_SHOWN]
-
-
-def _nearest(rows: Sequence[ShiftedRow]) -> str:
-    """``; the rows that shifted most are 18, 202 and 33``, or nothing."""
-    numbers = [str(row.index + 1) for row in rows[:_SHOWN]]
-    if len(numbers) < _SHOWN:
-        return ""
-    return f"; the rows that shifted most are {', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
 def _rows(found: Evaluation) -> str:
@@ -324,53 +284,9 @@ def _listed(names: list[str]) -> str:
     return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
-def _changed(features: Sequence[FeatureDrift], verdict: WindowVerdict) -> str:
-    """All about the first, the names of the others, and why it is not graver."""
-    first, *others = features
-    more = f"; also {listed([one.feature for one in others])}" if others else ""
-    return f"{first.message.splitlines()[0]}{more}{_what_accuracy_says(verdict)}"
-
-
-def _what_accuracy_says(verdict: WindowVerdict) -> str:
-    """Why drift only warns, or why it fails all the same."""
-    if verdict.is_harmless:
-        return "; accuracy holds, so this is only a warning"
-    only_estimated = verdict.impact is not None and verdict.impact.is_ruled_out
-    return "; accuracy seems to hold, but is only estimated: without labels, drift still fails" if only_estimated else ""
-
-
-def _no_drift(case: str, verdict: WindowVerdict) -> str:
-    better = [one.feature for one in verdict.group(case) if one.feature in verdict.improved and one.status is not Status.OK]
-    if better:
-        return f"{listed(better)} changed for the better"
-    found = verdict.group(case)
-    sizes = f"{counted(verdict.drift.current_n, 'row')} against {verdict.drift.reference_n:,}"
-    names = f"{counted(len(found), 'feature')}, {listed([one.feature for one in found])} ({sizes})"
-    if all(one.feature in verdict.drift.same for one in found):
-        return f"{SAME}: {names}"
-    return f"no drift found in {names}"
-
-
 def _not_comparable(monitor: Monitor, rows: BaselineRows) -> str:
     return (
         f"not compared with the baseline {monitor.memory.baseline!r}: its scores are of {rows.title}, which is not available "
         f"({rows.lacking}), and {monitor.data.origin.name} has other rows; restore the data to compare, or train the baseline again; "
         "evaluation, drift and harm are judged on the new rows"
     )
-
-
-def _why_none(monitor: Monitor, case: str) -> str:
-    assert monitor.reference is not None
-    stored = any(group_of(name) == case for name in monitor.reference.profile.features)
-    if stored:
-        has_estimate = case != "scores" or monitor.task.signature.has_one_answer
-        estimate = "" if has_estimate else "; without labels no error is estimated of answers that are numbers, or several a row"
-        return f"the data has no labels: nothing to compare the reference's {case} with{estimate}"
-    needs = {"labels": "labels", "outputs": "a model's outputs", "scores": "labels and a model's outputs"}
-    return f"the reference profile has no {case}: it was made without {needs.get(case, 'them')}"
-
-
-def _why_no_accuracy(monitor: Monitor) -> str:
-    if not monitor.task.signature.has_one_answer:
-        return "accuracy is estimated where a row has one class, and here it has a number or several"
-    return "the reference has no accuracy of the model: profile labelled data with the trained model"

@@ -6,6 +6,7 @@ takes them for a hundred finds drift between any two samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -91,9 +92,14 @@ class Groups:
 
     @property
     def said(self) -> str:
-        """``1 row of each of 100 groups of `session```."""
-        rest = f", {counted(self.empty, 'row')} without one each by itself" if self.empty else ""
-        return f"1 row of each of {self.count:,} groups of `{self.name}`{rest}"
+        """``judged by 1 row of each of 100 groups of `session```; where rows have no value, how many."""
+        named = self.count - self.empty
+        rest = f"{counted(self.empty, 'row')} without a `{self.name}`"
+        if not named:
+            return f"no row has a `{self.name}`, so each counts by itself, as if rows were independent"
+        return f"judged by 1 row of each of {counted(named, 'group')} of `{self.name}`" + (
+            f", and by {rest}" if self.empty else ""
+        )
 
 
 def one_row_a_group(data: Dataset, groups: Groups | None) -> Dataset:
@@ -110,6 +116,9 @@ LOOKED_AT = 2_000
 
 NOTABLE = 0.1
 """The likeness of neighbours above which rates would be off: variances by a fifth or more."""
+
+_SORTED = 0.9
+"""From this correlation with the number of the row on, a column is what the rows were sorted by."""
 
 _LEVEL = 0.01
 _MOST_COLUMNS = 50
@@ -144,8 +153,8 @@ def order_dependence(columns: Mapping[str, NDArray[Any]]) -> OrderDependence | N
     """The column in which neighbouring rows are most alike, where that is neither small nor chance; ``None`` where there is none.
 
     The statistic is the serial correlation of ranks (Wald and Wolfowitz, Annals of Mathematical Statistics 14, 1943), of levels the share of
-    equal neighbours; its p-value comes from rows in random order, corrected for the number of columns. Rows that are sorted by a column say
-    nothing by their order.
+    equal neighbours; its p-value comes from rows in random order, corrected for the number of columns. Rows that are sorted by a column, or
+    nearly so, as by a time beside it, say nothing by their order.
 
     Args:
         columns: Numbers or levels by name, ``[N]`` each, in the order of the rows.
@@ -188,8 +197,13 @@ def _codes(column: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
 
 
 def _is_sorted(codes: NDArray[np.float64]) -> bool:
+    """Whether a column rises or falls with the number of the row, by the correlation of both."""
+    rows = np.arange(len(codes)) - (len(codes) - 1) / 2
+    centred = codes - codes.mean() if len(codes) else codes
+    spread = math.sqrt(float(centred @ centred) * float(rows @ rows))
     steps = np.diff(codes)
-    return bool(steps.any()) and bool((steps >= 0).all() or (steps <= 0).all())
+    is_sorted = bool(steps.any()) and bool((steps >= 0).all() or (steps <= 0).all())
+    return is_sorted or (len(codes) >= _FEWEST_ROWS and spread > 0 and abs(float(centred @ rows)) >= _SORTED * spread)
 
 
 def _likeness(codes: NDArray[np.float64], is_level: bool) -> float:

@@ -38,7 +38,7 @@ from harness.monitoring.reference import (
 )
 from harness.monitoring.slices import Parts, SliceLoss, SliceVerdict, slices_of, slices_that_lost
 from harness.monitoring.verdict import WindowVerdict, group_of, measured_accuracy, measured_of
-from harness.monitoring.window import Window, input_columns, kept_rows, measure_window, measures_of, without_also
+from harness.monitoring.window import ROWS, Window, input_columns, kept_rows, measure_window, measures_of, without_also
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
 
@@ -234,6 +234,14 @@ class Monitor:
         if self.group is not None:
             return None
         return order_dependence(first_rows(input_columns(self.data, self.task, self.batch_size)))
+
+    @property
+    def repeated(self) -> list[tuple[str, str]]:
+        """What is wrong with the rows: repetitions, and rows of the reference; a code and a sentence each."""
+        reference, window, verdict = self.reference, self.window, self.verdict
+        if reference is None or window is None or verdict is None or verdict.drift.same or ROWS not in reference.profile.meta:
+            return []
+        return window.hashes.findings(reference.profile.meta[ROWS])
 
     @cached_property
     def window(self) -> Window | None:

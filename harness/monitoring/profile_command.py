@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 Part = Literal["eval", "train"]
 
+_WHOLE = "[0%:100%]"
+"""The part that a whole file is of, which goes without saying."""
+
 
 def profile_config(
     config: SuiteConfig,
@@ -186,7 +189,7 @@ def _store(config: SuiteConfig, reference: Reference, db_path: str | Path, run: 
             run_id = reference.store(db, run)
         else:
             with db.start_run(
-                config.run_name or f"{config.name}-profile", config, facts={"config_path": str(config.path)}
+                f"{config.run_name or config.name}-profile", config, facts={"config_path": str(config.path)}
             ) as new:
                 run_id = reference.store(db, new.id)
         if name is not None:
@@ -223,7 +226,9 @@ def _data(profile: Profile, data: Dataset, run_id: int | None, name: str | None)
 
 def _text(profile: Profile, data: Dataset, run_id: int | None, name: str | None, note: str) -> str:
     origin = data.origin
-    head = f"{origin.name}, {origin.part}: {profile.n} rows, {len(profile.features)} features, {len(profile.to_bytes())} bytes"
+    part = "" if origin.part == _WHOLE else f", {origin.part}"
+    features = counted(len(profile.features), "feature")
+    head = f"{origin.name}{part}: {counted(profile.n, 'row')}, {features}, {len(profile.to_bytes()):,} bytes"
     lines = [head, "", summary_table(profile)]
     if note:
         lines += ["", note]

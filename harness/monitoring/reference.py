@@ -83,7 +83,7 @@ def _encoder_of_training(
     window: EvalConfig, task: TaskSpec, train: EvalConfig | None, folder: Path, like: Encoder | None
 ) -> Encoder | None:
     if train is not None and train.is_named:
-        return open_dataset(train, task, folder, "train").origin.encoder
+        return open_dataset(train.beside(window), task, folder, "train").origin.encoder
     if like is not None or not window.is_named or window.dataset_id:
         return like
     with suppress(UserError):  # no training data there; what is wrong with the window itself is said when it is opened

@@ -51,47 +51,30 @@ _SURELY = 4.0
 """Standard errors."""
 
 
-class RowSample:
-    """Keeps some rows of a source as its blocks go by; those of the last time through."""
+_OF_REFERENCE = 0.05
+"""The share of rows that may be the reference's own, beyond that which chance gives where rows have few distinct values."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._start()
+_NEARLY_ALL = 0.95
 
-    def _start(self) -> None:
+REPEATED, OF_REFERENCE = "rows_repeated", "rows_of_reference"
+
+
+class RowHashes:
+    """Hashes of rows: how many rows are there twice, and how many are a reference's own, in bounded memory.
+
+    Attributes:
+        rows: How many were added.
+    """
+
+    def __init__(self) -> None:
         self.rows = 0
-        self._stride = 1
-        self._kept: list[NDArray[np.float32]] = []
-        self._names: tuple[str, ...] = ()
         self._hashes = np.zeros(0, np.uint64)
         self._counts = np.zeros(0, np.int64)
         self._below = np.uint64(2**64 - 1)
 
-    def blocks(self, kinds: Mapping[str, str] | None) -> Iterator[Block]:
-        """The source's blocks."""
-        self._start()
-        for block in self._source.blocks(kinds):
-            self._add(block)
-            yield block
-
-    def _add(self, block: Block) -> None:
-        numbers = {name: values.values for name, values in block.values.items() if isinstance(values, Numbers)}
-        self._names = self._names or tuple(numbers)
-        there = [numbers[name] for name in self._names if name in numbers]
-        if len(there) == len(self._names) >= 2:
-            self._add_rows(there)
-            self._add_hashes(row_hashes(there[:_HASHED]))
-        self.rows += block.rows
-
-    def _add_rows(self, columns: Sequence[NDArray[np.float64]]) -> None:
-        chosen = slice(-self.rows % self._stride, None, self._stride)
-        with np.errstate(over="ignore"):  # what is beyond float32 is infinite there, and has its rank all the same
-            self._kept.append(np.stack([column[chosen].astype(np.float32) for column in columns[:_COLUMNS]], axis=1))
-        while sum(map(len, self._kept)) > _ROWS:
-            self._kept = [np.concatenate(self._kept)[::2]]
-            self._stride *= 2
-
-    def _add_hashes(self, hashes: NDArray[np.uint64]) -> None:
+    def add(self, hashes: NDArray[np.uint64]) -> None:
+        """Adds rows, uint64 ``[N]``."""
+        self.rows += len(hashes)
         new, counts = np.unique(hashes[hashes <= self._below], return_counts=True)
         self._hashes, place = np.unique(np.concatenate([self._hashes, new]), return_inverse=True)
         self._counts = np.bincount(place, np.concatenate([self._counts, counts])).astype(np.int64)
@@ -116,18 +99,91 @@ class RowSample:
         spread = math.sqrt(max(expected * (1 - expected), 1 / m) * (1 / max(n, 1) + 1 / m))
         return self.repeated > expected + max(_REPEATED, _SURELY * spread)
 
-    def share_of(self, known: Sequence[str]) -> float:
-        """The share of rows that are among those of a reference, estimated.
+    def share_of(self, reference: Mapping[str, Any]) -> tuple[float, float]:
+        """The share of rows that are among those of a reference, estimated; and the largest that chance gives.
+
+        By chance a row of a window is among the reference's as often as one of the reference is there twice, which is at most for two times
+        the share of repetitions.
 
         Args:
-            known: The reference's hashes, as ``to_json`` has them: its smallest ones.
+            reference: What ``to_json`` kept of it.
         """
-        mine = np.array([int(each, 16) for each in known], np.uint64)
+        mine = np.array([int(each, 16) for each in reference["rows"]], np.uint64)
         if not len(mine) or not len(self._hashes):
-            return 0.0
+            return 0.0, 1.0
         looked_at = self._hashes <= min(mine.max(), self._below)
         total = int(self._counts[looked_at].sum())
-        return float(self._counts[looked_at & np.isin(self._hashes, mine)].sum() / total) if total >= _FEWEST else 0.0
+        if total < _FEWEST:
+            return 0.0, 1.0
+        chance = min(1.0, 2 * float(reference["repeated"]))
+        most = chance + _OF_REFERENCE + _SURELY * math.sqrt(chance * (1 - chance) / total)
+        return float(self._counts[looked_at & np.isin(self._hashes, mine)].sum() / total), most
+
+    def findings(self, reference: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """What is wrong with the rows of a window: a code and a sentence each.
+
+        Args:
+            reference: What ``to_json`` kept of the reference's rows.
+        """
+        found = []
+        if self.repeats_more(reference):
+            before = f"{reference['repeated']:.0%} in the reference"
+            found.append(
+                (REPEATED, f"{self.repeated:.0%} of the rows are repetitions of others ({before}): was a file sent twice?")
+            )
+        share, most = self.share_of(reference)
+        if share > most:
+            follows = "which hides drift of the others" if share < _NEARLY_ALL else "so this says nothing about new rows"
+            found.append((OF_REFERENCE, f"about {share:.0%} of the rows are the reference's own, {follows}"))
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """What a reference keeps of its rows, ready for JSON."""
+        return {
+            "all_rows": self.rows,
+            "hashed_rows": int(self._counts.sum()),
+            "repeated": self.repeated,
+            "rows": [f"{each:x}" for each in self._hashes[:_STORED].tolist()],
+        }
+
+
+class RowSample:
+    """Keeps some rows of a source as its blocks go by; those of the last time through."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._start()
+
+    def _start(self) -> None:
+        self.rows = 0
+        self._stride = 1
+        self._kept: list[NDArray[np.float32]] = []
+        self._names: tuple[str, ...] = ()
+        self.hashes = RowHashes()
+
+    def blocks(self, kinds: Mapping[str, str] | None) -> Iterator[Block]:
+        """The source's blocks."""
+        self._start()
+        for block in self._source.blocks(kinds):
+            self._add(block)
+            yield block
+
+    def _add(self, block: Block) -> None:
+        numbers = {name: values.values for name, values in block.values.items() if isinstance(values, Numbers)}
+        self._names = self._names or tuple(numbers)
+        there = [numbers[name] for name in self._names if name in numbers]
+        if len(there) == len(self._names) >= 2:
+            self._add_rows(there)
+            self.hashes.add(row_hashes(there[:_HASHED]))
+        self.rows += block.rows
+
+    def _add_rows(self, columns: Sequence[NDArray[np.float64]]) -> None:
+        chosen = slice(-self.rows % self._stride, None, self._stride)
+        with np.errstate(over="ignore"):  # what is beyond float32 is infinite there, and has its rank all the same
+            self._kept.append(np.stack([column[chosen].astype(np.float32) for column in columns[:_COLUMNS]], axis=1))
+        while sum(map(len, self._kept)) > _ROWS:
+            self._kept = [np.concatenate(self._kept)[::2]]
+            self._stride *= 2
 
     def correlations(self, pairs: Sequence[Sequence[Any]] | None = None) -> list[tuple[str, str, float, float]]:
         """Rank correlations of two columns each, with their standard errors: of some pairs, by default the strongest."""
@@ -157,10 +213,7 @@ class RowSample:
         return {
             "correlations": [list(each) for each in self.correlations()],
             "correlated_rows": self.size,
-            "all_rows": self.rows,
-            "hashed_rows": int(self._counts.sum()),
-            "repeated": self.repeated,
-            "rows": [f"{each:x}" for each in self._hashes[:_STORED].tolist()],
+            **self.hashes.to_json(),
         }
 
 

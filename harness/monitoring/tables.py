@@ -14,13 +14,14 @@ from harness.evidence import Status
 from harness.monitoring import DEFAULT_DRIFT_OPTIONS
 from harness.monitoring.drift import DriftReport, compare_profiles
 from harness.monitoring.drift.location import FEWEST_ROWS, drifted_slices
+from harness.monitoring.features.category_drift import MISSING
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
-from harness.monitoring.features.ranges import continues
+from harness.monitoring.features.ranges import DATE, continues
 from harness.monitoring.joint import JOINT, RowsKept, joint_drift
 from harness.monitoring.measures import Measure, measured_table
 from harness.monitoring.profiles import BINS, Profile, profile_of_source
 from harness.monitoring.profiles.sources import Options, source_of
-from harness.monitoring.profiles.tables import TEXT_PARTS, ChangedTable, column_groups, column_of, tables_of
+from harness.monitoring.profiles.tables import TEXT_PARTS, ChangedTable, column_groups, column_of, first_unread, tables_of
 from harness.monitoring.row_sample import RowSample, lost_correlations
 from harness.monitoring.slices import Cut
 from harness.wording import counted, listed
@@ -28,8 +29,7 @@ from harness.wording import counted, listed
 TABLE = "table"
 """What a profile keeps of a table beside its counts, in ``meta``."""
 
-_TELLING = 0.01
-"""Rows tell whose they are where no more than this share of the reference is repetitions."""
+_SHOWN_OF_TEXT = 40
 
 _OF_REFERENCE = 0.05
 """The share of rows that may be the reference's own, as those of rows with few distinct values are by chance."""
@@ -201,16 +201,18 @@ def compare_table(data: Any, reference: Profile, *, measures: Iterable[Measure] 
     compared = reference.only(name for name in reference.features if column_of(name, kept["columns"]) not in gone)
     if not compared.features:
         raise ProfileMismatchError(
-            f"the table has none of the columns of the reference ({listed(kept['columns'])}): it has {listed(there)}"
+            f"the table has none of the columns of the reference ({listed(kept['columns'])}): it has {listed(there)}; is its "
+            "first line the header?"
         )
     current, sample = _profiled(data, compared)
     drift = compare_profiles(compared, current)
-    found = [*_of_columns(gone, new), *_of_pairs(kept, sample), *([] if drift.same else _of_rows(kept, sample))]
+    found = [*_of_columns(gone, new), *_of_pairs(kept, sample, current), *([] if drift.same else _of_rows(kept, sample))]
     found += [] if drift.same else [*_of_slices(data, there, kept, compared), *_of_whole_rows(kept, sample)]
     later = [name for name, each in compared.features.items() if _is_later(each, current.features[name])]
     notes = [
         *notes_of(compared, {**kept, "columns": [name for name in kept["columns"] if name not in gone]}),
         *([f"not compared, as time continues after the reference: {listed(later)}"] if later else []),
+        *_of_unread(data, drift, current),
     ]
     return TableReport(drift, (compared, current), tuple(sorted(found, key=lambda one: -one.status.severity)), tuple(notes))
 
@@ -243,6 +245,27 @@ def _is_later(reference: FeatureCounts, current: FeatureCounts) -> bool:
     return isinstance(reference, NumericCounts) and isinstance(current, NumericCounts) and continues(reference, current)
 
 
+def _of_unread(data: Any, drift: DriftReport, current: Profile) -> list[str]:
+    """Of columns in which more is missing than before: what stands there that is no number, or no date."""
+    names = {
+        verdict.difference.feature
+        for one in drift.features
+        for verdict in one.verdicts
+        if verdict.is_significant and verdict.difference.aspect == MISSING
+    }
+    first = next(tables_of(data), {}) if names else {}
+    notes = []
+    for name in [name for name in first if name in names]:
+        feature = current.features[name]
+        if not isinstance(feature, NumericCounts):
+            continue
+        text = first_unread(first[name], feature.unit == DATE)
+        if text is not None:
+            what = "dates" if feature.unit == DATE else "numbers"
+            notes.append(f"texts of `{name}` that are no {what} count as missing, such as {text[:_SHOWN_OF_TEXT]!r}")
+    return notes
+
+
 def _parent(feature: str, kept: dict[str, Any]) -> str:
     return column_of(feature, kept["columns"])
 
@@ -258,8 +281,14 @@ def _of_columns(gone: list[str], new: list[str]) -> list[TableFinding]:
     return found
 
 
-def _of_pairs(kept: dict[str, Any], sample: RowSample) -> list[TableFinding]:
-    lost = [one for one in lost_correlations(kept, sample) if _parent(one.first, kept) != _parent(one.second, kept)]
+def _of_pairs(kept: dict[str, Any], sample: RowSample, current: Profile) -> list[TableFinding]:
+    """The correlation that moved most, of two columns that both have values."""
+    empty = {name for name, each in current.features.items() if each.missing == each.n}
+    lost = [
+        one
+        for one in lost_correlations(kept, sample)
+        if _parent(one.first, kept) != _parent(one.second, kept) and empty.isdisjoint((one.first, one.second))
+    ]
     if not lost:
         return []
     more = f"; so do {counted(len(lost) - 1, 'other pair')}" if len(lost) > 1 else ""
@@ -267,16 +296,7 @@ def _of_pairs(kept: dict[str, Any], sample: RowSample) -> list[TableFinding]:
 
 
 def _of_rows(kept: dict[str, Any], sample: RowSample) -> list[TableFinding]:
-    found = []
-    if sample.repeats_more(kept):
-        before = f"{kept['repeated']:.0%} in the reference"
-        message = f"{sample.repeated:.0%} of the rows are repetitions of others ({before}): was a file sent twice?"
-        found.append(TableFinding(Status.WARN, "rows_repeated", message))
-    share = sample.share_of(kept["rows"])
-    if kept["repeated"] < _TELLING and share > _OF_REFERENCE:
-        message = f"about {share:.0%} of the rows are the reference's own, which hides drift of the others"
-        found.append(TableFinding(Status.WARN, "rows_of_reference", message))
-    return found
+    return [TableFinding(Status.WARN, code, message) for code, message in sample.hashes.findings(kept)]
 
 
 def _of_whole_rows(kept: dict[str, Any], sample: RowSample) -> list[TableFinding]:

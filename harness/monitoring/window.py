@@ -20,6 +20,7 @@ from harness.monitoring.joint import MOST_ROWS, RowsKept
 from harness.monitoring.profiles import BINS, Profile, is_optional, profile_of_source
 from harness.monitoring.profiles.sources import META, Options, Reading, Source, source_of
 from harness.monitoring.profiles.tables import cells, column_of
+from harness.monitoring.row_sample import RowHashes
 from harness.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 ALSO = "also"
 """What a profile keeps of the names of columns that its task does not read, in ``meta``."""
+
+ROWS = "rows"
+"""What a profile keeps of the hashes of its rows, in ``meta``."""
 
 _ENTROPY, _CLASS, _CORRECT = "output.entropy", "output.class", "score.correct"
 
@@ -43,12 +47,14 @@ class Window:
         entropy: Of the model's answer to each, in nats, float64 ``[N]``; ``None`` where there is no model, or a row has more than one answer.
         predicted: The class that it says, int64 ``[N]``; ``None`` as well.
         correct: Whether it is right, 0 or 1, float64 ``[N]``; ``None`` where there are no labels either.
+        hashes: Of the inputs of the rows.
     """
 
     profile: Profile
     entropy: NDArray[np.float64] | None
     predicted: NDArray[np.int64] | None
     correct: NDArray[np.float64] | None
+    hashes: RowHashes
 
 
 def measure_window(
@@ -84,12 +90,15 @@ def measure_window(
     profile = profile_of_source(replace(source, blocks=log.blocks), known, BINS)
     columns = also if reference is None else reference.meta.get(ALSO, ())
     profile = _with_columns(profile, data, columns, reference) if columns else profile
+    if reference is None:
+        profile = Profile.of(profile.n, profile.features, {**profile.meta, ROWS: log.hashes.to_json()})
     entropy, said = log.column(_ENTROPY), log.column(_CLASS)
     return Window(
         profile,
         entropy,
         None if said is None else said.astype(np.int64),
         log.column(_CORRECT),
+        log.hashes,
     )
 
 
@@ -164,11 +173,15 @@ class _RowLog:
         self._source = source
         self._names = names
         self._kept: dict[str, list[NDArray[np.float64]]] = {}
+        self.hashes = RowHashes()
 
     def blocks(self, kinds: Mapping[str, str] | None) -> Iterator[Block]:
         """The source's blocks; the numbers kept are those of the last time through."""
         self._kept = {name: [] for name in self._names}
+        self.hashes = RowHashes()
         for block in self._source.blocks(kinds):
+            if block.hashes is not None:
+                self.hashes.add(block.hashes)
             for name, kept in self._kept.items():
                 values = block.values.get(name)
                 if isinstance(values, Numbers):

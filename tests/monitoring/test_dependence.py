@@ -79,6 +79,8 @@ def test_levels_of_neighbours_are_compared_too_and_sorted_rows_say_nothing() -> 
     assert order is not None
     assert order.message.startswith("neighbouring rows resemble each other in `country` (correlation 0.8")
     assert order_dependence({"country": np.sort(country)}) is None
+    nearly = np.arange(200.0) + random.normal(0, 15, 200)
+    assert order_dependence({"planned": nearly, "age": np.repeat(random.standard_normal(40), 5)}) is None
     assert order_dependence({"day": np.arange(200.0), "age": np.repeat(random.standard_normal(40), 5)}) is None
     assert order_dependence({"few": np.repeat([1.0, 2.0], 5), "alike": np.ones(10)}) is None
     assert order_dependence({}) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -190,7 +191,7 @@ def test_rows_of_sessions_count_once_where_the_column_is_named_and_warn_where_it
     assert unnamed["drift"]["named"]
     named = shop.monitored("", eval={**place, "group": "session"})
     assert named["drift"]["named"] == []
-    assert "; 1 row of each of 60 groups of `session` is judged" in named["checks"]["drift[inputs]"]["message"]
+    assert "; judged by 1 row of each of 60 groups of `session`" in named["checks"]["drift[inputs]"]["message"]
     assert "60 rows against 2,000" in named["checks"]["harm"]["message"]
     assert named["checks"]["harm"]["message"].endswith(
         "; parts are not compared, as the reference keeps none: profile it with the same `slices`"
@@ -200,6 +201,52 @@ def test_rows_of_sessions_count_once_where_the_column_is_named_and_warn_where_it
     assert "age" in [*moved["drift"]["drifted"], *moved["drift"]["changed"]]
     with pytest.raises(DataError, match=r"moved.csv: no column 'sesion'\. Did you mean 'session'\?"):
         shop.monitored("", eval={**place, "path": "moved.csv", "group": "sesion"})
+
+
+def test_rows_that_were_sent_twice_and_rows_of_the_reference_warn(shop: Shop, monitored: Monitored) -> None:
+    clean, old = ((shop.folder / name).read_text(encoding="utf-8").splitlines() for name in ("clean.csv", "eval.csv"))
+    (shop.folder / "twice.csv").write_text("\n".join([*clean, *clean[1:400]]) + "\n", encoding="utf-8")
+    found = monitored("twice.csv")["checks"]["drift[inputs]"]
+    assert found["status"] == "warn"
+    assert found["message"].startswith(
+        "29% of the rows are repetitions of others (0% in the reference): was a file sent twice?; no drift"
+    )
+    (shop.folder / "mixed.csv").write_text("\n".join([*clean, *old[1:1001]]) + "\n", encoding="utf-8")
+    found = monitored("mixed.csv")["checks"]["drift[inputs]"]
+    assert found["status"] == "warn"
+    assert re.match(r"about [45]\d% of the rows are the reference's own, which hides drift of the others; no", found["message"])
+    assert monitored("clean.csv")["checks"]["drift[inputs]"]["status"] == "ok"
+
+
+def test_a_window_with_texts_among_numbers_is_read_and_what_stands_there_is_said(shop: Shop, monitored: Monitored) -> None:
+    head, *lines = (shop.folder / "clean.csv").read_text(encoding="utf-8").splitlines()
+    cells = [line.split(",") for line in lines]
+    words = [[age, income if place % 3 else "NA", *others] for place, (age, income, *others) in enumerate(cells)]
+    texts = [[age, f"{income} EUR", *others] for age, income, *others in cells]
+    for name, rows_ in (("words.csv", words), ("texts.csv", texts)):
+        (shop.folder / name).write_text("\n".join([head, *map(",".join, rows_)]) + "\n", encoding="utf-8")
+    message = monitored("words.csv")["checks"]["drift[inputs]"]["message"]
+    assert "missing values of `income` have drifted" in message
+    assert "no numbers" not in message
+    checks = monitored("texts.csv")["checks"]
+    assert checks["drift[inputs]"]["message"].startswith(
+        "the column `income` is gone, or has no number: missing values of `income`"
+    )
+    assert (
+        f"; texts of `income` that are no numbers count as missing, such as '{cells[0][1]} EUR'"
+        in checks["drift[inputs]"]["message"]
+    )
+
+
+def test_columns_that_eval_says_are_no_features_are_none_of_the_training_rows_either(shop: Shop) -> None:
+    for name in ("train", "clean"):
+        head, *lines = (shop.folder / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+        lines = [f"{head},day", *(f"{line},d{place % 7}" for place, line in enumerate(lines))]
+        (shop.folder / f"{name}_day.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    train = {"path": "train_day.csv"}
+    assert shop.monitored("", eval={"path": "clean_day.csv", "without": ["day"]}, train=train)["status"] == "ok"
+    with pytest.raises(DataError, match=r"4 feature columns .*; name those that are no features by `without`"):
+        shop.monitored("", eval={"path": "clean_day.csv"}, train=train)
 
 
 @pytest.fixture(scope="module")

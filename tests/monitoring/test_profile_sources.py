@@ -263,5 +263,5 @@ def test_what_is_wrong_with_a_csv_file_is_said_by_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"short.csv:3: 1 cells, the header has 2"):
         compute_dataset_profile(tmp_path / "short.csv")
     (tmp_path / "latin.csv").write_bytes("a,b\nKöln,2\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"latin.csv:2: not UTF-8: byte 0xf6"):
+    with pytest.raises(DataError, match=r"latin.csv:2: not UTF-8: byte 0xf6; .*iconv -f WINDOWS-1252"):
         compute_dataset_profile(tmp_path / "latin.csv")

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.data import Columns, Reader, Record
+from harness.data import NO_VALUE, Columns, Reader, Record
 from harness.errors import DataError, optional_package
 
 _ROWS_AT_ONCE = 1024
@@ -50,6 +50,13 @@ class TextColumn:
         bare = compute.utf8_trim_whitespace(self.texts)
         return compute.if_else(compute.equal(bare, ""), None, bare)
 
+    def without_words(self) -> Any:
+        """The texts trimmed, and ``null`` also for words that stand for a missing number, such as ``NA``."""
+        arrow, compute = optional_package("pyarrow", "Arrow"), optional_package("pyarrow.compute", "Arrow")
+        bare = self.trimmed()
+        words = arrow.array(sorted(NO_VALUE), bare.type)
+        return compute.if_else(compute.is_in(compute.utf8_lower(bare), value_set=words), None, bare)
+
     def counted(self) -> tuple[dict[str, int], int]:
         """How often each text occurs, and how many are missing."""
         compute = optional_package("pyarrow.compute", "Arrow")
@@ -65,13 +72,12 @@ class TextColumn:
         arrow = optional_package("pyarrow", "Arrow")
         moments = (arrow.timestamp("us"), arrow.timestamp("us", "UTC"))
         kinds = (arrow.int64(), arrow.float64(), *moments) if self._are_cells else moments
-        for is_trimmed in (False, True) if self._are_cells else (False,):
-            head = self._head.trimmed() if is_trimmed else self._head.texts
+        for texts_of in (_as_they_are, TextColumn.trimmed, TextColumn.without_words) if self._are_cells else (_as_they_are,):
+            head = texts_of(self._head)
             for kind in kinds:
                 with suppress(arrow.ArrowInvalid):
                     head.cast(kind)  # most texts that are none are known by the first ones
-                    texts = self.trimmed() if is_trimmed else self.texts
-                    return np.asarray(texts.cast(kind).to_numpy(zero_copy_only=False))
+                    return np.asarray(texts_of(self).cast(kind).to_numpy(zero_copy_only=False))
         return None
 
     @property
@@ -80,6 +86,10 @@ class TextColumn:
 
 
 _HEAD = 16
+
+
+def _as_they_are(column: TextColumn) -> Any:
+    return column.texts
 
 
 class _ArrowRows(Reader):

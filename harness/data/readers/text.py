@@ -30,9 +30,16 @@ class _LineFile(Reader):
                     number += line.endswith(b"\n")
                 decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.name}:{number}: not UTF-8: byte 0x{error.object[error.start]:02x}") from None
+            byte = error.object[error.start]
+            raise DataError(f"{self.name}:{number}: not UTF-8: byte 0x{byte:02x}; {_as_utf8(byte, number, self.name)}") from None
         except OSError as error:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
+
+
+def _as_utf8(byte: int, line: int, name: str) -> str:
+    """How a file in another encoding is converted: UTF-16 begins with a mark of two bytes that UTF-8 never has."""
+    encoding, why = ("UTF-16", "") if line == 1 and byte in (0xFE, 0xFF) else ("WINDOWS-1252", ", if that is what it is")
+    return f"convert it{why}: iconv -f {encoding} -t UTF-8 {name}"
 
 
 class JsonLines(_LineFile):

@@ -118,9 +118,11 @@ class DriftReport:
         """Verdicts for which rows are too few.
 
         This depends on the numbers of rows, tests and levels and on nothing random. It is said once for the whole window, and is a warning
-        only where a power was asked for: a warning of each window of a size is soon read no more.
+        only where a power was asked for: a warning of each window of a size is soon read no more. A feature that fails
+        needs none.
         """
-        return tuple(v for one in self.features for v in one.verdicts if not v.can_tell and v.status is Status.OK)
+        judged = [one for one in self.features if one.status is not Status.FAIL]
+        return tuple(v for one in judged for v in one.verdicts if not v.can_tell and v.status is Status.OK)
 
     @property
     def named(self) -> list[str]:

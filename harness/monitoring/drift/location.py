@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,11 +185,13 @@ class ShiftedRow:
         index: Which row of the window, from 0.
         score: Sum over the features that drifted of ``log(share now / share in the reference)`` of the row's values.
         reasons: The values that make most of it, such as ```age` = 71: 4.2 times as frequent as in the reference``.
+        alike: The share of the window's rows whose score is as high as that of the first row.
     """
 
     index: int
     score: float
     reasons: tuple[str, ...]
+    alike: float = 0.0
 
 
 def shifted_rows(
@@ -219,13 +222,16 @@ def shifted_rows(
     frequencies = list(_frequencies(report, reference, current))
     parts = [rows] if isinstance(rows, Mapping) else rows
     best: list[ShiftedRow] = []
-    start = 0
+    start = alike = 0
     for part in parts if frequencies else ():
         scored = _Scored.of(frequencies, part)
         found = (scored.row(place, start) for place in scored.first(count))
+        highest = best[0].score if best else -math.inf
         best = heapq.nlargest(count, [*best, *found], key=lambda row: row.score)
+        if best:
+            alike = (alike if best[0].score == highest else 0) + int(np.count_nonzero(scored.scores >= best[0].score))
         start += scored.rows
-    return best
+    return [replace(row, alike=alike / start) for row in best]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness.monitoring.features import FeatureKind, Plot, log_coincidence_of, shares_by_label
 from harness.monitoring.features.category_drift import compare_absent, compare_categories, compare_clusters, compare_unseen
-from harness.monitoring.features.counts import CategoricalCounts, Clusters
+from harness.monitoring.features.counts import CategoricalCounts, Clusters, first_names
 from harness.monitoring.features.values import (
     BUCKETS,
     Frequencies,
@@ -82,6 +82,7 @@ class CategoricalCounter:
         self._levels = np.zeros(len(scale.levels), np.int64)
         self._buckets = np.zeros(BUCKETS, np.int64)
         self._rest = self._unseen = self._missing = 0
+        self._new: tuple[str, ...] = ()
         self._clusters = scale.clusters
         self._ids = np.zeros(0, np.int64)
         self._names: tuple[str, ...] = ()
@@ -104,6 +105,7 @@ class CategoricalCounter:
             self._rest += count
         else:
             self._unseen += count
+            self._new = first_names({*self._new, level})
 
     def _add_ids(self, values: Ids) -> None:
         """Ids are counted by number, and named once at the end."""
@@ -128,6 +130,7 @@ class CategoricalCounter:
             missing=self._missing,
             buckets=self._buckets,
             clusters=self._clusters,
+            new=self._new,
         )
 
 

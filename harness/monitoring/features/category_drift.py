@@ -20,11 +20,15 @@ from numpy.typing import NDArray
 from harness.monitoring import DriftOptions
 from harness.monitoring.features import ALIKE, TOO_FEW, Difference, Effect, Resolution, nothing_to_compare
 from harness.monitoring.features.counts import CategoricalCounts, Clusters
+from harness.monitoring.features.ranges import written_otherwise
 from harness.monitoring.features.values import bucket_of
 from harness.monitoring.statistics import contingency_p_value, cramers_v, ks_p_value, noncentrality_for
 
 NEW_LEVELS = "new levels"
 """The aspect of a difference that is about levels which the reference does not have."""
+
+MISSING = "missing values"
+"""The aspect of a difference that is about how many values are missing."""
 
 
 def compare_categories(
@@ -61,7 +65,7 @@ def compare_shares(
     cells = Cells(labels, reference, current)
     if not cells.pooled[1:].any():
         return []
-    return [compare_cells(feature, "missing values", cells.filled, options)]
+    return [compare_cells(feature, MISSING, cells.filled, options)]
 
 
 def compare_cells(feature: str, aspect: str, cells: Cells, options: DriftOptions) -> Difference:
@@ -231,9 +235,21 @@ def compare_unseen(
         p=unseen_p_value(m, n, current.once, current.unseen),
         effect=Effect("Cramér's V", *effect, options.floors.cramers_v),
         resolution=Resolution(partial(chi_square_constant, df=1), m, n),
-        where=f"{seen} of the values are levels that the reference does not have, {expected} expected",
+        where=f"{seen} of the values are levels that the reference does not have{_named(reference, current)}, {expected} expected",
     )
     return [found]
+
+
+def _named(reference: CategoricalCounts, current: CategoricalCounts) -> str:
+    """`` ('aa', 'as' …; 'aa' is 'AA' in another case)``, or nothing of a profile that names none."""
+    if not current.new:
+        return ""
+    meant = written_otherwise(current.new, reference.levels)
+    more = " …" if len(current.new) > _NEW_SHOWN else ""
+    return f" ({', '.join(map(repr, current.new[:_NEW_SHOWN]))}{more}{f'; {meant}' if meant else ''})"
+
+
+_NEW_SHOWN = 3
 
 
 def unseen_p_value(m: int, n: int, once: int, unseen: int) -> float:

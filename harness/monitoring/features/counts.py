@@ -7,7 +7,7 @@ the counts are of (edges, levels, directions: a feature's *scale*) is chosen on 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -203,6 +203,7 @@ class CategoricalCounts(FeatureCounts):
         once: Levels that the reference had exactly once, whose share is Good and Turing's estimate of what it did not see; ``None``
             where they were too many to count.
         clusters: For features with several values a row.
+        new: The first levels by name that the reference never had, at most four.
     """
 
     levels: tuple[str, ...]
@@ -214,9 +215,18 @@ class CategoricalCounts(FeatureCounts):
     known: bytes | None = None
     once: int | None = None
     clusters: Clusters | None = None
+    new: tuple[str, ...] = ()
 
     kind: ClassVar[str] = "categorical"
     added: ClassVar[tuple[str, ...]] = ("counts", "rest", "unseen", "missing", "buckets", "clusters")
+
+    def emptied(self) -> CategoricalCounts:
+        """The same levels, with nothing counted."""
+        return replace(super().emptied(), new=())
+
+    def merge(self, other: CategoricalCounts) -> CategoricalCounts:
+        """The counts of both, on the same levels."""
+        return replace(super().merge(other), new=first_names({*self.new, *other.new}))
 
     @property
     def present(self) -> int:
@@ -246,6 +256,7 @@ class CategoricalCounts(FeatureCounts):
             "known": self.known and self.known.hex(),
             "once": self.once,
             "clusters": clusters and [clusters.rows, clusters.lengths, list(clusters.squares), list(clusters.products)],
+            **({"new": list(self.new)} if self.new else {}),
         }
 
     @classmethod
@@ -262,7 +273,16 @@ class CategoricalCounts(FeatureCounts):
             known=None if values["known"] is None else bytes.fromhex(values["known"]),
             once=values["once"],
             clusters=None if clusters is None else Clusters(clusters[0], clusters[1], tuple(clusters[2]), tuple(clusters[3])),
+            new=tuple(values.get("new", ())),
         )
+
+
+_NEW_NAMED = 4
+
+
+def first_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The new levels that are named: by name, so that they are the same however the rows are split."""
+    return tuple(sorted(names)[:_NEW_NAMED])
 
 
 @dataclass(frozen=True)

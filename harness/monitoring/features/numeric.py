@@ -29,7 +29,7 @@ from harness.monitoring.features import (
 )
 from harness.monitoring.features.category_drift import compare_shares
 from harness.monitoring.features.counts import NumericCounts
-from harness.monitoring.features.ranges import DATE, RANGE, compare_ranges, continues, edges_around, shown
+from harness.monitoring.features.ranges import DATE, RANGE, compare_ranges, continues, edges_around, far_beyond, looks_like, shown
 from harness.monitoring.features.values import Numbers, QuantileSketch, is_missing
 from harness.monitoring.statistics import ks_critical, ks_distance, ks_p_value
 
@@ -217,7 +217,7 @@ def ks_difference(feature: str, reference: NumericCounts, current: NumericCounts
         effect=Effect("KS D", distance, max(0.0, distance - margin), min(1.0, distance + margin), floor),
         resolution=resolution,
         noise=_mean_square(among) * (1 / m + 1 / n),
-        where=_largest_gap(reference, current),
+        where=_largest_gap(reference, current) + (_explained(reference, current) if distance >= floor else ""),
     )
 
 
@@ -257,6 +257,12 @@ def _largest_gap(reference: NumericCounts, current: NumericCounts) -> str:
     return (
         f"the share below {shown(float(reference.edges[edge]), reference.unit)} went from {before[edge]:.1%} to {now[edge]:.1%}"
     )
+
+
+def _explained(reference: NumericCounts, current: NumericCounts) -> str:
+    """``, as if every value were 2.54 times as large: centimetres instead of inches?``, or how far beyond the range most values are."""
+    found = looks_like(reference, current) or far_beyond(reference, current)
+    return f", {found}" if found else ""
 
 
 def _by_finiteness(counts: NumericCounts) -> NDArray[np.int64]:

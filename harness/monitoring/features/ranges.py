@@ -1,10 +1,10 @@
-"""The range of a reference: values of a window outside it, as a few in other units are; and moments that continue after it."""
+"""The range of a reference, what lies outside and after it, and what a change looks like: other units, another time zone, spelling."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -103,11 +103,19 @@ def _where(reference: NumericCounts, current: NumericCounts, share: float) -> st
     """``2.0% of the values are outside 21.3 to 118, most of them 100 to 1,000 times as large: other units?``, where that is so."""
     low, high = _ends(reference)
     said = f"{share:.1%} of the values are outside {shown(low, reference.unit)} to {shown(high, reference.unit)}"
+    found = far_beyond(reference, current, share)
+    return f"{said}, {found}" if found else said
+
+
+def far_beyond(reference: NumericCounts, current: NumericCounts, share: float = 1.0) -> str:
+    """``most of them 100 to 1,000 times as large: other units?``, where that is so of most of a share of the values; or nothing."""
+    if reference.unit or not (reference.finite and current.finite):
+        return ""
     power, count = _by_power(reference, current).most_common(1)[0] if _by_power(reference, current) else (0, 0)
     if 2 * count <= share * current.finite:
-        return said
+        return ""
     times = f"{10**power:,} to {10 ** (power + 1):,}" if power < _DECADES else f"more than {10**power:,}"
-    return f"{said}, most of them {times} times as large: other units?"
+    return f"most of them {times} times as large: other units?"
 
 
 def _ends(reference: NumericCounts) -> tuple[float, float]:
@@ -134,3 +142,150 @@ def shown(value: float, unit: str) -> str:
         return f"{value:.4g}"
     moment = str(np.datetime64(int(value), "us").astype("M8[m]")).replace("T", " ")
     return moment.removesuffix(" 00:00")
+
+
+Floats = NDArray[np.float64]
+
+_UNITS = (
+    (1.609344, "kilometres", "miles"),
+    (2.54, "centimetres", "inches"),
+    (2.204623, "pounds", "kilograms"),
+    (3.28084, "feet", "metres"),
+    (28.349523, "grams", "ounces"),
+    (3.785412, "litres", "gallons"),
+    (60.0, "minutes", "hours"),
+    (3600.0, "seconds", "hours"),
+    (24.0, "hours", "days"),
+    (1000.0, "grams", "kilograms"),
+    (100.0, "cents", "euros"),
+    (10.0, "", ""),
+)
+"""How many of the one are one of the other."""
+
+_FEWEST_VALUES = 100
+_FEWEST_BINS = 8
+_SHARES = np.arange(0.1, 0.91, 0.05)
+_CLOSE = 0.03
+"""The distance between shares that rounding and chance leave where a guess is right."""
+
+_NEARER = 4.0
+"""So many times as near as without the guess, or the guess explains nothing."""
+
+_WIDE = 0.1
+_TELLING = 1 / 4
+"""So many of the edges must lie in bins that hold at most 10% of the values, or nearly every guess fits."""
+
+_LEAST_FACTOR = 1.03
+_HOURS = 24
+_FEWEST_HOURS = 8
+
+
+def looks_like(reference: NumericCounts, current: NumericCounts) -> str:
+    """``as if every value were 1.609 times as large: kilometres instead of miles?``; empty where the change is no such one."""
+    if reference.unit or min(reference.finite, current.finite) < _FEWEST_VALUES:
+        return ""
+    hours = _hours_later(reference, current)
+    if hours or np.count_nonzero(reference.counts) < _FEWEST_BINS:
+        return hours
+    before, _ = _shares_at(reference, reference.edges)
+    distance = float(np.abs(before - _shares_at(current, reference.edges)[0]).max())
+    limit = min(max(_CLOSE, 1.4 * math.sqrt(1 / current.finite + 1 / reference.finite)), distance / _NEARER)
+    for guesses in (_of_known_units(), _as_measured(reference, current)):
+        found = [(_distance(before, current, reference.edges * factor + more), said) for factor, more, said in guesses]
+        nearest, said = min(found, key=lambda one: one[0], default=(math.inf, ""))
+        if nearest <= limit:
+            return said
+    return ""
+
+
+def _of_known_units() -> Iterator[tuple[float, float, str]]:
+    """Factors and summands of known units, with what each would mean."""
+    for factor, one, other in _UNITS:
+        for times, here, there in ((factor, one, other), (1 / factor, other, one)):
+            units = f"{here} instead of {there}?" if here else "other units?"
+            yield times, 0.0, f"as if every value were {times:.4g} times as large: {units}"
+    yield 1.8, 32.0, "as if every value were 1.8 times as large and 32 more: Fahrenheit instead of Celsius?"
+    yield (
+        1 / 1.8,
+        -32 / 1.8,
+        "as if 32 were taken from every value, and it were 0.5556 times as large: Celsius instead of Fahrenheit?",
+    )
+
+
+def _as_measured(reference: NumericCounts, current: NumericCounts) -> Iterator[tuple[float, float, str]]:
+    """The factor and the summand by which quantiles moved."""
+    before, now = _quantiles(reference), _quantiles(current)
+    known = np.isfinite(before) & np.isfinite(now)
+    before, now = before[known], now[known]
+    if not len(before):
+        return
+    nonzero = before != 0
+    factor = float(np.median(now[nonzero] / before[nonzero])) if nonzero.any() else 1.0
+    if factor > 0 and abs(math.log(factor)) > math.log(_LEAST_FACTOR):
+        yield factor, 0.0, f"as if every value were {factor:.3g} times as large"
+    more = float(np.median(now - before))
+    yield 1.0, more, f"as if every value were {abs(more):.3g} {'more' if more > 0 else 'less'}"
+
+
+def _shares_at(counts: NumericCounts, points: Floats) -> tuple[Floats, Floats]:
+    """The least and the greatest share of values below each point that the counts allow."""
+    below = np.concatenate([[0.0], np.cumsum(counts.counts) / counts.finite])
+    return below[np.searchsorted(counts.edges, points, side="right")], below[
+        np.searchsorted(counts.edges, points, side="left") + 1
+    ]
+
+
+def _distance(before: Floats, current: NumericCounts, edges: Floats) -> float:
+    """How far shares of a window below moved edges are at least from the reference's; infinite where its bins there are too wide to tell."""
+    low, high = _shares_at(current, edges)
+    inside = (before > 0.05) & (before < 0.95)
+    telling = inside & (high - low <= _WIDE) & (low > 0.0) & (high < 1.0)
+    if np.count_nonzero(telling) < max(_FEWEST_BINS, _TELLING * np.count_nonzero(inside)):
+        return math.inf
+    return float(np.maximum(np.maximum(low - before, before - high), 0.0).max())
+
+
+def _quantiles(counts: NumericCounts) -> Floats:
+    """Some quantiles, between the edges they lie between; NaN of those that lie beyond all edges."""
+    below = np.cumsum(counts.counts)
+    bins = np.searchsorted(below, _SHARES * counts.finite)
+    edges = np.concatenate([[np.nan], counts.edges, [np.nan]])
+    inside = (_SHARES * counts.finite - (below - counts.counts)[bins]) / np.maximum(counts.counts[bins], 1)
+    return np.asarray(edges[bins] + inside * (edges[bins + 1] - edges[bins]))
+
+
+def _hours_later(reference: NumericCounts, current: NumericCounts) -> str:
+    """Whether hours of the day are moved around the clock, as those of another time zone are."""
+    held = np.flatnonzero(reference.counts)
+    hours = reference.edges[np.maximum(held - 1, 0)]
+    if len(held) < _FEWEST_HOURS or held[0] == 0 or ((hours % 1 != 0) | (hours < 0) | (hours >= _HOURS)).any():
+        return ""
+    before, now = reference.counts[held] / reference.finite, current.counts / current.finite
+
+    def apart(later: int) -> float:
+        places = np.searchsorted(reference.edges, (hours + later) % _HOURS, side="right")
+        return float(np.abs(np.bincount(places, before, minlength=len(now)) - now).sum() / 2)
+
+    nearest = min(range(1, _HOURS), key=apart)
+    if apart(nearest) > min(apart(0) / _NEARER, _WIDE):
+        return ""
+    later = nearest if nearest <= _HOURS // 2 else nearest - _HOURS
+    unit = "hour" if abs(later) == 1 else "hours"
+    return f"as if every value were {abs(later)} {unit} {'later' if later > 0 else 'earlier'}: another time zone?"
+
+
+def written_otherwise(new: Sequence[str], known: Sequence[str]) -> str:
+    """``'ua' is 'UA' in another case``, of the first new level that is a known one in disguise; or nothing."""
+    plain = {" ".join(level.casefold().split()): level for level in known}
+    for level in new:
+        meant = plain.get(" ".join(level.casefold().split()))
+        if meant is not None:
+            return f"{level!r} is {meant!r} in another case" if level.strip() != meant.strip() else f"{level!r} is {meant!r}"
+        for encoding in ("cp1252", "latin-1"):
+            try:
+                meant = level.encode(encoding).decode("utf-8")
+            except (UnicodeEncodeError, UnicodeDecodeError):
+                continue
+            if meant != level and meant in known:
+                return f"{level!r} is {meant!r} in a wrong encoding"
+    return ""

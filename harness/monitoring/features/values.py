@@ -93,12 +93,14 @@ class Block:
         values: By feature.
         left_out: Columns that are no features.
         unlabelled: Which rows have no label, bool ``[rows]``, where others have one; ``None`` where there are none such.
+        hashes: Of the inputs of each row, uint64 ``[rows]``; ``None`` of tables.
     """
 
     rows: int
     values: Mapping[str, Values]
     left_out: tuple[str, ...] = ()
     unlabelled: NDArray[np.bool_] | None = None
+    hashes: NDArray[np.uint64] | None = None
 
     def counted(self, name: str) -> Values:
         """The values of a feature that count: a score of a row without a label says nothing, and is not missing."""

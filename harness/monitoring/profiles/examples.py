@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -36,7 +37,21 @@ def example_blocks(dataset: Iterable[Example], task: TaskSpec, measures: Sequenc
         labels = _one_label(task.signature, examples)
         if labels is not None and (labels <= UNKNOWN_CLASS).any():
             values = _with_unknown_wrong(values, labels <= UNKNOWN_CLASS)
-        yield Block(len(examples), values, unlabelled=_where_any(labels <= IGNORED) if labels is not None else None)
+        unlabelled = _where_any(labels <= IGNORED) if labels is not None else None
+        yield Block(len(examples), values, unlabelled=unlabelled, hashes=_hashes(examples, task.signature))
+
+
+def _hashes(examples: Sequence[Example], signature: Signature) -> NDArray[np.uint64]:
+    """A hash of the inputs of each row, uint64 ``[B]``, by which rows that are there twice are told."""
+    names = [each.name for each in signature.inputs]
+    found = []
+    for example in examples:
+        content = hashlib.blake2b(digest_size=8)
+        for name in names:
+            if name in example:
+                content.update(example[name].detach().cpu().contiguous().numpy().tobytes())
+        found.append(int.from_bytes(content.digest(), "little"))
+    return np.array(found, np.uint64)
 
 
 def _one_label(signature: Signature, examples: Sequence[Example]) -> NDArray[np.float64] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data import says_no_value
 from harness.data.readers.arrow import ParquetFile, TextColumn, arrow_columns
 from harness.errors import ProfileError, did_you_mean, optional_package
 from harness.monitoring.features.kinds import Column, block_of, kinds_of
@@ -229,18 +231,37 @@ def _parsed(column: Column, are_cells: bool) -> NDArray[Any] | None:
     if isinstance(column, TextColumn):
         return column.parsed()
     values = np.asarray(column).tolist()
-    texts = [value for value in values if not is_missing(value)]
-    if not all(isinstance(text, str) for text in texts):
+    if not all(isinstance(value, str) or is_missing(value) for value in values):
         return None
+    there = [isinstance(value, str) and not (are_cells and says_no_value(value)) for value in values]
+    texts = [value for value, is_there in zip(values, there, strict=True) if is_there]
     if are_cells:
         for kind in (np.int64, np.float64):
             with suppress(ValueError, OverflowError):
                 numbers = np.array(texts, kind)
-                return numbers if len(texts) == len(values) else _spread(values, numbers)
+                return numbers if len(texts) == len(values) else _spread(there, numbers)
     if texts and all(_DAY.match(text) for text in texts):
-        with suppress(ValueError):
-            return np.array(["NaT" if is_missing(value) else value for value in values], "datetime64[us]")
+        with suppress(ValueError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # moments of another zone become those of UTC, which is what is wanted
+            return np.array(
+                [value if is_there else "NaT" for value, is_there in zip(values, there, strict=True)], "datetime64[us]"
+            )
     return None
+
+
+def first_unread(column: Column, are_dates: bool) -> str | None:
+    """The first text of a column that is no number, or no date; ``None`` where there is none."""
+    for text in np.asarray(column).tolist():
+        if isinstance(text, str) and not says_no_value(text) and not (_DAY.match(text) if are_dates else _is_number(text)):
+            return text
+    return None
+
+
+def _is_number(text: str) -> bool:
+    with suppress(ValueError):
+        float(text)
+        return True
+    return False
 
 
 def cells(values: Sequence[Any]) -> NDArray[Any]:
@@ -255,10 +276,10 @@ def cells(values: Sequence[Any]) -> NDArray[Any]:
     return column if read is None else read
 
 
-def _spread(values: list[Any], numbers: NDArray[Any]) -> NDArray[np.float64]:
+def _spread(there: list[bool], numbers: NDArray[Any]) -> NDArray[np.float64]:
     """Numbers at the places of the values that are there, NaN at the others."""
-    found = np.full(len(values), np.nan)
-    found[[not is_missing(value) for value in values]] = numbers
+    found = np.full(len(there), np.nan)
+    found[there] = numbers
     return found
 
 

@@ -1,0 +1,144 @@
+"""What the checks of tier 5 say beside their figures: of columns, rows, parts, earlier windows, and of what is not compared."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+
+from harness.evidence import Status
+from harness.experiments.records import ACCURACY, Series, series_of
+from harness.monitoring.drift import SAME, FeatureDrift
+from harness.monitoring.drift.location import ShiftedRow
+from harness.monitoring.monitor import Monitor
+from harness.monitoring.slices import SliceLoss
+from harness.monitoring.verdict import WindowVerdict, group_of
+from harness.wording import counted, listed
+
+SHOWN = 3
+"""Names that are listed at most, and rows."""
+
+_MOST_ALIKE = 0.2
+
+
+def what_changed(features: Sequence[FeatureDrift], verdict: WindowVerdict) -> str:
+    """All about the first, the names of the others, and why it is not graver."""
+    first, *others = features
+    more = f"; also {listed([one.feature for one in others])}" if others else ""
+    return f"{first.message.splitlines()[0]}{more}{_what_accuracy_says(verdict)}"
+
+
+def _what_accuracy_says(verdict: WindowVerdict) -> str:
+    """Why drift only warns, or why it fails all the same."""
+    if verdict.is_harmless:
+        return "; accuracy holds, so this is only a warning"
+    only_estimated = verdict.impact is not None and verdict.impact.is_ruled_out
+    return "; accuracy seems to hold, but is only estimated: without labels, drift still fails" if only_estimated else ""
+
+
+def no_drift(case: str, verdict: WindowVerdict) -> str:
+    """That nothing changed in some features, or only for the better."""
+    better = [one.feature for one in verdict.group(case) if one.feature in verdict.improved and one.status is not Status.OK]
+    if better:
+        return f"{listed(better)} changed for the better"
+    found = verdict.group(case)
+    sizes = f"{counted(verdict.drift.current_n, 'row')} against {verdict.drift.reference_n:,}"
+    names = f"{counted(len(found), 'feature')}, {listed([one.feature for one in found])} ({sizes})"
+    if all(one.feature in verdict.drift.same for one in found):
+        return f"{SAME}: {names}"
+    return f"no drift found in {names}"
+
+
+def lacking_columns(monitor: Monitor, *, owns: bool = False) -> str:
+    """``the column `income` is gone or empty (new: `salary`), so the model's answers here mean nothing (see drift[inputs]): ``, or nothing.
+
+    What follows from it in accuracy, metrics and answers is no news of the model, so each check begins with it, and the report has one card.
+    """
+    gone = monitor.gone_columns
+    if not gone:
+        return ""
+    encoder = monitor.data.origin.encoder
+    instead = f" (new: {listed(encoder.new_columns, SHOWN)})" if encoder.new_columns else ""
+    has = "is gone, or has no number" if any(name in encoder.unread for name in gone) else "is gone or empty"
+    what = f"the column {{}} {has}" if len(gone) == 1 else f"the columns {{}} {has.replace('is', 'are').replace('has', 'have')}"
+    follows = "" if owns else ", so the model's answers here mean nothing (see drift[inputs])"
+    return f"{what.format(listed(list(gone), SHOWN))}{instead}{follows}: "
+
+
+def unread_cells(monitor: Monitor) -> str:
+    """``; texts of `income` that are no numbers count as missing, such as '1124,0'``, or nothing."""
+    unread = monitor.data.origin.encoder.unread
+    examples = "".join(
+        f"; texts of `{name}` that are no numbers count as missing, such as {text!r}"
+        for name, text in list(unread.items())[:SHOWN]
+    )
+    return f"{examples}; and of {counted(len(unread) - SHOWN, 'other column')}" if len(unread) > SHOWN else examples
+
+
+def about_rows(monitor: Monitor, case: str) -> str:
+    """Which rows count, or why their order says that they should not all count; or nothing."""
+    earlier = monitor.earlier_windows
+    before = ""
+    if earlier and monitor.memory.earlier is not None:
+        before = f"; the reference is {counted(len(earlier), 'earlier window')}{monitor.memory.earlier.said}"
+    if monitor.groups is not None and (monitor.groups.has_several or monitor.groups.empty):
+        return f"; {monitor.groups.said}{before}"
+    return f"; {monitor.order.message}{before}" if monitor.order and case == "inputs" else before
+
+
+def nearest_rows(rows: Sequence[ShiftedRow]) -> str:
+    """``; the rows that shifted most are 18, 202 and 33``, or nothing where many rows have shifted as much."""
+    numbers = [str(row.index + 1) for row in rows[:SHOWN]]
+    if len(numbers) < SHOWN or rows[0].alike > _MOST_ALIKE:
+        return ""
+    return f"; the rows that shifted most are {', '.join(numbers[:-1])} and {numbers[-1]}"
+
+
+def lost_in_slices(lost: Sequence[SliceLoss]) -> str:
+    """``; in country=fr accuracy has fallen …, and in 2 other slices``, or nothing."""
+    more = f", and in {counted(len(lost) - 1, 'other slice')}" if len(lost) > 1 else ""
+    return f"; {lost[0].message}{more}" if lost else ""
+
+
+_FEWEST_WINDOWS = 10
+
+
+def among_earlier(monitor: Monitor, name: str) -> str:
+    """``; as far off in 5 of 90 earlier windows``, which says what nights are like; nothing where there were too few."""
+    series = series_of(monitor.history).get(name)
+    if series is None or len(series.points) <= _FEWEST_WINDOWS:
+        return ""
+    *before, now = (point.value for point in series.points)
+    is_accuracy = name == ACCURACY
+    alike = sum(value <= now if is_accuracy else value >= now for value in before)
+    return f"; {'as low' if is_accuracy else 'as far off'} in {alike:,} of {len(before):,} earlier windows"
+
+
+def slices_not_compared(monitor: Monitor) -> str:
+    """Why parts that the config names are not compared, or nothing."""
+    if not monitor.slices or monitor.reference is None or monitor.reference.slices is not None:
+        return ""
+    return "; parts are not compared, as the reference keeps none: profile it with the same `slices`"
+
+
+def lasting_series(monitor: Monitor, names: Container[str]) -> list[Series]:
+    """The series that were beyond their limit before this window too, and still are; the window is stored with the others."""
+    found = [one for name, one in series_of(monitor.history).items() if name in names]
+    return [one for one in found if one.lasts > 1][:SHOWN]
+
+
+def why_no_features(monitor: Monitor, case: str) -> str:
+    """Why there are no features of a case to compare."""
+    assert monitor.reference is not None
+    stored = any(group_of(name) == case for name in monitor.reference.profile.features)
+    if stored:
+        has_estimate = case != "scores" or monitor.task.signature.has_one_answer
+        estimate = "" if has_estimate else "; without labels no error is estimated of answers that are numbers, or several a row"
+        return f"the data has no labels: nothing to compare the reference's {case} with{estimate}"
+    needs = {"labels": "labels", "outputs": "a model's outputs", "scores": "labels and a model's outputs"}
+    return f"the reference profile has no {case}: it was made without {needs.get(case, 'them')}"
+
+
+def why_no_accuracy(monitor: Monitor) -> str:
+    """Why accuracy is neither known nor estimated."""
+    if not monitor.task.signature.has_one_answer:
+        return "accuracy is estimated where a row has one class, and here it has a number or several"
+    return "the reference has no accuracy of the model: profile labelled data with the trained model"
