@@ -174,6 +174,9 @@ class RowSample:
         there = [numbers[name] for name in self._names if name in numbers]
         if len(there) == len(self._names) >= 2:
             self._add_rows(there)
+        if block.hashes is not None:
+            self.hashes.add(block.hashes)
+        elif len(there) == len(self._names) >= 2:
             self.hashes.add(row_hashes(there[:_HASHED]))
         self.rows += block.rows
 

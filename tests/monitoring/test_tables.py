@@ -205,6 +205,14 @@ def test_a_file_that_was_sent_twice_and_rows_of_the_reference_are_findings() -> 
     assert part.findings[0].message == "about 100% of the rows are the reference's own, so this says nothing about new rows"
 
 
+def test_texts_that_were_sent_twice_are_a_finding_where_a_table_has_no_numbers() -> None:
+    texts = [{"language": np.array(["de", "fr"], object)[np.arange(ROWS) % 2], "note": table(seed)["note"]} for seed in range(2)]
+    reference = profile_of_table(texts[0])
+    assert codes(compare_table(texts[1], reference)) == []
+    twice = {name: np.concatenate([column, column[:900]]) for name, column in texts[1].items()}
+    assert codes(compare_table(twice, reference)) == ["rows_repeated"]
+
+
 def test_the_reference_itself_is_called_that() -> None:
     report = found(table(0, "2026-01-01"))
     assert (report.status.value, codes(report)) == ("ok", [])

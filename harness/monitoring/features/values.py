@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol
@@ -93,7 +93,7 @@ class Block:
         values: By feature.
         left_out: Columns that are no features.
         unlabelled: Which rows have no label, bool ``[rows]``, where others have one; ``None`` where there are none such.
-        hashes: Of the inputs of each row, uint64 ``[rows]``; ``None`` of tables.
+        hashes: Of each row's inputs, or free texts, uint64 ``[rows]``; ``None`` of tables whose numbers tell rows apart.
     """
 
     rows: int
@@ -128,6 +128,25 @@ def is_missing(value: Any) -> bool:
         return not bool(value == value)
     except (TypeError, ValueError):  # a comparison with a missing value may itself be neither true nor false
         return True
+
+
+_FEW_NUMBERS = 2
+
+
+def text_hashes(table: Mapping[str, Any], kinds: Mapping[str, str], parts: Collection[str]) -> NDArray[np.uint64] | None:
+    """A hash of the free texts and ids of each row, uint64 ``[N]``; ``None`` of tables whose numbers tell rows apart, or without texts.
+
+    Args:
+        table: Columns by name.
+        kinds: What each feature is; those of free texts are called ``NAME.PART``.
+        parts: The parts of free texts.
+    """
+    of_texts = dict.fromkeys(name.rpartition(".")[0] for name in kinds if name not in table and name.rpartition(".")[2] in parts)
+    texts = [np.asarray(table[name]).tolist() for name in of_texts if name in table]
+    if not texts or sum(kind == "numeric" and name in table for name, kind in kinds.items()) >= _FEW_NUMBERS:
+        return None
+    rows = ("\0".join(map(str, row)).encode("utf-8", "surrogatepass") for row in zip(*texts, strict=True))
+    return np.array([int.from_bytes(hashlib.blake2b(row, digest_size=8).digest(), "little") for row in rows], np.uint64)
 
 
 BUCKETS = 64

@@ -19,7 +19,7 @@ from harness.data import says_no_value
 from harness.data.readers.arrow import ParquetFile, TextColumn, arrow_columns
 from harness.errors import ProfileError, did_you_mean, optional_package
 from harness.monitoring.features.kinds import Column, block_of, kinds_of
-from harness.monitoring.features.values import Block, is_missing
+from harness.monitoring.features.values import Block, is_missing, text_hashes
 
 if TYPE_CHECKING:
     from harness.data import Reader
@@ -101,7 +101,8 @@ def table_blocks(
         kinds = _chosen(first, list(categorical), set(without), are_cells)
     for table in chain([first], tables):
         block = block_of(_features(table, kinds, are_cells), kinds)
-        yield Block(block.rows, block.values, tuple(name for name in table if name not in kinds))
+        left_out = tuple(name for name in table if name not in kinds)
+        yield Block(block.rows, block.values, left_out, hashes=text_hashes(table, kinds, TEXT_PARTS))
 
 
 def _are_cells(data: Any) -> bool:
