@@ -187,7 +187,8 @@ def test_a_sentence_names_feature_effect_interval_p_and_what_was_detectable() ->
     report = compare_profiles(reference, window)
     assert report["age"].message == (
         "`age` has drifted: KS D = 0.157 (allowed below 0.1; 95% interval 0.11 to 0.204), p < 0.0001 adjusted for 2 tests; "
-        "n = 1,000 against 5,000, where KS D ≥ 0.06 is detectable with power 0.8; the share below 41.87 went from 57.9% to 42.2%"
+        "n = 1,000 against 5,000, where KS D ≥ 0.06 is detectable with power 0.8; the share below 41.87 went from 57.9% to 42.2%, "
+        "as if every value were 3.75 more"
     )
     assert report["sex"].message == (
         "`sex` has drifted: Cramér's V = 0.299 (allowed below 0.15; 95% interval 0.265 to 0.333), p < 0.0001 adjusted for 2 tests; "
