@@ -111,7 +111,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             hint = did_you_mean(self.task_name, PRESETS) if self.task_name else ""
             raise refusal(
                 "missing_key",
-                f"no `task_type`, and `task_name` is no preset ({', '.join(PRESETS)}).{hint} "
+                f"no `task_type`, and `task_name` is not a preset ({', '.join(PRESETS)}).{hint} "
                 f"Give `task_type`: one of {', '.join(t.value for t in FACTS)}",
                 "task_type",
                 nearest(self.task_name, PRESETS) if self.task_name else "",

@@ -105,7 +105,9 @@ def _text(file: Path) -> str:
 def _refuse_kind(file: Path) -> None:
     """Refuses files that are not configs, and says what to do with them."""
     if file.suffix == ".py":
-        raise _refused(file, "no_config", f"a Python file is no config; `modeltiers init {file}` writes one for the model in it")
+        raise _refused(
+            file, "no_config", f"a Python file is not a config; `modeltiers init {file}` writes one for the model in it"
+        )
     if file.is_dir():
         config = next((file / f"modeltiers{ending}" for ending in _ENDINGS if (file / f"modeltiers{ending}").is_file()), None)
         hint = f"; did you mean {config}?" if config else ""
@@ -152,7 +154,7 @@ def _mistake_in(value: Any, depth: int = 0) -> str:
     if depth > _DEEPEST:
         return f"nested more than {_DEEPEST} levels deep"
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        return f"{json.dumps(value)} holds half of a surrogate pair, which is no character"
+        return f"{json.dumps(value)} holds half of a surrogate pair, which is not a character"
     inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
     return next(filter(None, (_mistake_in(each, depth + 1) for each in inner)), "")
 

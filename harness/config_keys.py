@@ -237,7 +237,7 @@ class EvalConfig(Keys):
         default_factory=list, description="Columns whose values tier 5 also judges one by one; `*` for all of the inputs."
     )
     without: list[Name] = Field(
-        default_factory=list, description="Columns of a table that are no features, such as ids and dates."
+        default_factory=list, description="Columns of a table that are not features, such as ids and dates."
     )
     also: list[Name] = Field(
         default_factory=list, description="Columns that the model does not read, and that tier 5 compares all the same."

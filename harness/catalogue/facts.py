@@ -26,7 +26,7 @@ OWN_FORMAT = Sign(
 RESIZING = Sign("resize_token_embeddings", "the model's code has no `resize_token_embeddings`")
 ROUTERS = Sign("rout|gat(e|ing)|switch", "the model's code names no router beside experts")
 END_OF_TEXT = Sign(r"eos|eot|end_?of_?text|(end|stop)_(token|id)", "the model's code names no token that ends a text")
-LIGHTNING = Sign("Lightning", "the model is no LightningModule, so that this is done by the suite")
+LIGHTNING = Sign("Lightning", "the model is not a LightningModule, so the suite does this")
 AVERAGES = Sign(
     r"requires_grad|no_grad|averaged|ema|swa|copy", "the model's code names nothing that freezes or copies a part of it"
 )

@@ -28,7 +28,7 @@ def add_compare(commands: Any) -> None:
     compare.add_argument("now", metavar="B", help="another one")
     add_config(compare, required=False)
     compare.add_argument(
-        "-m", dest="markers", metavar="MARKERS", help="run only these tests, such as tier1, of what is no report"
+        "-m", dest="markers", metavar="MARKERS", help="run only these tests, such as tier1, of what is not a report"
     )
     compare.add_argument("--html", type=Path, metavar="FILE", help="write the comparison as a page too")
     add_json(compare)
@@ -59,7 +59,7 @@ def _report(named: str, arguments: argparse.Namespace) -> dict[str, Any]:
     if path.is_file() and path.suffix == ".json" and (found := read_report(path)) is not None:
         return found
     if path.name == REPORT:
-        raise ComparisonError(f"{named} is no report of this program: write one with pytest --model-report DIR")
+        raise ComparisonError(f"{named} is not a report of this program: write one with pytest --model-report DIR")
     if path.suffix in _CONFIGS and path.is_file():
         return _run(named, ["--model-config", named], arguments, Path.cwd())
     if path.exists() or ":" in named:
@@ -96,7 +96,7 @@ def _checked_out(revision: str, config: Path | None) -> Iterator[tuple[Path, Pat
     commit = top and _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if not top or not commit:
         raise ComparisonError(
-            f"{revision!r} is no report, config, model or commit. {'' if top else 'This folder is in no Git repository.'}".rstrip()
+            f"{revision!r} is not a report, config, model or commit. {'' if top else 'This folder is in no Git repository.'}".rstrip()
         )
     if config is None:
         raise ComparisonError(f"{revision} is a commit: say by --config FILE which config of it to run")

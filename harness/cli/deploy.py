@@ -96,7 +96,7 @@ def add_profile(commands: Any) -> None:
     )
     profile.add_argument("--name", metavar="NAME", help='a name for that run from now on, such as "production"')
     profile.add_argument(
-        "--without", action="append", default=[], metavar="COLUMN", help="a column of FILE that is no feature; repeatable"
+        "--without", action="append", default=[], metavar="COLUMN", help="a column of FILE that is not a feature; repeatable"
     )
     profile.add_argument(
         "--categorical", action="append", default=[], metavar="COLUMN", help="a column of FILE that is levels; repeatable"

@@ -229,7 +229,7 @@ def arguments_of(given: Any, model: nn.Module, origin: str) -> dict[str, Any]:
         return dict(given)
     if isinstance(given, Mapping) and len(names) > 1:
         wrong = next(key for key in given if key not in names)
-        raise ExampleError(f"{origin} gives {wrong!r}, which is no parameter of {shown}")
+        raise ExampleError(f"{origin} gives {wrong!r}, which is not a parameter of {shown}")
     if not isinstance(given, (tuple, list)) or hasattr(given, "_fields"):
         given = (given,)
     *first, last = given

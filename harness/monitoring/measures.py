@@ -54,7 +54,7 @@ class Measure:
             try:
                 pattern = re.compile(rule["pattern"])
             except re.error as error:
-                raise ProfileError(f"--measure {said}: {rule['pattern']!r} is no regular expression: {error}") from None
+                raise ProfileError(f"--measure {said}: {rule['pattern']!r} is not a regular expression: {error}") from None
             return cls(said, _Matches(rule["name"], rule["column"], pattern), is_rule=True)
         if not _OWN.fullmatch(said):
             raise ProfileError(

@@ -93,7 +93,7 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
     """
     counterexample = f"{_BATCHES} batches of {subject.typical.describe(subject.task)}, seed={seed}"
     if not isinstance(subject.task.signature.main.kind, SCORES):
-        return Evidence(_NAME, Status.SKIPPED, f"output `{subject.task.signature.main.name}` is no scores")
+        return Evidence(_NAME, Status.SKIPPED, f"output `{subject.task.signature.main.name}` does not hold scores")
     model = calibrated(subject)
     with torch.enable_grad(), recording_graph(model) as calls:
         logits = subject.logits_with_grad(subject.batch(seed=seed), model)

@@ -50,7 +50,7 @@ class Source:
         spec = importlib.util.find_spec(stem) if stem.isidentifier() else None
         if spec is None or spec.origin is None or Path(spec.origin).resolve() != self.file:
             raise ModelSourceError(
-                f"{self.file.name} needs a second file that imports it, which its name does not allow: it is no identifier, or hides "
+                f"{self.file.name} needs a second file that imports it, which its name does not allow: it is not an identifier, or hides "
                 "behind an installed module. Rename it, or write a build_model() into it"
             )
         return stem

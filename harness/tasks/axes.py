@@ -66,7 +66,7 @@ class Formula:
                 isinstance(node, ast.Constant) and type(node.value) is int
             )
             if not known or (isinstance(node, ast.operator) and type(node) not in _OPERATORS):
-                raise ValueError(f"{self.text!r} is no formula: it may hold axes, whole numbers, + - * // and parentheses")
+                raise ValueError(f"{self.text!r} is not a formula: it may hold axes, whole numbers, + - * // and parentheses")
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -92,7 +92,9 @@ class Formula:
         try:
             return ast.parse(self.text, mode="eval").body
         except (SyntaxError, ValueError):
-            raise ValueError(f"{self.text!r} is no formula: it may hold axes, whole numbers, + - * // and parentheses") from None
+            raise ValueError(
+                f"{self.text!r} is not a formula: it may hold axes, whole numbers, + - * // and parentheses"
+            ) from None
 
 
 def _value(node: ast.expr, sizes: Mapping[str, Any]) -> Any:
@@ -124,7 +126,7 @@ class Limit:
         """
         left, sign, right = text.partition("<=")
         if not sign:
-            raise ValueError(f"{text!r} is no limit: expected two formulas with <= between them")
+            raise ValueError(f"{text!r} is not a limit: expected two formulas with <= between them")
         return cls(Formula(left.strip()), Formula(right.strip()), text)
 
     def holds(self, sizes: Mapping[str, int]) -> bool:

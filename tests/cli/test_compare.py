@@ -61,13 +61,13 @@ def test_a_console_without_every_sign_shows_plain_ones(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("then", "options", "said"),
     [
-        ("nothing", [], "'nothing' is no report, config, model or commit."),
+        ("nothing", [], "'nothing' is not a report, config, model or commit."),
         ("HEAD", [], "HEAD is a commit: say by --config FILE which config of it to run"),
         ("HEAD", ["--config", "cfg.json"], "commit HEAD has no file cfg.json"),
         (
             "empty/health_report.json",
             [],
-            "empty/health_report.json is no report of this program: write one with pytest --model-report DIR",
+            "empty/health_report.json is not a report of this program: write one with pytest --model-report DIR",
         ),
     ],
 )

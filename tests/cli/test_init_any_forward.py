@@ -148,7 +148,7 @@ def test_a_number_that_is_said_fixes_an_axis_and_a_name_names_it(tmp_path: Path)
     ("option", "words"),
     [
         ("x", "expected NAME=AXES"),
-        ("x=batch,a b", "'a b' is no axis"),
+        ("x=batch,a b", "'a b' is not an axis"),
         ("x=batch,3:colour=2", "no values 'colour'"),
         ("image=batch,3", "UNet.forward(x) has no parameter `image`. It has x"),
         ("x=batch,7,32,32", "no call of UNet.forward(x) that works was found"),

@@ -45,7 +45,7 @@ def test_what_an_example_gives_becomes_arguments_by_name(model: nn.Module, given
         (None, r"example_inputs gives None, expected a tensor, a tuple or a dict for Two\.forward\(left"),
         ({}, "example_inputs gives an empty dict"),
         ("text", "example_inputs gives a str"),
-        ({"left": A, "wrong": B}, r"example_inputs gives 'wrong', which is no parameter of Two\.forward"),
+        ({"left": A, "wrong": B}, r"example_inputs gives 'wrong', which is not a parameter of Two\.forward"),
         ((A, B, A, A), "example_inputs gives 4 values, more than"),
     ],
 )

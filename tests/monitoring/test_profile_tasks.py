@@ -298,7 +298,7 @@ def test_what_keeps_data_from_being_profiled_is_said_in_a_line(tmp_path: Path) -
         compute_dataset_profile(EvalConfig())
     with pytest.raises(ProfileError, match="give `task` and a dataset"):
         compute_dataset_profile({"x": np.arange(9.0)}, model=Certain())
-    with pytest.raises(ProfileError, match="a int is no dataset"):
+    with pytest.raises(ProfileError, match="int is not a dataset"):
         compute_dataset_profile(3, CAUSAL_LM)
     with pytest.raises(DataError, match="no such file"):
         compute_dataset_profile(tmp_path / "no.csv", TABLE)

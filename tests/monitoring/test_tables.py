@@ -350,7 +350,7 @@ def test_three_columns_that_go_together_otherwise_are_found_where_rows_are_kept(
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ("x=text~(", "'(' is no regular expression: "),
+        ("x=text~(", "'(' is not a regular expression: "),
         ("x=texd~a", "no column 'texd'. Did you mean 'text'?"),
         ("text=text~a", "the table has a column `text` already"),
         ("refused", "expected NAME=COLUMN~REGEX, such as refused=answer~^Sorry, or FILE.py:FUNCTION"),

@@ -248,7 +248,7 @@ MISTAKES = {
     ),
     "a formula that is none": (
         {**SPEECH, "axes": {**SPEECH["axes"], "frames": {"from": "time / 2"}}},
-        "`axes.frames.from`: 'time / 2' is no formula: it may hold axes, whole numbers, + - * // and parentheses",
+        "`axes.frames.from`: 'time / 2' is not a formula: it may hold axes, whole numbers, + - * // and parentheses",
     ),
     "a formula over an unknown axis": (
         {**SPEECH, "axes": {**SPEECH["axes"], "frames": {"from": "tme // 2"}}},

@@ -49,7 +49,7 @@ class OtherBatches(Validated):
 @pytest.mark.parametrize(
     ("training", "reason"),
     [
-        (SCORES, "the model is no LightningModule"),
+        (SCORES, "the model is not a LightningModule"),
         (LIT_SCORES, "the model has no `validation_step`"),
         (Training(TABLE, Plateau), "reads the result of validation"),
         (Training(TABLE, Stops), "reads the result of validation"),

@@ -111,7 +111,7 @@ def sizes_of(declared: Mapping[str, Any]) -> tuple[int, ...]:
 def _dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name)
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"{name} is no dtype")
+        raise ValueError(f"{name} is not a dtype")
     return dtype
 
 

@@ -153,7 +153,7 @@ class _Loaded:
 
         missing = self._inputs.keys() - batch.keys()
         if missing:
-            raise ExportError(f"the file asks for {', '.join(sorted(missing))}, which is no field of the model")
+            raise ExportError(f"the file asks for {', '.join(sorted(missing))}, which is not a field of the model")
         arrays = {name: batch[name].detach().cpu().to(dtype).contiguous().numpy() for name, dtype in self._inputs.items()}
         try:
             self._request.start_async({name: openvino.Tensor(array) for name, array in arrays.items()})
@@ -258,7 +258,7 @@ def _problems(model: Any, program: Program) -> tuple[str, ...]:
     strange = sorted({_name_of(port) for port in model.inputs} - set(program.fields))
     bad = [operator.get_friendly_name() for operator in model.get_ops() if _holds_nan(operator)]
     found = {
-        f"asks for {', '.join(strange)}, which is no field of the model": strange,
+        f"asks for {', '.join(strange)}, which is not a field of the model": strange,
         f"weights that hold NaN: {', '.join(bad[:_SHOWN])}": bad,
     }
     return tuple(problem for problem, names in found.items() if names)

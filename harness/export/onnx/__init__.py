@@ -59,7 +59,7 @@ def runner(opened: ort.InferenceSession) -> Runner:
         }
         missing = inputs.keys() - feed.keys()
         if missing:
-            raise ExportError(f"the file asks for {', '.join(sorted(missing))}, which is no field of the model")
+            raise ExportError(f"the file asks for {', '.join(sorted(missing))}, which is not a field of the model")
         try:
             found = opened.run(outputs, feed)
             return {name: torch.from_numpy(np.asarray(array)) for name, array in zip(outputs, found, strict=True)}
@@ -295,7 +295,7 @@ def inspect_onnx(path: Path, program: Program, asked_opset: int | None) -> Inspe
     inputs = {value.name: dimensions(value) for value in model.graph.input if value.name not in weights}
     strange = sorted(inputs.keys() - set(program.fields))
     if strange:
-        problems.append(f"asks for {', '.join(strange)}, which is no field of the model")
+        problems.append(f"asks for {', '.join(strange)}, which is not a field of the model")
     bad = [entry.name for entry in model.graph.initializer if _is_broken(entry)]
     if bad:
         problems.append(f"weights that hold NaN or infinity: {', '.join(bad[:_SHOWN])}")

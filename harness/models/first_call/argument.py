@@ -243,7 +243,7 @@ def _axis(text: str, whole: str) -> int | str:
     if text.isdigit():
         return int(text)
     if not text.isidentifier():
-        raise ValueError(f"{text!r} is no axis: a number or a name; {_EXPECTED}; got {whole!r}")
+        raise ValueError(f"{text!r} is not an axis: a number or a name; {_EXPECTED}; got {whole!r}")
     return text
 
 

@@ -243,7 +243,7 @@ def compute_dataset_profile(
         adapter: How it is called; the task's own by default.
         bins: The most bins of a numeric feature, 2 to 160.
         categorical: Columns of a table that are levels, whatever they look like.
-        without: Columns of a table that are no features.
+        without: Columns of a table that are not features.
         reading: How examples are read: the split, the training data whose tokenizer and classes are used, how many at once.
 
     Raises:

@@ -58,7 +58,7 @@ class Options:
         model: Whose outputs are measured too.
         adapter: How it is called.
         categorical: Columns of a table that are levels, whatever they look like.
-        without: Columns of a table that are no features.
+        without: Columns of a table that are not features.
         reading: How the examples are read.
     """
 
@@ -176,7 +176,7 @@ def _examples(dataset: Any, options: Options) -> Source:
     assert task is not None
     if not isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__"):
         raise ProfileError(
-            f"a {type(dataset).__name__} is no dataset: give what `open_dataset` returns, or an iterable of examples"
+            f"{type(dataset).__name__} is not a dataset: give what `open_dataset` returns, or an iterable of examples"
         )
     encoder = encoder_of(dataset, task)
     measures = measures_of(task, encoder, options.model, options.adapter)

@@ -275,7 +275,7 @@ def _judge_start(pair: Average, model: nn.Module, watch: _Watch, after: Values) 
     return _finding(
         f"`{pair.path}` is an average of `{pair.source}` that begins with {what}: after {counted(len(watch.path), 'step')} {left:.0%} of it is "
         "still these",
-        "an average that is no copy: begin with a deepcopy of the trained part, or load its state dict; or divide by 1 - decay ** steps",
+        "an average that is not a copy: begin with a deepcopy of the trained part, or load its state dict; or divide by 1 - decay ** steps",
         "average_starts_elsewhere",
         pair.path,
         Status.WARN,

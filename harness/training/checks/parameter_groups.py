@@ -329,7 +329,7 @@ def _judge_factors(watch: _Watch) -> _Found | None:
                 [name],
                 f"the group of `{name}` has `{key}` {factors[name]:g}, and the same learning rate as all others at each of "
                 f"{counted(len(watch.rates), 'step')}",
-                f"`{key}` is no option of the optimizer, so nothing applies it: set the group's `lr`, or multiply by it in the schedule",
+                f"`{key}` is not an option of the optimizer, so nothing applies it: set the group's `lr`, or multiply by it in the schedule",
                 "rate_factor_unused",
             )
     return None

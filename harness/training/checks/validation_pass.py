@@ -68,7 +68,7 @@ class _Watch:
 def validation_pass(trial: Trial) -> Evidence:
     """With a validation pass between two epochs, a training ends with the weights that it ends with otherwise, to the bit."""
     if not trial.is_own:
-        return Evidence(_NAME, Status.SKIPPED, "the model is no LightningModule, which would bring a validation step")
+        return Evidence(_NAME, Status.SKIPPED, "the model is not a LightningModule, which would have a validation step")
     if not brings_validation(trial.subject.model):
         return Evidence(_NAME, Status.SKIPPED, "the model has no `validation_step`")
     plain, again = (_trained(trial, validates=False) for _ in range(2))
