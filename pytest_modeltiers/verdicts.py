@@ -25,6 +25,7 @@ from harness.models.wrapped import left_out
 from harness.owners import Selection, is_left, left_to, settled
 from harness.properties.calling import CALLS, BackwardRaisedError, ModelRaisedError
 from harness.properties.contracts import call_of, unusable
+from harness.properties.model_variants import shortened
 from harness.properties.places import located
 from harness.properties.prerequisites import (
     FINITE_OWNER,
@@ -289,7 +290,9 @@ class Judge:
             return self._left_as_unusable()
         if self.subject.model.training:
             self.subject.model.eval()
-        return self._judged(self.subject, check, values)
+        short = shortened(self.subject, self.name, self.examples)
+        held = None if short is None else self._judged(short, check, values)
+        return held if held is not None and held.status is Status.OK else self._judged(self.subject, check, values)
 
     def _judged(self, subject: Subject, check: Check, values: dict[str, Any]) -> Evidence:
         def measured() -> Evidence:

@@ -9,6 +9,7 @@ were moved.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 from harness.compat import NormBase
 from harness.errors import UserError
 from harness.models.adapter_layers import named_as_adapters
+from harness.models.repeated import rows_of_alike, shorten
 from harness.properties.calling import mode
 from harness.properties.large_tensors import views_of
 from harness.properties.noise import is_packed
+from harness.properties.prerequisites import PrerequisiteFailure
 from harness.properties.subject import Shared, Subject
 from harness.runtime import seeded
 
@@ -68,6 +71,48 @@ def calibrated_subject(subject: Subject) -> Subject:
         shared=Shared(prerequisite_failure=subject.shared.prerequisite_failure),
         given_copies=copies,
     )
+
+
+_OF_BLOCKS = ("causal", "batch_independence", "padding_ignored", "decoding")
+"""Properties that follow from the code of a model's blocks."""
+
+_ON_THE_WHOLE = 2
+"""How many examples of these are asked of all blocks of a large model."""
+
+
+def shortened(subject: Subject, name: str, example: int = _ON_THE_WHOLE + 1) -> Subject | None:
+    """The subject of a large model in which blocks that are alike are there twice, and the others pass on what they are given.
+
+    Args:
+        subject: The model.
+        name: The property that is judged; ``None`` is returned for one that does not follow from the code of blocks.
+        example: Number of the example; ``None`` is returned for the first ones, which are asked of the whole model.
+    """
+    if name not in _OF_BLOCKS or example <= _ON_THE_WHOLE:
+        return None
+    shared = subject.shared
+    if shared.short is None:
+        shared.short = []  # while one is made
+        shared.short = list(_shortened(subject)) if subject.is_large and not subject.copies.fault else []
+    if not shared.short:
+        return None
+    model, own = shared.short[0]
+    copies = subject.copies.of_variants(model)
+    return replace(subject, model=copies.fresh().eval(), pristine=model, rebuild=None, shared=own, given_copies=copies)
+
+
+def _shortened(subject: Subject) -> Iterator[tuple[nn.Module, Shared]]:
+    if subject.prerequisite_failure != PrerequisiteFailure() or not (rows := rows_of_alike(subject.copies.model)):
+        return
+    model, batch = subject.fresh(), subject.batch()
+    with suppress(UserError):
+        done = shorten(model, rows, lambda: subject.raw_logits(batch, model))
+        if done and bool(subject.raw_logits(batch, subject.copies.of(model).eval()).isfinite().all()):
+            found = Shared(
+                prerequisite_failure=PrerequisiteFailure(), length_first=subject.shared.length_first, reach=subject.reach
+            )
+            found.blocks = "; ".join(row.describe() for row in done)
+            yield model, found
 
 
 def _calibrated_once(subject: Subject) -> nn.Module | None:

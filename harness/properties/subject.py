@@ -57,6 +57,8 @@ class Shared:
         backward: What a backward pass raises in train mode and in eval mode; empty where it does not.
         left_by_build: What importing and building it changed in the process, in words; empty where nothing.
         reach: Which sizes it is judged at.
+        short: The model with few of the blocks that are alike, and what is found out about it; empty where there is none.
+        blocks: Which blocks of it are there, in words, where they are not all.
         process: The process before any of the calls that may have changed it.
     """
 
@@ -73,6 +75,8 @@ class Shared:
     decoder: Any = None
     left_by_build: str = ""
     reach: Reach | None = None
+    short: list[tuple[nn.Module, Shared]] | None = None
+    blocks: str = ""
     process: ProcessState = field(default_factory=ProcessState)
 
 

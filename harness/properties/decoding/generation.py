@@ -14,6 +14,7 @@ from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
 from harness.properties.decoding import Text, whole_text
 from harness.properties.decoding.writers import CannotWriteError, Writer, Written, find_writer
+from harness.properties.model_variants import shortened
 from harness.properties.noise import judge_equal, remembered
 from harness.properties.padding import padded, placed
 from harness.properties.places import method_of, placed_at
@@ -83,32 +84,50 @@ def greedy_is_likeliest(subject: Subject) -> Evidence:
     steps = near = 0
     for prompts in _prompts(subject, text, writer):
         try:
-            written = writer.write(subject.fresh(), prompts.batch, dict(prompts.keys))
+            # The plainest way is asked of all blocks; the others of two that are alike, and of all where those fail.
+            short = shortened(subject, _NAME) if found else None
+            answer = None if short is None else _tried(short, text, writer, prompts)
+            if answer is None or answer[0].status is not Status.OK:
+                answer = _tried(subject, text, writer, prompts)
         except (CannotWriteError, ModelRaisedError) as error:
             if not found and isinstance(error, CannotWriteError):
                 return Evidence(_NAME, Status.SKIPPED, str(error))
             if not found:
                 raise
             continue  # a way that it does not have, such as several rows
-        evidence, ties = _judged(subject, text, writer, prompts, written)
-        if evidence.status is Status.FAIL and prompts.otherwise is not None:
-            evidence, ties = _other_way(subject, text, writer, prompts.otherwise) or (evidence, ties)
-        if evidence.status is Status.OK and len(prompts.pads) == _MOST_ROWS:
-            evidence, more, rows = _in_smaller_batches(subject, text, writer, prompts, written, evidence)
-            ties, steps = ties + more, steps + rows * written.count
+        evidence, more, ties = answer
         found.append(evidence)
         if evidence.status is Status.FAIL and prompts.is_uncommon:
             evidence = found[-1] = replace(evidence, status=Status.WARN)
-        steps, near = steps + written.count * len(prompts.pads), near + ties
+        steps, near = steps + more, near + ties
         if evidence.status is Status.FAIL:
             return evidence
-    if (searched := _searched(subject, text, writer)) is not None:
+    short = shortened(subject, _NAME)
+    if (short is None or _searched(short, text, writer) is not None) and (searched := _searched(subject, text, writer)):
         return searched
     if warned := next((each for each in found if each.status is Status.WARN), None):
         return warned
     ways = counted(len(found), "way")
     told = f"{counted(steps, 'token')} written in {ways} are the likeliest; {100 * near / max(steps, 1):.0f}% near ties"
+    told += f"; but for one way, of {short.shared.blocks}" if short is not None else ""
     return Evidence(_NAME, Status.OK, told, max(each.measured or 0.0 for each in found), found[0].bound)
+
+
+def _tried(subject: Subject, text: Text, writer: Writer, prompts: Prompts) -> tuple[Evidence, int, int]:
+    """The verdict on one way to give prompts, how many tokens were written, and how many of them were near ties.
+
+    Raises:
+        CannotWriteError: What is returned is no text.
+        ModelRaisedError: The model's code raised.
+    """
+    written, steps = writer.write(subject.fresh(), prompts.batch, dict(prompts.keys)), 0
+    evidence, ties = _judged(subject, text, writer, prompts, written)
+    if evidence.status is Status.FAIL and prompts.otherwise is not None:
+        evidence, ties = _other_way(subject, text, writer, prompts.otherwise) or (evidence, ties)
+    if evidence.status is Status.OK and len(prompts.pads) == _MOST_ROWS:
+        evidence, more, rows = _in_smaller_batches(subject, text, writer, prompts, written, evidence)
+        ties, steps = ties + more, rows * written.count
+    return evidence, steps + written.count * len(prompts.pads), ties
 
 
 def _searched(subject: Subject, text: Text, writer: Writer) -> Evidence | None:
