@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from planted_bugs.register import all_bugs
 from planted_bugs.tier1.declared import CASES, SCORES, Keys, Pair, Policy, task_of
 from torch import Tensor, nn
 
@@ -340,29 +339,6 @@ def test_another_output_in_train_mode_is_told_once(model: type[nn.Module], kind:
 
     assert set(red) == ({"train_mode[equals_eval]"} if told else set()), [each.explain() for each in red.values()]
     assert all(each.message.startswith(told) and each.code == "other_in_train_mode" for each in red.values())
-
-
-BLAMED = {
-    "declared_points": ("(model)", "points = points + 0.1 * torch.arange("),
-    "declared_edges_weighted_by_their_place": ("(model)", "messages = messages * weights[:, None]"),
-    "declared_boxes": ("(model)", "boxes = 4 * self.boxes(hidden)"),
-    "declared_policy": ("value", "value = self.value(hidden)"),
-    "declared_state_ignored": ("rnn", "out, state = self.rnn("),
-    "declared_positions_restart_with_the_cache": ("(model)", "(0 if self.wrong else begun)"),
-    "declared_kept_frames_one_too_early": ("(model)", "kept = seen[:, -3:-1] if self.wrong"),
-}
-"""Bugs of what only a signature declares, with the module and the line to blame."""
-
-
-@pytest.mark.parametrize("name", BLAMED)
-def test_what_only_a_signature_declares_is_blamed_on_a_line(name: str, tmp_path: Path) -> None:
-    bug = next(bug for bug in all_bugs(1) if bug.name == name)
-    found = bug.buggy.judge((bug.property,), tmp_path)[bug.test]
-    module, line = BLAMED[name]
-
-    assert found.module == module
-    file, _, number = found.place.rpartition(":")
-    assert line in Path(file).read_text(encoding="utf-8").splitlines()[int(number) - 1]
 
 
 class InPairs(nn.Linear):

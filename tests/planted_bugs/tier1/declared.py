@@ -257,8 +257,16 @@ TASKS: dict[str, TaskSpec] = {}
 ALSO: dict[str, tuple[str, ...]] = {"speech": ("batch_independence[gradient]",)}
 """Other tests that a bug may make red."""
 
+LINES = {
+    "points": "points = points + 0.1 * torch.arange(",
+    "graph": "messages = messages * (1 + source[:, None]",
+    "policy": "value = self.value(hidden)",
+    "boxes": "boxes = 4 * self.boxes(hidden)",
+}
+"""Of the lines that must be named."""
+
 for _name, (_model, _keys, _test) in CASES.items():
-    plant_declared(_name, _model, _keys, _test, also=ALSO.get(_name, ()))
+    plant_declared(_name, _model, _keys, _test, also=ALSO.get(_name, ()), line=LINES.get(_name, ""))
 
 plant_declared(
     "tagger",

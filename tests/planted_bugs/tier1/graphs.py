@@ -182,7 +182,12 @@ class Aggregated(nn.Module):
 
 
 plant_declared(
-    "edges_weighted_by_their_place", Aggregated, GRAPH, "permutation", source="aggregators that depend on the order of edges"
+    "edges_weighted_by_their_place",
+    Aggregated,
+    GRAPH,
+    "permutation",
+    line="messages = messages * weights[:, None]",
+    source="aggregators that depend on the order of edges",
 )
 
 

@@ -295,6 +295,7 @@ plant_declared(
         "axes": {"time": {"min": 1, "max": 14, "order": "causal"}},
     },
     "carried_state[chunks]",
+    line="kept = seen[:, -3:-1] if self.wrong",
     source="ASLP-lab/MeanVC2#7",
 )
 

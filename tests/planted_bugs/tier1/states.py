@@ -43,6 +43,7 @@ plant_declared(
     "carried_state[chunks]",
     wrong="ignored",
     also=("carried_state[used]",),
+    line="out, state = self.rnn(",
     source="pytorch/examples word_language_model, a hidden state that is not passed on",
 )
 plant_declared(
@@ -172,5 +173,6 @@ plant_declared(
         "limits": ["past + time <= 48"],
     },
     "carried_state[chunks]",
+    line="(0 if self.wrong else begun)",
     source="huggingface/transformers #25420 and others, position ids with a cache",
 )
