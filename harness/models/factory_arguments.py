@@ -69,8 +69,11 @@ def with_arguments(
     plain = [p.name for p in required if not takes_settings(p.name)]
     table = written.table(plain) if len(plain) == len(required) else None
     if table is not None:
-        said = {key: value for key, value in table.values.items() if key in parameters}
-        return Factory(name, target, _on_this_machine(parameters, {**said, **kwargs}), place=table.place)
+        said = {key: value for key, value in table.values.items() if key in parameters and not _is_reference(value)}
+        kwargs = _on_this_machine(parameters, {**said, **kwargs})
+        required = [p for p in required if p.name not in kwargs]
+        if not required:
+            return Factory(name, target, kwargs, place=table.place)
     wants, guessed = _fill(module, target, required, kwargs, written.defaults)
     if not wants:
         return Factory(name, target, kwargs, tuple(guessed), place="" if table is None else table.place)
@@ -79,6 +82,11 @@ def with_arguments(
         return objects + _written(name, written)
     found, place = objects
     return Factory(name, target, kwargs, (*guessed, *(each for one in found for each in one.guessed)), tuple(found), place)
+
+
+def _is_reference(value: Any) -> bool:
+    """Whether a value of a YAML file is to be put in by Hydra: it refers to another one, or is missing."""
+    return isinstance(value, str) and ("${" in value or value == "???")
 
 
 def called_as_elsewhere(made: Factory, module: ModuleType) -> Iterator[Factory]:

@@ -184,6 +184,20 @@ def test_a_table_that_names_the_class_as_its_target_says_the_arguments(tmp_path:
     assert made.source.build()(torch.zeros(2, 5)).shape == (2, 3)
 
 
+def test_a_value_of_a_table_that_refers_to_another_is_guessed(tmp_path: Path) -> None:
+    (tmp_path / "README.md").touch()
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "actor.yaml").write_text("params:\n  obs_dim: ${agent.obs_dim}\n  action_dim: ???\n  depth: 3\n")
+    actor = (
+        "from torch import nn\n\n\nclass Actor(nn.Sequential):\n    def __init__(self, obs_dim, action_dim, depth):\n"
+        "        super().__init__(*(nn.Linear(obs_dim, obs_dim) for _ in range(depth)), nn.Linear(obs_dim, action_dim))\n"
+    )
+    made = first(tmp_path, actor)
+    assert made.kwargs["depth"] == 3
+    assert made.guessed == ("obs_dim", "action_dim")
+    assert made.source.build()(torch.zeros(2, made.kwargs["obs_dim"])).shape == (2, made.kwargs["action_dim"])
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
