@@ -37,6 +37,7 @@ _NUDGE = 1e-2
 _OTHER_WEIGHTS = 3
 
 _STEP = "training_step"
+_LOSSES = ("loss", "compute_loss", "get_loss", "calculate_loss", "loss_function")
 
 
 def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
@@ -187,12 +188,13 @@ def _reached_at_longer_sizes(subject: Subject, model: nn.Module, unreached: list
 
 
 def _trained_by_a_step(model: nn.Module, unreached: list[str]) -> dict[str, str]:
-    """Of some parameters without a gradient those of parts that the training step of a Lightning module calls and its forward does not.
+    """Of some parameters without a gradient those that a Lightning module's training step, or a model's own loss, reads and forward does not.
 
-    Such are the critic of a GAN, and the head that projects features for a contrastive loss.
+    Such are the critic of a GAN, the head that projects features for a contrastive loss, and the scale of similarities in a model's ``loss``.
     """
-    step, forward = (names_read(type(model), method) for method in (_STEP, "forward"))
-    return {path: f"`{_STEP}`" for path in unreached if path.partition(".")[0] in step - forward}
+    method = next((each for each in (_STEP, *_LOSSES) if callable(getattr(model, each, None))), _STEP)
+    step, forward = (names_read(type(model), each) for each in (method, "forward"))
+    return {path: f"`{method}`" for path in unreached if path.partition(".")[0] in step - forward}
 
 
 def _cancelled(subject: Subject, model: nn.Module, unreached: list[str], gradients: dict[str, float]) -> dict[str, int]:

@@ -125,6 +125,7 @@ def _search(
     sides = Sides()
     while queue and subject.calls - begun < (min(most, _AT_LEAST) if subject.patience.is_over else most):
         cost, _, guesses = heapq.heappop(queue)
+        guesses = _with_lengths(guesses)
         if guesses.key in tried:
             continue
         tried.add(guesses.key)
@@ -154,6 +155,16 @@ def _search(
                 cheapest[changed.key] = cost + more
                 heapq.heappush(queue, (cost + more, next(order), changed))
     return doubtful, closest
+
+
+def _with_lengths(guesses: Guesses) -> Guesses:
+    """The guesses with rows as long as the argument that their lengths are named after: ``y_lengths`` beside ``y``."""
+    for name, argument in guesses.arguments.items():
+        of = guesses.arguments.get(re.sub(r"_(?:lengths?|lens?)$", "", name))
+        if of is None or argument.holds != "lengths" or argument.fixed or len(of.sizes) < 2 or argument.count in of.sizes[1:]:
+            continue
+        guesses = guesses.put(name, replace(argument, count=of.sizes[2 if len(of.sizes) > 2 else 1], made=None))
+    return guesses
 
 
 def _has_nan(returned: Any) -> bool:
