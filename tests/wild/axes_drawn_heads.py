@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.planted_bugs.setups import Model
 
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 WORDS, WIDTH, HEADS = 19, 12, 2
 PADDED = {
@@ -139,6 +139,10 @@ add(
     IDS,
     area="contents",
     line="torch.ones_like(real) if self.ones",
+    first_run=FirstRun(
+        "b9f3707", found=True, named=False, said="padding_ignored fails in attention, which is given the mask of ones"
+    ),
+    unnamed="names the attention that is given the mask",
 )
 add(
     "softmax_over_the_queries",
@@ -151,6 +155,9 @@ add(
     TEXT,
     area="axes",
     line="scores.softmax(2",
+    first_run=FirstRun(
+        "b9f3707", found=True, named=True, said="padding_ignored fails in attention, with the line of the softmax"
+    ),
 )
 add(
     "heads_viewed_where_they_lie",
@@ -163,6 +170,7 @@ add(
     IMAGES,
     area="axes",
     line="heads.view(*x.shape)",
+    first_run=FirstRun("b9f3707", found=True, named=True, said="shape_contract fails in attention, with the line of the view"),
 )
 add(
     "mask_filled_into_a_copy",
@@ -175,4 +183,5 @@ add(
     MOVES,
     area="axes",
     module="attention",
+    first_run=FirstRun("b9f3707", found=True, named=True, said="padding_ignored fails in attention"),
 )

@@ -15,7 +15,7 @@ from tests.planted_bugs.setups import Model
 from tests.planted_bugs.tier3.training import Training
 
 from .decoding_caches import TEXT, Decoder, Layer, change_token_by_token
-from .register import pair_of_one_class, task_of, wild
+from .register import FirstRun, pair_of_one_class, task_of, wild
 from .state_drawn import moved_statistics
 
 TOKENS, BANDS, FEATURES, WORDS, WIDTH = 6, 4, 5, 23, 12
@@ -286,6 +286,10 @@ wild(
     wrong=refused_in_pieces,
     draw=5,
     long=True,
+    first_run=FirstRun(
+        "b9f3707", found=False, named=False, said="nothing: a model may be written for single tokens with a cache"
+    ),
+    missed="a model may be written for single tokens with a cache, and refuse several",
 )
 add(
     "last_token_lost_in_silence",
@@ -298,6 +302,8 @@ add(
     SOUND,
     area="decoding",
     line="last = torch.where(torch.stack",
+    first_run=FirstRun("b9f3707", found=True, named=False, said="carried_state[chunks] fails in join, which reads the token"),
+    unnamed="names where the token is read, not where it is lost",
 )
 add(
     "memory_of_the_critic_unused",
@@ -311,6 +317,7 @@ add(
     or_tests=("carried_state[used]",),
     area="decoding",
     line="None if self.wrong else critic",
+    first_run=FirstRun("b9f3707", found=True, named=True, said="both tests fail, with the line of the critic"),
 )
 add(
     "norms_of_a_linear_probe",
@@ -325,6 +332,7 @@ add(
     area="state",
     module="visual.1",
     status=Status.WARN,
+    first_run=FirstRun("b9f3707", found=True, named=True, said="step_updates warns of visual.1"),
 )
 add(
     "embeddings_dropped_in_eval_mode",
@@ -337,6 +345,7 @@ add(
     REPLIES,
     area="train_mode",
     line="F.dropout(x, p=0.2) if",
+    first_run=FirstRun("b9f3707", found=True, named=True, said="eval_deterministic fails, with the line of the dropout"),
 )
 add(
     "mode_of_members_unset",
@@ -349,6 +358,7 @@ add(
     TABLE,
     or_tests=("eval_deterministic",),
     area="train_mode",
+    first_run=FirstRun("b9f3707", found=True, named=True, said="mode_round_trip fails in members, with the line of train"),
 )
 add(
     "encoder_goes_on_from_the_last_batch",
@@ -361,6 +371,8 @@ add(
     REPLIES,
     area="state",
     line="self.hidden = hidden.detach()",
+    first_run=FirstRun("b9f3707", found=True, named=False, said="stateless fails in encoder, where the state is read"),
+    unnamed="names where the state is read, not where it is kept",
 )
 add(
     "scale_written_into",
@@ -373,6 +385,13 @@ add(
     FLOW,
     area="state",
     line="scale += 1e-6",
+    first_run=FirstRun(
+        "b9f3707",
+        found=True,
+        named=False,
+        said="gradient_flow fails, with the line whose result is written into",
+    ),
+    unnamed="names the line whose result is written into, as PyTorch does",
 )
 add(
     "one_block_for_all_heads",
@@ -385,4 +404,6 @@ add(
     DRAFTS,
     or_tests=("registration",),
     area="start",
+    first_run=FirstRun("b9f3707", found=False, named=False, said="nothing: weights may be shared on purpose"),
+    missed="weights may be shared on purpose, as by the layers of an ALBERT",
 )

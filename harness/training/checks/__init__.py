@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.overrides import TorchFunctionMode
 
+from harness.batches import Batch
 from harness.catalogue import CATALOGUE
 from harness.compat import tree_leaves
 from harness.errors import DivergedError, UserError
@@ -123,7 +124,7 @@ def with_line(evidence: Evidence, trial: Trial, diverged: bool = False) -> Evide
 
     def look() -> str:
         found = earlier() if earlier is not None else ""
-        return found or Blame("", _loss_line(trial))
+        return found or Blame("", loss_line(trial))
 
     return Evidence(**{**vars(evidence), "investigate": look})
 
@@ -164,11 +165,16 @@ def _is_undefined(leaves: Sequence[Any]) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.is_floating_point() and bool(leaf.detach().isnan().any()) for leaf in leaves)
 
 
-def _loss_line(trial: Trial) -> str:
-    """The line that makes the loss of a training step, or, of a loss that is undefined, the line that was so first."""
+def loss_line(trial: Trial, batch: Batch | None = None) -> str:
+    """The line that makes the loss of a training step, or, of a loss that is undefined, the line that was so first.
+
+    Args:
+        trial: The training.
+        batch: What it learns; by default a usual batch.
+    """
     lines = _Lines()
     with suppress(Exception), lines:
-        batches = [trial.subject.batch()] * max(1, trial.batches_per_step)
+        batches = [trial.subject.batch() if batch is None else batch] * max(1, trial.batches_per_step)
         trial.train(batches, TrialOptions(limit=1))
     return lines.loss if lines.is_defined else lines.broken or lines.loss
 

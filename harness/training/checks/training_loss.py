@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.batches import IGNORED, Batch
+from harness.batches import IGNORED, Batch, shares_rows
 from harness.errors import DivergedError, UserError
 from harness.evidence import Evidence, Status
+from harness.properties.places import placed_at
 from harness.tasks.signature import Output, Signature
 from harness.tasks.teaching import own_labels, targeted
+from harness.training.checks import loss_line
 from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
 from harness.training.checks.observation import Observation, loss_name, observe
 from harness.training.trial import UNVARIED, Trial, Variation
@@ -25,6 +27,7 @@ _NAME = "training_loss"
 _ROWS = 4
 _LOSS = "the loss"
 _COMPARES = "depends_on_batch"
+_ONE_ROW = "a batch is one row"
 _BETWEEN = "between the losses or gradients"
 
 
@@ -165,25 +168,29 @@ def _norm(tensor: Tensor) -> Tensor:
 
 
 def one_class(trial: Trial) -> Evidence:
-    """Loss and gradients are finite where every label of a batch is of one class."""
+    """Loss and gradients are finite where every label of a batch is of one class, and in a batch of one row, as the last of an epoch may be."""
     batch, sizes = trial.subject.batch(), trial.subject.typical.describe(trial.subject.task)
     observe(trial, [batch])  # what a usual batch makes of it is the matter of others
     judged = 0
-    for told, labels in _of_one_class(trial, batch):
+    for told, changed in (*_of_one_class(trial, batch), *_of_one_row(trial, batch)):
         judged += 1
         counterexample = f"{sizes}, {told}"
         facts: dict[str, Any] = {
             "counterexample": counterexample,
-            "cause": "a mean over rows of another class, a division by the number of positives, or the logarithm of a share that is zero",
+            "cause": "a mean over rows of another class, a division by the number of positives or by a deviation over the batch, or the "
+            "logarithm of a share that is zero",
         }
         name = loss_name(trial)
         try:
-            seen = observe(trial, [{**batch, **labels}])
+            seen = observe(trial, [changed])
         except DivergedError as error:
-            return Evidence(_NAME, Status.FAIL, f"{name} is not finite where {told}: {error}", code="not_finite", **facts)
+            found = Evidence(_NAME, Status.FAIL, f"{name} is not finite where {told}: {error}", code="not_finite", **facts)
+            return placed_at(found, loss_line(trial, changed))
         except UserError:
             raise
         except Exception as error:
+            if told == _ONE_ROW:  # such as a batch norm, which has to have several: it says so, and training stops
+                continue
             return Evidence(_NAME, Status.FAIL, f"{name} raises where {told}: {raised(error)}", code="raises", **facts)
         bad = [path for path, gradient in seen.gradients.items() if not bool(torch.isfinite(gradient).all())]
         if bad or (seen.loss is not None and not bool(torch.isfinite(seen.loss).all())):
@@ -191,7 +198,9 @@ def one_class(trial: Trial) -> Evidence:
             return Evidence(_NAME, Status.FAIL, f"{what} is not finite where {told}", code="gradient_not_finite", **facts)
     if not judged:
         return Evidence(_NAME, Status.SKIPPED, "no label is a class, or yes or no")
-    return Evidence(_NAME, Status.OK, "the loss is finite where every label is of one class", counterexample=sizes)
+    return Evidence(
+        _NAME, Status.OK, "the loss is finite where every label is of one class, and for one row", counterexample=sizes
+    )
 
 
 def _of_one_class(trial: Trial, batch: Batch) -> Iterator[tuple[str, Batch]]:
@@ -201,7 +210,16 @@ def _of_one_class(trial: Trial, batch: Batch) -> Iterator[tuple[str, Batch]]:
             continue
         for value in _classes(batch[name]):
             shown = f"every label of `{name}` is {value:g}"
-            yield shown, {name: torch.where(batch[name] == IGNORED, batch[name], torch.full_like(batch[name], value))}
+            labels = torch.where(batch[name] == IGNORED, batch[name], torch.full_like(batch[name], value))
+            yield shown, {**batch, name: labels}
+
+
+def _of_one_row(trial: Trial, batch: Batch) -> Iterator[tuple[str, Batch]]:
+    """A batch of one row, where rows are independent and a batch may have so few."""
+    task = trial.subject.task
+    sizes = replace(trial.subject.typical, batch=1)
+    if shares_rows(task) and task.signature.allows(sizes.by_axis(task)):
+        yield _ONE_ROW, task.signature.rows(batch, [0])
 
 
 def _classes(labels: Tensor) -> tuple[float, ...]:
