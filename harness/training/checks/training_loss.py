@@ -186,11 +186,11 @@ def one_class(trial: Trial) -> Evidence:
         except DivergedError as error:
             found = Evidence(_NAME, Status.FAIL, f"{name} is not finite where {told}: {error}", code="not_finite", **facts)
             return placed_at(found, loss_line(trial, changed))
-        except UserError:
-            raise
         except Exception as error:
             if told == _ONE_ROW:  # such as a batch norm, which has to have several: it says so, and training stops
                 continue
+            if isinstance(error, UserError):
+                raise
             return Evidence(_NAME, Status.FAIL, f"{name} raises where {told}: {raised(error)}", code="raises", **facts)
         bad = [path for path, gradient in seen.gradients.items() if not bool(torch.isfinite(gradient).all())]
         if bad or (seen.loss is not None and not bool(torch.isfinite(seen.loss).all())):
