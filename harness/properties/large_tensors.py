@@ -213,7 +213,14 @@ def reading_gradients(model: nn.Module, read: Read) -> Iterator[None]:
 
 
 _SHARES = 3
-"""In how many parts gradients of a large model are compared."""
+"""In how many parts gradients of a large model are compared, and its weights are changed."""
+
+
+def shares_of_parameters(model: nn.Module) -> list[list[str]]:
+    """Names of a model's parameters: of a large one in parts, of which one at a time takes memory again."""
+    parameters = dict(model.named_parameters())
+    most = sum(parameter.numel() for parameter in parameters.values()) / _SHARES if is_large(model) else float("inf")
+    return names_in_parts(parameters, most)
 
 
 @dataclass
@@ -241,10 +248,8 @@ def gradient_gaps(model: nn.Module, first: Callable[[Read], object], second: Cal
         first: Runs a backward pass, whose gradients it gives to a function.
         second: Runs the other one.
     """
-    parameters = dict(model.named_parameters())
-    most = sum(parameter.numel() for parameter in parameters.values()) / _SHARES if is_large(model) else float("inf")
     found: dict[str, GradientGap] = {}
-    for names in names_in_parts(parameters, most):
+    for names in shares_of_parameters(model):
         part, kept, seen = set(names), dict[str, Tensor](), set[str]()
 
         def add(name: str, gradient: Tensor, part: set[str] = part, kept: dict[str, Tensor] = kept) -> None:

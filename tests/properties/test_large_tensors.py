@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from harness.properties.large_tensors import (
     widened,
 )
 from harness.properties.loading import other_dtype, state_dict_round_trip
+from harness.properties.state import deepcopy_independent
 from harness.properties.subject import Subject, floating_dtype
 from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
@@ -203,3 +205,12 @@ def test_a_second_instance_of_a_large_model_is_drawn_from_numbers_that_repeat() 
     assert not torch.equal(large, drawn(1100))
     assert large.std().item() == pytest.approx(0.02, rel=0.01)
     assert len(torch.unique(large, dim=0)) == len(large)
+
+
+def test_a_deep_copy_of_a_large_model_is_told_from_one_that_shares_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = subject_of(Tied(), monkeypatch)
+    before = [parameter.detach().clone() for parameter in subject.copies.model.parameters()]
+    assert deepcopy_independent(subject).status is Status.OK
+    assert all(map(torch.equal, before, subject.copies.model.parameters()))
+    monkeypatch.setattr("harness.properties.state.copy", SimpleNamespace(deepcopy=lambda model: model))
+    assert deepcopy_independent(subject).code == "copy_shares_weights"
