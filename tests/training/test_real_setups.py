@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from planted_bugs.tier3.training import TABLE, LitScores, Training
+from planted_bugs.tier3.training import CLASSES, FEATURES, TABLE, LitScores, Training
 from torch import Tensor, nn
 
 from harness.config import SuiteConfig
@@ -67,6 +68,30 @@ class ActorCritic(lightning.LightningModule):
         return [torch.optim.Adam(part.parameters(), lr=1e-3) for part in (self.policy, self.critic)]
 
 
+class Momentum(LitScores):
+    """A slow average of the network, norms and all, that is moved before the first forward of a step; the head waits for an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(FEATURES, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, CLASSES))
+        self.slow = copy.deepcopy(self.net).requires_grad_(False)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        with torch.no_grad():
+            for slow, fast in zip(self.slow.parameters(), self.net.parameters(), strict=True):
+                slow.mul_(0.996).add_(fast, alpha=0.004)
+            wanted = self.slow(batch["features"])
+        scores = self.net(batch["features"])
+        return self.loss(scores, batch["labels"]) + F.mse_loss(scores, wanted)
+
+    def on_after_backward(self) -> None:
+        if self.current_epoch < 1:
+            self.net[3].bias.grad = None
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.net.parameters(), lr=1e-3)
+
+
 class FindsItsRate(torch.optim.Optimizer):
     """As Adafactor without a rate."""
 
@@ -109,9 +134,10 @@ class WithWarmUp(LitScores):
     [
         (Training(AGENT, ActorCritic), WHOLE),
         (Training(TABLE, WithoutRate), (*WHOLE, "overfits_one_batch", "learning_rate_schedule")),
+        (Training(TABLE, Momentum), WHOLE),
         (Training(TABLE, WithWarmUp), ("resume", "learning_rate_schedule")),
     ],
-    ids=["agent", "without_rate", "numbers_of_numpy"],
+    ids=["agent", "without_rate", "momentum", "numbers_of_numpy"],
 )
 def test_no_alarm(setup: Training, checks: tuple[str, ...], tmp_path: Path) -> None:
     found = setup.judge(checks, tmp_path)
@@ -162,3 +188,23 @@ def test_a_rate_for_trained_weights_is_no_finding_on_fresh_ones(build: type[Tune
     found = Training(TABLE, build).judge(["overfits_one_batch"], tmp_path)["overfits_one_batch"]
     assert found.status is status, found.explain()
     assert ("a rate for trained weights" in found.message) is (status is Status.OK)
+
+
+class Adapters(nn.Module):
+    """A few numbers are trained in a network that is not; what comes out of it is too small for labels to be learnt by heart."""
+
+    def __init__(self, is_cut: bool) -> None:
+        super().__init__()
+        self.base, self.head = nn.Linear(FEATURES, 64).requires_grad_(False), nn.Linear(64, CLASSES).requires_grad_(False)
+        self.low = nn.Parameter(torch.randn(6) * 0.1)
+        self.is_cut = is_cut
+
+    def forward(self, features: Tensor) -> Tensor:
+        low = self.low.detach() + 0 * self.low if self.is_cut else self.low
+        return self.head(torch.tanh(self.base(features * (1 + low)))) / 2
+
+
+@pytest.mark.parametrize(("is_cut", "status"), [(False, Status.SKIPPED), (True, Status.FAIL)])
+def test_adapters_that_learn_something_need_not_learn_by_heart(is_cut: bool, status: Status, tmp_path: Path) -> None:
+    found = Training(TABLE, lambda: Adapters(is_cut)).judge(["overfits_one_batch"], tmp_path)["overfits_one_batch"]
+    assert found.status is status, found.explain()

@@ -42,15 +42,16 @@ class _TwoSteps:
     gradients: list[Quantities] = field(default_factory=list)
     state: dict[str, Tensor] = field(default_factory=dict)
 
-    def watch(self, model: nn.Module) -> None:
-        """Waits for the first forward after the first step, whichever module it begins with."""
+    def watch(self, model: Any) -> None:
+        """Waits for the first batch after the first step; a training step may move an average before it calls any module."""
+        begin = model.on_train_batch_start
 
-        def note(*_call: Any) -> None:
+        def note(*call: Any) -> Any:
             if len(self.gradients) == 1 and not self.state:
                 self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            return begin(*call)
 
-        for module in model.modules():
-            module.register_forward_pre_hook(note)
+        model.on_train_batch_start = note
 
     def look(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """A step is about to be taken."""

@@ -98,7 +98,7 @@ class _Tuned:
         after: The same after it.
         noise: How far each moves by itself when the mode changes; names of those that do.
         watch: What was seen of its updates.
-        fell: Whether it lowered the loss.
+        fell: Whether it lowered the loss, as far as that is known.
     """
 
     before: dict[str, Tensor]
@@ -183,9 +183,11 @@ class _Tuning:
 
         training = self.trial.train([self.batch] * (_STEPS * every), model=model, on_gradients=look)
         after = weights_of(model.train())
-        # Under the seed of the first step, so that both have the same dropout.
+        # Under the seed of the first step, so that both have the same dropout. Manual optimisation may keep its loss to itself.
+        is_known = first == first or training.losses[0] == training.losses[0]
         fell = (
-            self._loss(model) < first
+            not is_known
+            or self._loss(model) < first
             or self.trial.train([self.batch] * every, TrialOptions(limit=1), model=model).losses[0] < training.losses[0]
         )
         return _Tuned(before, after, noise, watch, fell)

@@ -66,6 +66,9 @@ _BRINGS_WEIGHTS = ("from_pretrained", "pretrained_cfg")
 _MOST = 0.5
 """Share of what can be learnt up to which an attempt that is still learning is on its way."""
 
+_FEW, _FELL = 0.1, 0.02
+"""Share of the parameters up to which only adapters are trained, and of what can be learnt from which such a model has learnt something."""
+
 _SHOWN = 3
 _STILL = 0.01
 """A parameter that went less than this share of the way of the others does not move."""
@@ -199,6 +202,12 @@ class _Search:
                 code="learns_slowly",
                 **facts,
             )
+        share = _trained_share(trial)
+        if share <= _FEW and goal.left(best.best) < 1.0 - _FELL:
+            message = (
+                f"{share:.1%} of the parameters are trained, as those of adapters; how much they can learn by heart is not known"
+            )
+            return Evidence(_NAME, Status.SKIPPED, f"{message} ({describe_curve(best, goal)})", **facts)
         bounded = best.predicted == 1.0 and best.largest <= 1.0
         status = Status.WARN if left <= _PART and not bounded else Status.FAIL
         if targets(trial).status is Status.WARN:  # labels that are left out cannot be learnt
@@ -240,6 +249,11 @@ class _Search:
         return Evidence(_NAME, Status.WARN, message, cause=cause, code="only_with_other_rate", **self.facts)
 
 
+def _trained_share(trial: Trial) -> float:
+    parameters = list(trial.subject.model.parameters())
+    return sum(each.numel() for each in parameters if each.requires_grad) / max(1, sum(each.numel() for each in parameters))
+
+
 def _left(share: float) -> str:
     return f"{share:.0%} of the loss that can be learnt is left, allowed {ENOUGH:.0%}"
 
@@ -277,9 +291,8 @@ def _alternatives(trial: Trial, first: Attempt) -> Iterator[tuple[str, float | N
     config = trial.config.learning_rate
     rose = first.diverged is not None or first.losses[first.steps] > first.losses[0]
     rates = [config * factor for factor in ((0.1, 0.01, 10.0) if rose else (10.0, 0.1, 100.0))]
-    if not min(rates) <= _USUAL <= max(rates):
-        rates.append(_USUAL)
-    for rate in rates:
+    usual = [] if min(rates) <= _USUAL <= max(rates) else [_USUAL]
+    for rate in (*rates, *usual):
         yield f"{rate:.3g}", rate, None
 
 
@@ -300,13 +313,8 @@ def _optimizers_in(configured: Any) -> list[torch.optim.Optimizer]:
     if isinstance(configured, torch.optim.Optimizer):
         return [configured]
     if isinstance(configured, dict):
-        return _optimizers_in(configured["optimizer"])
-    return [optimizer for part in configured or () if not isinstance(part, int) for optimizer in _optimizers_in_part(part)]
-
-
-def _optimizers_in_part(part: Any) -> list[torch.optim.Optimizer]:
-    holds = isinstance(part, (torch.optim.Optimizer, list, tuple)) or (isinstance(part, dict) and "optimizer" in part)
-    return _optimizers_in(part) if holds else []
+        return _optimizers_in(configured.get("optimizer"))
+    return [each for part in configured for each in _optimizers_in(part)] if isinstance(configured, (list, tuple)) else []
 
 
 def _owner(trial: Trial) -> tuple[str, Evidence] | None:

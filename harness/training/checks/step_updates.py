@@ -50,6 +50,7 @@ class _Watch:
         buffers: The same of buffers.
         frozen: Names of the parameters that are not to be trained.
         reached: Names of those that had a gradient at a step.
+        clear: Names of those that had one above the rounding of float32.
         connected: Names of those that the loss depends on, whatever their gradient.
         in_optimizer: Names of those that an optimizer holds.
         rates: Largest learning rate each of these had.
@@ -61,6 +62,7 @@ class _Watch:
     buffers: dict[str, Tensor] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
     reached: set[str] = field(default_factory=set)
+    clear: set[str] = field(default_factory=set)
     connected: set[str] = field(default_factory=set)
     in_optimizer: set[str] = field(default_factory=set)
     rates: dict[str, float] = field(default_factory=dict)
@@ -78,7 +80,9 @@ class _Watch:
         """A step is about to be taken."""
         self.steps += 1
         self.paths.append({name: p.detach().clone() for name, p in model.named_parameters() if name not in self.frozen})
-        self.reached |= _above_rounding(gradients_of(model))
+        gradients = gradients_of(model)
+        self.reached |= _above_rounding(gradients, torch.finfo(torch.float64).eps)
+        self.clear |= _above_rounding(gradients, 10 * torch.finfo(torch.float32).eps)
         self.connected |= {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         for optimizer in optimizers:
@@ -101,7 +105,7 @@ def step_updates(trial: Trial) -> Evidence:
         or _judge_outputs(trial, watch)
         or _judge_frozen(trial, watch, values)
         or _judge_buffers(trial, watch, training.model)
-        or _judge_frozen_statistics(watch, training.model)
+        or _judge_frozen_statistics(trial, watch, training.model)
         or _judge_flags(training.model)
     )
     if found is None:
@@ -204,6 +208,8 @@ def _judge_trainable(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> 
             stuck,
         )
     held = [name for name in stuck if name in watch.in_optimizer]
+    clear = [name for name in held if name in watch.clear]
+    held = clear or held
     if _moves_in_double(trial, held[0]):
         return (
             Status.WARN,
@@ -213,6 +219,8 @@ def _judge_trainable(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> 
             "a learning rate or gradients that are far too small",
             held,
         )
+    if not clear:  # a bias before a norm over the batch: its gradient is zero, but for rounding
+        return None
     return (
         Status.FAIL,
         "does_not_change",
@@ -229,6 +237,9 @@ def _judge_outputs(trial: Trial, watch: _Watch) -> _Finding | None:
     left = {name for name in watch.parameters if name not in watch.frozen | watch.connected}
     if trial.subject.task.declared is None or not (trial.is_own or signature.whole_loss) or not left:
         return None
+    later = _Watch()  # DINO leaves its last layer as it is in the first epoch
+    trial.train([trial.subject.batch()], TrialOptions(epochs=_STEPS), prepare=later.start, on_gradients=later.look)
+    left -= later.connected
     followed = targeted(signature)  # what is sent back to them is followed by ``training_loss[targets]``
     judged = [(output, Status.FAIL, left) for output in trained_by_loss(signature) if output not in followed]
     if trial.is_own:  # what an output of another kind is for is not known; an optimizer holds what is to be trained
@@ -302,11 +313,15 @@ def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | 
     )
 
 
-def _judge_frozen_statistics(watch: _Watch, model: nn.Module) -> _Finding | None:
-    """A finding where a norm of a part that is frozen as a whole continues to average the batches."""
-    buffers = lasting_buffers(model)
+def _judge_frozen_statistics(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | None:
+    """A finding where a norm of a part that is frozen as a whole continues to average the batches; an average of another part is not frozen."""
+    buffers, values = lasting_buffers(model), {name: parameter.detach() for name, parameter in model.named_parameters()}
+    moving = {name for name in watch.frozen if name in values and _changed(watch.parameters[name], values[name])}
+    averages = [f"{pair.path}." for pair in find_pairs(trial.subject.model)] if moving else []
+    averages = [path for path in averages if any(name.startswith(path) for name in moving)]
     names = [name for path in frozen_norms(model) for name in (f"{path}.running_mean", f"{path}.running_var")]
-    moved = [name for name in names if name in buffers and name in watch.buffers and _changed(watch.buffers[name], buffers[name])]
+    names = [name for name in names if name in buffers and name in watch.buffers and not name.startswith(tuple(averages))]
+    moved = [name for name in names if _changed(watch.buffers[name], buffers[name])]
     if not moved:
         return None
     return (
@@ -319,10 +334,10 @@ def _judge_frozen_statistics(watch: _Watch, model: nn.Module) -> _Finding | None
     )
 
 
-def _above_rounding(gradients: Mapping[str, Tensor]) -> set[str]:
+def _above_rounding(gradients: Mapping[str, Tensor], epsilon: float) -> set[str]:
     """Names of the gradients that are more than rounding beside the model's largest; what is less moves nothing, in no optimizer's step."""
     sizes = {name: float(gradient.to_dense().abs().max()) for name, gradient in gradients.items() if gradient.numel()}
-    rounding = torch.finfo(torch.float64).eps * max((size for size in sizes.values() if math.isfinite(size)), default=0.0)
+    rounding = epsilon * max((size for size in sizes.values() if math.isfinite(size)), default=0.0)
     return {name for name, size in sizes.items() if not size <= rounding}
 
 
