@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from test_page import Page
+from pages import Elements
 
 from harness.health import ExportHealthReport
 from harness.health.checks import CheckResult, CheckStatus, SkippedCheck
@@ -105,7 +105,7 @@ def test_a_comparison_is_text_json_and_a_page() -> None:
     assert "New (1)\n  ✕ tier1::causal (passed → failed): <b>leaks</b> in `a`" in found.to_text()
     data = json.loads(json.dumps(found.to_json()))
     assert (data["status"], data["new"][0]["message"], data["then"]["grade"]) == ("fail", "<b>leaks</b> in `a`", "A")
-    page = Page(comparison_html(found))
+    page = Elements(comparison_html(found))
     assert page.texts("li") == ["✕ tier1::causal (passed → failed): <b>leaks</b> in a"]
     assert page.texts("h1") == ["net"]
 
@@ -119,7 +119,7 @@ def test_the_last_runs_are_kept_and_the_last_is_compared_with(tmp_path: Path) ->
     assert [line["timestamp"][8:10] for line in run.earlier[:2]] == ["22", "21"]
     assert run.comparison is not None
     assert run.comparison.headline.startswith("Worse: 1 new")
-    page = Page(to_html(run))
+    page = Elements(to_html(run))
     assert "Earlier runs 20" in page.texts("h2")
     assert "Since the last run" in page.texts("h2")
     assert "## Since the last run\n\nWorse: 1 new" in to_markdown(run)

@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from pages import Elements
 from sample_reports import BROKEN, REPORTS
-from test_page import LEAK, SHAPE, Page, page_of, report_of
+from test_page import LEAK, SHAPE, page_of, report_of
 
 from harness.catalogue import CATALOGUE
 from harness.health.checks import CheckResult, SkippedCheck, causes_of
@@ -27,7 +28,7 @@ def finding(number: int) -> CheckResult:
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_what_a_part_refers_to_is_there_once(name: str) -> None:
-    elements = [attrs for _, attrs, _ in Page(to_html(REPORTS[name])).elements]
+    elements = [attrs for _, attrs, _ in Elements(to_html(REPORTS[name])).elements]
     ids = Counter(attrs["id"] for attrs in elements if "id" in attrs)
     assert {one: times for one, times in ids.items() if times > 1} == {}
     assert {id for attrs in elements for key in REFERENCES for id in (attrs.get(key) or "").split()} <= set(ids)
@@ -35,7 +36,7 @@ def test_what_a_part_refers_to_is_there_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_all_that_can_be_operated_has_a_name(name: str) -> None:
-    page = Page(to_html(REPORTS[name]))
+    page = Elements(to_html(REPORTS[name]))
     for tag in ("a", "summary", "button", "label"):
         assert all(page.texts(tag))
     inputs = [attrs for tag, attrs, _ in page.elements if tag == "input"]
@@ -68,7 +69,7 @@ def test_a_thousand_findings_are_a_page_of_less_than_a_megabyte() -> None:
 
     assert len(html.encode()) < 1_000_000
     assert took < 3
-    page = Page(html)
+    page = Elements(html)
     assert len(page.texts("article")) == MOST_CARDS
     assert f"The first {MOST_CARDS} are told in full" in page.texts("p", class_="beyond")[0]
     beyond = page.texts("th", scope="row")[MOST_CARDS]
@@ -133,7 +134,7 @@ def test_the_score_stands_beside_a_grade_that_a_failure_caps() -> None:
 
 
 def test_a_card_shows_what_reads_what_with_a_word_for_each_sign() -> None:
-    page = Page(to_html(BROKEN))
+    page = Elements(to_html(BROKEN))
     cells = [(attrs["class"], attrs["aria-label"]) for tag, attrs, _ in page.elements if tag == "td" and "aria-label" in attrs]
     assert cells == [("reads", "reads"), ("wrong", "reads, and must not"), ("unread", "does not read"), ("reads", "reads")]
     facts = dict(zip(page.texts("dt"), page.texts("dd"), strict=True))
@@ -142,4 +143,4 @@ def test_a_card_shows_what_reads_what_with_a_word_for_each_sign() -> None:
 
 
 def test_the_broken_sample_has_every_part() -> None:
-    assert {"form", "article", "details", "table", "svg", "nav"} <= {tag for tag, _ in Page(to_html(BROKEN)).skeleton}
+    assert {"form", "article", "details", "table", "svg", "nav"} <= {tag for tag, _ in Elements(to_html(BROKEN)).skeleton}
