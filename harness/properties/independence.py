@@ -84,7 +84,10 @@ def _with_rows_of(subject: Subject, base: Batch, others: Batch, kept: Collection
 
 
 def _alone(subject: Subject, batch: Batch, row: int, own: Tensor, model: nn.Module) -> Tensor:
-    """The logits of a row that is called by itself, as its own within the batch are."""
+    """The logits of a row that is called by itself, as its own within the batch are; the latter where no batch of one is allowed."""
+    rows = subject.task.signature.axes.get(BATCH)
+    if rows is not None and not rows.allows(1):
+        return own
     logits = subject.logits(subject.task.signature.rows(batch, [row]), model)
     # Logits that lost an axis are another property's matter; here they must only not be taken for a row.
     return logits[0] if logits.ndim == own.ndim + 1 else logits

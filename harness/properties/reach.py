@@ -109,8 +109,9 @@ class Reach:
         """
         most = _LARGEST if most is None else most
         sizes = largest_sizes(self.task, rows)
-        fewer = [replace(sizes, batch=count) for count in range(rows, 1, -1)]
-        if found := next((each for each in fewer if self._work(each) <= most), None):
+        fewer = (replace(sizes, batch=count) for count in range(sizes.batch - 1, 1, -1))
+        allowed = (each for each in fewer if self.task.declared is None or self.task.declared.allows(each.by_axis(self.task)))
+        if found := next((each for each in (sizes, *allowed) if self._work(each) <= most), None):
             return found
         if self.task.declared is not None or not self.task.is_text:
             return self.typical
