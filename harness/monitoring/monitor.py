@@ -16,6 +16,7 @@ from harness.data.data_reference import DataReference, dataset_id
 from harness.data.dataset import Stream
 from harness.data.loader import make_loader
 from harness.errors import ComparisonError
+from harness.evidence import Status
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import WindowRecord
 from harness.monitoring import DriftOptions, Limits, windows_at
@@ -294,9 +295,10 @@ class Monitor:
     def drifted_slices(self) -> list[SliceDrift]:
         """The parts of the data that drifted, the surest first; none where the reference has no such parts."""
         found = self.window_slices
-        if found is None or self.reference is None or self.reference.slices is None:
+        if found is None or self.reference is None or self.reference.slices is None or self.verdict is None:
             return []
-        return drifted_slices(self.reference.slices.profiles, found.profiles, self.options)
+        known = self.verdict.drift.names(Status.FAIL)
+        return drifted_slices(self.reference.slices.profiles, found.profiles, self.options, known)
 
     @cached_property
     def options(self) -> DriftOptions:

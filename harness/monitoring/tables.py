@@ -207,7 +207,7 @@ def compare_table(data: Any, reference: Profile, *, measures: Iterable[Measure] 
     current, sample = _profiled(data, compared)
     drift = compare_profiles(compared, current)
     found = [*_of_columns(gone, new), *_of_pairs(kept, sample, current), *([] if drift.same else _of_rows(kept, sample))]
-    found += [] if drift.same else [*_of_slices(data, there, kept, compared), *_of_whole_rows(kept, sample)]
+    found += [] if drift.same else [*_of_slices(data, there, kept, compared, drift), *_of_whole_rows(kept, sample)]
     later = [name for name, each in compared.features.items() if _is_later(each, current.features[name])]
     notes = [
         *notes_of(compared, {**kept, "columns": [name for name in kept["columns"] if name not in gone]}),
@@ -229,14 +229,16 @@ def _known_measures(kept: Mapping[str, Any], given: tuple[Measure, ...]) -> list
     return [*known, *given]
 
 
-def _of_slices(data: Any, there: Sequence[str], kept: Mapping[str, Any], reference: Profile) -> list[TableFinding]:
+def _of_slices(
+    data: Any, there: Sequence[str], kept: Mapping[str, Any], reference: Profile, drift: DriftReport
+) -> list[TableFinding]:
     """The part that drifted most surely; a part that is like the whole says nothing new and is one among the others all the same."""
     stored = kept.get("slices") or {"cuts": {}, "profiles": {}}
     cuts = {name: Cut.from_json(each) for name, each in stored["cuts"].items() if name in there}
     if not cuts:
         return []
     before = {name: Profile.from_json(each) for name, each in stored["profiles"].items()}
-    drifted = drifted_slices(before, _slice_profiles(data, cuts, reference), DEFAULT_DRIFT_OPTIONS)
+    drifted = drifted_slices(before, _slice_profiles(data, cuts, reference), DEFAULT_DRIFT_OPTIONS, drift.names(Status.FAIL))
     more = f"; so have {counted(len(drifted) - 1, 'other slice')}" if len(drifted) > 1 else ""
     return [TableFinding(Status.WARN, "slice_drifted", drifted[0].message + more)] if drifted else []
 

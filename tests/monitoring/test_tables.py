@@ -205,6 +205,17 @@ def test_a_file_that_was_sent_twice_and_rows_of_the_reference_are_findings() -> 
     assert part.findings[0].message == "about 100% of the rows are the reference's own, so this says nothing about new rows"
 
 
+def test_a_part_says_nothing_new_of_a_feature_that_drifted_on_the_whole() -> None:
+    reference = profile_of_table(table(0, "2026-01-01"), slices=["city"])
+    window = table(1)
+    window["temperature"] = window["temperature"] + 15
+    assert codes(compare_table(window, reference)) == []
+    window["visits"] = np.where(window["city"] == "Köln", window["visits"] + 2, window["visits"])
+    (part,) = compare_table(window, reference).findings
+    assert part.code == "slice_drifted"
+    assert part.message.startswith("in city=Köln `visits` has drifted")
+
+
 def test_texts_that_were_sent_twice_are_a_finding_where_a_table_has_no_numbers() -> None:
     texts = [{"language": np.array(["de", "fr"], object)[np.arange(ROWS) % 2], "note": table(seed)["note"]} for seed in range(2)]
     reference = profile_of_table(texts[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -120,19 +120,19 @@ class SliceDrift:
         report: How it differs from the same part of the reference.
         p_adjusted: Of its most significant large difference, corrected for all of its features and all parts (Holm twice).
         parts: How many parts were compared.
+        worst: The feature and its difference.
     """
 
     name: str
     report: DriftReport
     p_adjusted: float
     parts: int
+    worst: tuple[FeatureDrift, Verdict]
 
     @property
     def message(self) -> str:
         """``in country=fr `age` has drifted: KS D = 0.31``, with its p-value."""
-        worst = _worst(self.report)
-        assert worst is not None
-        feature, verdict = worst
+        feature, verdict = self.worst
         effect = verdict.difference.effect
         return (
             f"in {self.name} `{feature.feature}` has drifted: {effect.name} = {effect.value:.2g} (allowed below {effect.floor:g}), "
@@ -141,35 +141,38 @@ class SliceDrift:
         )
 
 
-def drifted_slices(reference: Mapping[str, Profile], current: Mapping[str, Profile], options: DriftOptions) -> list[SliceDrift]:
+def drifted_slices(
+    reference: Mapping[str, Profile], current: Mapping[str, Profile], options: DriftOptions, known: Collection[str] = ()
+) -> list[SliceDrift]:
     """The parts that drifted, the surest first; all parts together raise a false alarm with a probability of at most alpha.
 
     Args:
         reference: Profiles by part.
         current: The window's, on the same scales.
         options: The allowed error, and the least effects that matter.
+        known: Features that drifted on the whole, of which a part says nothing new.
     """
     reports = {}
     for name in [name for name in reference if name in current]:
         shared = reference[name].only(current[name].features)
         reports[name] = compare_profiles(shared, current[name].only(shared.features), options)
-    worst = {name: _worst(report) for name, report in reports.items()}
+    worst = {name: _worst(report, known) for name, report in reports.items()}
     adjusted = holm([found[1].p_adjusted if found else 1.0 for found in worst.values()])
     drifted = [
-        SliceDrift(name, reports[name], p, len(reports))
-        for name, p in zip(reports, adjusted, strict=True)
-        if p <= options.alpha and worst[name] is not None
+        SliceDrift(name, reports[name], p, len(reports), found)
+        for (name, found), p in zip(worst.items(), adjusted, strict=True)
+        if p <= options.alpha and found is not None
     ]
     return sorted(drifted, key=lambda one: one.p_adjusted)
 
 
-def _worst(report: DriftReport) -> tuple[FeatureDrift, Verdict] | None:
+def _worst(report: DriftReport, known: Collection[str]) -> tuple[FeatureDrift, Verdict] | None:
     """The most significant difference that is large enough to matter."""
     large = [
         (feature, verdict)
         for feature in report.features
         for verdict in feature.verdicts
-        if verdict.difference.is_tested and verdict.difference.effect.is_large
+        if feature.feature not in known and verdict.difference.is_tested and verdict.difference.effect.is_large
     ]
     return min(large, key=lambda one: one[1].p_adjusted, default=None)
 
