@@ -52,10 +52,10 @@ class ModelRaisedError(ForwardError):
         error: What it raised.
     """
 
-    def __init__(self, module: str, error: BaseException) -> None:
+    def __init__(self, module: str, error: BaseException, told: str = "") -> None:
         self.module = module
         self.error = error
-        super().__init__(raised(error))
+        super().__init__(told or raised(error))
 
 
 class BackwardRaisedError(ModelRaisedError):
@@ -80,7 +80,16 @@ def blaming(model: nn.Module, kind: type[ModelRaisedError] = ModelRaisedError) -
         raise
     except Exception as error:
         refuse_full_memory(error)
-        raise kind(_running_module(model, error), error) from error
+        raise kind(_running_module(model, error), error, _without_forward(model, error)) from error
+
+
+def _without_forward(model: nn.Module, error: Exception) -> str:
+    """What to do where a model's class has no forward, as Lightning modules that only train; empty for any other error."""
+    name = type(model).__name__
+    if not (isinstance(error, NotImplementedError) and f'Module [{name}] is missing the required "forward"' in str(error)):
+        return ""
+    part = next((path for path, _ in model.named_children()), "model")
+    return f"`{name}` has no `forward`: add one that returns the outputs, such as `def forward(self, x): return self.{part}(x)`"
 
 
 @contextmanager

@@ -141,3 +141,21 @@ def test_arguments_that_are_not_saved_are_named() -> None:
     evidence = found(lambda: Wrapped(nn.Linear(6, 6), ignore=["net"]), "serialisation", "serialisation[own_methods]")
     assert evidence.status is Status.SKIPPED, evidence.explain()
     assert "net" in evidence.message
+
+
+class OnlyTrains(lightning.LightningModule):
+    """Has a network and a training step, and no forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(6, 6)
+
+    def training_step(self, batch: dict[str, Tensor], _index: int) -> Tensor:
+        return self.net(batch["x"]).square().mean()
+
+
+def test_a_module_without_forward_is_told_what_to_write() -> None:
+    found = judge_model(OnlyTrains, NUMBERS, only=["shape_contract"])["shape_contract"]
+    assert found.status is Status.FAIL
+    told = "`OnlyTrains` has no `forward`: add one that returns the outputs, such as `def forward(self, x): return self.net(x)`"
+    assert told in found.message
