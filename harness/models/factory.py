@@ -30,6 +30,7 @@ class Factory:
         place: The file and line whose call the arguments were read from.
         through: The submodule that is called, where the model has no ``forward``.
         method: The method that is called in its place.
+        part: The submodule that is the model, such as the actor of an agent whose critics only its training calls.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Factory:
     place: str = ""
     through: str = ""
     method: str = ""
+    part: str = ""
 
     @property
     def source(self) -> ModelSource:
@@ -67,11 +69,9 @@ class Factory:
         model = self.target(**{each.argument: each.make() for each in self.objects}, **passed)
         if self.method:
             call_by(model, self.method, self.name)
+        if self.part:
+            return model.get_submodule(self.part)
         return called_through(model, self.through) if self.through else model
-
-
-_ACTS = ("pi", "actor", "policy", "generator", "netG", "net_g")
-"""Names of the part of a model that is used once it is trained."""
 
 
 def called_through(model: nn.Module, name: str) -> nn.Module:
@@ -103,22 +103,26 @@ def has_forward(model: nn.Module) -> bool:
 
 
 def inner_model(model: nn.Module) -> str:
-    """The submodule of a model without a ``forward`` that is called in its place: the one that acts, or that holds most of the parameters.
-
-    Empty where the model has a ``forward``, or where there is none.
-    """
+    """The submodule that holds most of the parameters of a model without a ``forward``; empty where it has one, or where none does."""
     if type(model).forward is not nn.Module.forward and not _is_lightning_default(type(model)):
         return ""
     sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
-    acts = next(
-        (name for name in _ACTS if name in sizes and type(model.get_submodule(name)).forward is not nn.Module.forward), ""
-    )
-    if acts:
-        return acts
     largest = max(sizes, key=lambda name: sizes[name], default="")
     whole = sum(sizes.values())
     has_forward = bool(largest) and type(model.get_submodule(largest)).forward is not nn.Module.forward
     return largest if has_forward and sizes[largest] * 2 > whole else ""
+
+
+_ACTS = ("pi", "actor", "policy")
+"""Names of the part of an agent that is used once it is trained."""
+
+
+def acting_part(model: nn.Module) -> str:
+    """The submodule of an agent without a ``forward`` that chooses its actions; empty where there is none."""
+    if type(model).forward is not nn.Module.forward or hasattr(model, "training_step"):
+        return ""
+    children = dict(model.named_children())
+    return next((name for name in _ACTS if name in children and has_forward(children[name])), "")
 
 
 def _is_lightning_default(cls: type[nn.Module]) -> bool:

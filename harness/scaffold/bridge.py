@@ -122,7 +122,7 @@ def needs_bridge(factory: Factory, guess: Guess | None) -> bool:
 
 def needs_build(factory: Factory) -> bool:
     """Whether it takes more than a config to build the model."""
-    return bool(factory.objects) or bool(factory.through)
+    return bool(factory.objects) or bool(factory.through) or bool(factory.part)
 
 
 def needs_adapter(guess: Guess | None) -> bool:
@@ -165,7 +165,7 @@ def bridge_text(source: Source, factory: Factory, guess: Guess | None, signature
             [f"{each.argument}={each.expression}" for each in objects] + [f"{key}={key}" for key in factory.kwargs]
         )
         parameters = ", ".join(f"{key}={value!r}" for key, value in factory.kwargs.items())
-        text += _BUILD.format(parameters=parameters, call=f"{name}({passed})")
+        text += _BUILD.format(parameters=parameters, call=f"{name}({passed})" + (f".{factory.part}" if factory.part else ""))
     if guess is not None and needs_adapter(guess):
         assert guess.plan is not None
         turned = guess.plan.length_first

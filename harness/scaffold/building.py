@@ -19,7 +19,7 @@ from harness.compat import compiler_left_out
 from harness.errors import FactoryError
 from harness.models.arguments import MissingSettingError
 from harness.models.attempts import methods_to_call
-from harness.models.factory import Factory, called_through, has_forward, inner_model
+from harness.models.factory import Factory, acting_part, called_through, has_forward, inner_model
 from harness.models.loading import NO_NETWORK
 from harness.models.settings import compared_word, compared_words, is_switch
 from harness.models.structure import StoppedError, stopping_at
@@ -75,6 +75,9 @@ def built(made: Factory) -> tuple[Factory, nn.Module]:
     if made.method:
         call_by(model, made.method, made.name)
         return made, model
+    part = acting_part(model) if not methods_to_call(type(model)) else ""
+    if part:
+        return replace(made, part=part), model.get_submodule(part)
     through = inner_model(model)
     methods = [] if has_forward(model) else methods_to_call(type(model))
     if methods and not (through and hasattr(model, "training_step")):  # whose methods are steps of a training

@@ -240,5 +240,7 @@ def test_a_part_that_acts_is_called_where_the_model_only_gives_arrays(tmp_path: 
     )
     repository(tmp_path, {"agent.py": text})
     found = scaffold(tmp_path / "agent.py")
-    assert found.factory.through == "pi"
-    assert model_source(load_config(found.config)).build()
+    assert found.factory.part == "pi"
+    assert ".pi\n" in (tmp_path / "modeltiers_model.py").read_text()
+    names = [name for name, _ in model_source(load_config(found.config)).build().named_parameters()]
+    assert names == ["weight", "bias"]  # of the actor only: what its training alone calls is no finding
