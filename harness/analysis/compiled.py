@@ -249,6 +249,7 @@ class _Own:
             if all(gap <= bound(name) for name, gap in measured.items()) or (model := other()) is None:
                 break
             noise = {name: max(noise[name], gap) for name, gap in self.distances(model).items()}
+            del model  # before the next one is made
         return [_Gap(name, number, gap, bound(name)) for name, gap in measured.items()]
 
 
@@ -290,6 +291,7 @@ def _compile(
             run.seconds += processor_seconds() - started
             exact = [_Gap(name, number, gap, 0.0) for name, gap in measured.items()]
             run.gaps += exact if is_exact else own.gaps(number, measured)
+            del own  # with its gradients, before those of the next batch are computed
         run.graph_breaks = {str(reason).splitlines()[0]: int(times) for reason, times in counters["graph_break"].items()}
         run.graphs = int(counters["stats"]["unique_graphs"])
     return run
