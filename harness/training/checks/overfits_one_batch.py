@@ -189,19 +189,16 @@ class _Search:
         left = goal.left(best.best)
         tried = "" if len(attempts) == 1 else f"; {counted(len(attempts) - 1, 'other learning rate')} tried, none better"
         facts |= {"measured": left, "compared": _left(left)}
-        if any(attempt.late for attempt in attempts) or is_falling(best, goal):
+        is_late, falls = any(attempt.late for attempt in attempts), is_falling(best, goal)
+        if is_late or falls:
             message = f"{left:.0%} of the loss that can be learnt on {what} is left after {best.steps} steps: {describe_curve(best, goal)}"
-            if not trial.names_data and self._labels() > _MANY_LABELS:
+            are_many = not trial.names_data and self._labels() > _MANY_LABELS
+            if are_many:
                 message += f"; its {self._labels()} labels are random, and more than a small model learns by heart: name a dataset in `train`"
+            if are_many or (is_late and falls):  # what is cut short by the time there is may still get there
                 return Evidence(_NAME, Status.SKIPPED, message, **facts)
-            return Evidence(
-                _NAME,
-                Status.WARN,
-                message,
-                cause="a model that learns slowly, or labels far from the scale of its outputs",
-                code="learns_slowly",
-                **facts,
-            )
+            cause = "a model that learns slowly, or labels far from the scale of its outputs"
+            return Evidence(_NAME, Status.WARN, message, cause=cause, code="learns_slowly", **facts)
         share = _trained_share(trial)
         if share <= _FEW and goal.left(best.best) < 1.0 - _FELL:
             message = (
