@@ -42,14 +42,16 @@ class Blame(str):
 
     Attributes:
         place: File and line, ``model.py:14``; empty where they are not known.
+        note: What is odd about that line, in words that end the message; empty where nothing is.
     """
 
     place: str
+    note: str
 
-    def __new__(cls, module: str, place: str = "") -> Blame:
+    def __new__(cls, module: str, place: str = "", note: str = "") -> Blame:
         """The path, with the place beside it."""
         blame = super().__new__(cls, module)
-        blame.place = place
+        blame.place, blame.note = place, note
         return blame
 
 
@@ -111,8 +113,9 @@ class Evidence:
                     self, status=Status.FAIL, message=told, details=self.details | details, code=CODE, investigate=None
                 )
             module = ""
-        place = self.place or getattr(module, "place", "")
-        return replace(self, module=str(module), place=place, investigate=None)
+        place, note = self.place or getattr(module, "place", ""), getattr(module, "note", "")
+        message = f"{self.message}: {note}" if note else self.message
+        return replace(self, message=message, module=str(module), place=place, investigate=None)
 
     def at(self, place: str) -> Evidence:
         """The evidence with a line to look at."""

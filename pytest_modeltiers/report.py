@@ -37,8 +37,9 @@ from pytest_modeltiers.results import (
     without_plots,
 )
 from pytest_modeltiers.suite import Suite
-from pytest_modeltiers.terminal import annotation, append_summary
+from pytest_modeltiers.terminal import annotation, append_summary, print_wrapped
 from pytest_modeltiers.time_budget import SPENT
+from pytest_modeltiers.without_config import limits_found
 
 _CRASHED = "crashed while running"
 
@@ -155,7 +156,8 @@ class Reporter:
         from pytest_modeltiers.terminal import print_summary, put_back
 
         for path, report in self.reports.items():
-            print_summary(terminalreporter, self.name_of(path), self._of(path), report)
+            limits = limits_found(self.config, path)
+            print_summary(terminalreporter, self.name_of(path), self._of(path), report, limits)
         put_back(self, terminalreporter)
         for file in self.written:
             terminalreporter.write_line(f"report: {file}")
@@ -175,8 +177,11 @@ class Reporter:
 
     def _say_what_is_next(self, terminal: pytest.TerminalReporter) -> None:
         if any(report.get_failed_checks() for report in self.reports.values()):
-            if self.config.pluginmanager.has_plugin("lfplugin"):
-                terminal.write_line("next: the same command with --lf runs again what failed")
+            steps = ["--lf runs again what failed"] if self.config.pluginmanager.has_plugin("lfplugin") else []
+            skipped = sum(result.status is Status.SKIPPED for result in self.results.values())
+            steps += [f"-v names what held{' and why the rest was skipped' if skipped else ''}"]
+            steps += [] if self.config.getoption("model_report") else ["--model-report DIR writes a page"]
+            print_wrapped(terminal, "next: ", ", ".join(steps))
         elif all(report.model_facts.get("model", "").startswith("embedded ") for report in self.reports.values()):
             terminal.write_line("next: modeltiers check model.py judges a model of yours")
         elif not self.config.getoption("model_report"):

@@ -117,41 +117,56 @@ def put_back(reporter: Reporter, terminal: pytest.TerminalReporter) -> None:
         reporter.set_aside = []
 
 
-def print_summary(terminal: pytest.TerminalReporter, name: str, results: list[Result], report: ExportHealthReport) -> None:
-    """Prints the results of one config: what is wrong in full, the rest in a few lines; all of it with ``-v``, none with ``-q``."""
-    colour = "red" if report.get_failed_checks() else "yellow" if report.summary["warnings"] or not report.checks else "green"
+def print_summary(
+    terminal: pytest.TerminalReporter, name: str, results: list[Result], report: ExportHealthReport, limits: Sequence[str] = ()
+) -> None:
+    """Prints the results of one config: a line a tier, and below them what is wrong, so that it is what one sees first.
+
+    What held, what was skipped, and the details of warnings are shown where nothing failed, or with ``-v``.
+
+    Args:
+        terminal: Where to.
+        name: The config, as it is shown.
+        results: Of its tests.
+        report: What follows from them.
+        limits: What was read off a model without a config, and is a limit of it.
+    """
+    has_failed = bool(report.get_failed_checks())
+    colour = "red" if has_failed else "yellow" if report.summary["warnings"] or not report.checks else "green"
     terminal.write_sep("=", f"{report.model_name} ({visible(name)}): {title(report)}", bold=True, **{colour: True})
+    for limit in limits:
+        print_wrapped(terminal, "note: ", f"{limit}; a bug, unless you mean it so", hanging="  ", yellow=True)
     by_name = {check_name(result): result for result in results}
-    causes = report.causes
-    red = {check.check_name.partition("::")[2] for cause in causes for check in (cause.owner, *cause.also)}
+    red = {check.check_name.partition("::")[2] for cause in report.causes for check in (cause.owner, *cause.also)}
     for tier in sorted({result.tier for result in results}):
         rows = [result for result in results if result.tier == tier]
         left_out = [check for check in report.skipped if check.tier == tier and check.check_name not in by_name]
         terminal.write_line(f"tier {tier} · {TIERS.get(tier, '')}: {_counts(rows, left_out)}", bold=True)
-        for cause in causes:
-            result = by_name[cause.owner.check_name]
-            if result.tier == tier:
-                _print_cause(terminal, cause, result, by_name)
-            for other in (by_name[check.check_name] for check in cause.also):
-                if other.tier == tier != result.tier:
-                    terminal.write(f"  {_WORDS[other.status]} ", **_MARKUP[other.status])
-                    terminal.line(f"{other.label}: see {result.label}")
         if terminal.verbosity > 0:
             _print_rows(terminal, [*_of(rows, Status.OK), *_of(rows, Status.SKIPPED)])
             for check in left_out:
                 _print_names(terminal, "none", [check.check_name.partition("::")[2]], check.reason)
-        elif terminal.verbosity == 0:
+        elif terminal.verbosity == 0 and not has_failed:
             _print_names(terminal, "ok", [row.label for row in _of(rows, Status.OK)])
             for reason, names in _by_reason(_of(rows, Status.SKIPPED)).items():
                 if not _names_one_of(red, reason):
                     _print_names(terminal, "skip", names, shortened(reason, _REASON))
         for text in figures_of(rows):
             if terminal.verbosity > 0 or _CACHE not in text:
-                _print_wrapped(terminal, "  ", text)
+                print_wrapped(terminal, "  ", text)
         if terminal.verbosity > 0 and (text := most_calls(rows)):
-            _print_wrapped(terminal, "  ", text, hanging="    ", light=True)
+            print_wrapped(terminal, "  ", text, hanging="    ", light=True)
     if report.coverage:
-        _print_wrapped(terminal, "", report.coverage, yellow=True)
+        print_wrapped(terminal, "", report.coverage, yellow=True)
+    for cause in sorted(report.causes, key=lambda cause: cause.status != "failed"):
+        terminal.line("")
+        result = by_name[cause.owner.check_name]
+        if cause.status == "failed" or not has_failed or terminal.verbosity > 0:
+            _print_cause(terminal, cause, result, by_name)
+        else:
+            print_headline(terminal, result)
+    if report.causes:
+        terminal.line("")
 
 
 def _of(rows: Iterable[Result], status: Status) -> list[Result]:
@@ -191,7 +206,7 @@ def _print_names(terminal: pytest.TerminalReporter, word: str, names: Sequence[s
         entry, _, case = name.rstrip("]").partition("[")
         cases.setdefault(entry, []).extend([case] if case else [])
     told = ", ".join(f"{entry}[{', '.join(found)}]" if found else entry for entry, found in cases.items())
-    _print_wrapped(terminal, _INDENT, f"{told}: {reason}" if reason else told, hanging=_INDENT, started=True, light=True)
+    print_wrapped(terminal, _INDENT, f"{told}: {reason}" if reason else told, hanging=_INDENT, started=True, light=True)
 
 
 def title(report: ExportHealthReport) -> str:
@@ -212,7 +227,7 @@ def print_headline(terminal: pytest.TerminalReporter, result: Result) -> None:
     """What is wrong, in a sentence."""
     terminal.write(f"  {_WORDS[result.status]} ", **_MARKUP[result.status])
     terminal.write(f"{result.label}: ", bold=True)
-    _print_wrapped(terminal, " " * (len(result.label) + 9), result.message, hanging=_INDENT, started=True)
+    print_wrapped(terminal, " " * (len(result.label) + 9), result.message, hanging=_INDENT, started=True)
 
 
 def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result, by_name: Mapping[str, Result]) -> None:
@@ -224,19 +239,25 @@ def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result
             _print_code(terminal, evidence.excerpt.text, ">")
         facts = {
             "counterexample": evidence.counterexample if evidence else "",
-            "measured": evidence.comparison if evidence else "",
+            "measured": evidence.comparison if evidence and not _says(evidence.message, evidence.comparison) else "",
             "usual cause": evidence.cause if evidence else "",
             "also shows as": also_text(cause.also),
             "not judged": _waiting_text(cause, by_name.values()),
         }
         for label, text in facts.items():
             if text:
-                _print_wrapped(terminal, f"{_INDENT}{label}: ", text, hanging=_INDENT + "  ")
+                print_wrapped(terminal, f"{_INDENT}{label}: ", text, hanging=_INDENT + "  ")
         if evidence is not None and evidence.mending is not None:
-            _print_wrapped(terminal, _INDENT, f"with this change of {evidence.mending.place} the property holds:")
+            print_wrapped(terminal, _INDENT, f"with this change of {evidence.mending.place} the property holds:")
             _print_code(terminal, evidence.mending.text, "-+")
     for name in (cause.owner.check_name, *(check.check_name for check in cause.also)):
         _print_captured(terminal, by_name[name])
+
+
+def _says(message: str, comparison: str) -> bool:
+    """Whether a message holds every number of a comparison already."""
+    numbers = re.findall(r"\d[\d.,]*(?:e-?\d+)?\b", comparison)
+    return len(numbers) > 1 and all(re.search(rf"(?<![\d.]){re.escape(number)}(?![\d])", message) for number in numbers)
 
 
 def _waiting_text(cause: Cause, results: Iterable[Result]) -> str:
@@ -272,7 +293,7 @@ def _print_rows(terminal: pytest.TerminalReporter, rows: list[Result]) -> None:
         terminal.write(f"  {_WORDS[row.status]:<5}", **_MARKUP[row.status])
         terminal.write(f"{row.label:<{width}} ")
         lead = " " * (width + 8)
-        _print_wrapped(terminal, lead, _notes(row, _columns() - len(lead)), hanging=_INDENT + "  ", started=True, light=True)
+        print_wrapped(terminal, lead, _notes(row, _columns() - len(lead)), hanging=_INDENT + "  ", started=True, light=True)
 
 
 def _notes(row: Result, room: int) -> str:
@@ -290,7 +311,7 @@ def _columns() -> int:
     return max(_NARROWEST, shutil.get_terminal_size(_FALLBACK).columns)
 
 
-def _print_wrapped(
+def print_wrapped(
     terminal: pytest.TerminalReporter, lead: str, text: str, *, hanging: str | None = None, started: bool = False, **markup: bool
 ) -> None:
     """A text in lines that fit, broken between words only.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -22,9 +23,12 @@ OPTION = "--model"
 _FOUND = "MODELTIERS_MODEL_CONFIGS"
 """The environment variable by which the workers of pytest-xdist are told what the main process wrote."""
 
-_COMMENT = "  # "
+_COMMENT = " # "
 _SHORTEST_COMMENT = 24
 """Columns that a comment gets however narrow the terminal is."""
+
+_LIMITED = re.compile(r"(\w+) = .* # sizes from .*, (in steps of \d+)(?: \((.*)\))?;")
+"""A line of a config about an axis that cannot have every size."""
 
 _SAID = pytest.StashKey[list[str]]()
 """What the header says of the configs that were written."""
@@ -119,6 +123,21 @@ def said(config: pytest.Config) -> list[str]:
     """What was written, for the header, within the width of the terminal."""
     width = config.get_terminal_writer().fullwidth
     return [part for line in config.stash.get(_SAID, []) for part in _wrapped(line, width)]
+
+
+def limits_found(config: pytest.Config, path: Path) -> list[str]:
+    """What was read off a model that has no config, and would be a bug if it were not meant: axes that take some sizes only.
+
+    Args:
+        config: pytest's.
+        path: The config that was written for the model.
+    """
+    if path not in config.stash[SHOWN_AS]:
+        return []
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, step, raises in _LIMITED.findall(path.read_text(encoding="utf-8")):
+        found.setdefault((step, raises), []).append(name)
+    return [f"{' and '.join(names)} judged only {step}{f': {why}' if why else ''}" for (step, why), names in found.items()]
 
 
 def _wrapped(line: str, width: int) -> list[str]:

@@ -130,6 +130,7 @@ MONITORING = (
         5,
         "The metrics on the evaluation data are finite and within the config's thresholds",
         "harness.monitoring.checks:evaluation",
+        owned_by=("harm",),
     ),
     Property(
         "baseline_regression",
@@ -147,10 +148,11 @@ MONITORING = (
             "labels": Case(
                 "The labels are distributed as in the reference profile", needs=lambda task: not task.has_inputs_as_labels
             ),
-            "outputs": Case("The model's outputs are distributed as in the reference profile"),
+            "outputs": Case("The model's outputs are distributed as in the reference profile", owned_by=("drift[inputs]",)),
             "scores": Case(
                 "The model makes no more mistakes, nor graver ones, than in the reference profile",
                 needs=lambda task: not task.has_random_labels,
+                owned_by=("harm",),
             ),
         },
     ),

@@ -243,7 +243,9 @@ def read_profile(connection: Connection, run_id: int, name: str) -> Any:
     row = connection.execute(query.order_by(profiles.c.id.desc()).limit(1)).first()
     if row is None:
         there = ", ".join(read_profile_names(connection, run_id)) or "none at all"
-        raise ExperimentError(f"run {run_id} has no profile {name!r}; it has: {there}")
+        raise ExperimentError(
+            f"run {run_id} has no profile {name!r}; it has {there}; `modeltiers profile --run {run_id}` stores one"
+        )
     return row.document if row.blob is None else bytes(row.blob)
 
 

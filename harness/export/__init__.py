@@ -54,6 +54,11 @@ def runtime_message(error: BaseException) -> str:
     """ONNX Runtime's message without its error codes and the positions in its sources."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = re.sub(r"^\d+ : [A-Z_]+ : ", "", text.rpartition("[ONNXRuntimeError] : ")[2])
+    text = re.sub(
+        r"Non-zero status code returned while running (\w+) node\. Name:'([^']*)' Status Message: ",
+        r"an error in \1 `\2`: ",
+        text,
+    )
     return shortened(_SOURCES.sub("", text))
 
 

@@ -26,7 +26,7 @@ MOST_CARDS = 100
 
 _MAX_LABEL = 34
 _LONGEST_LEAD = 120
-_CODE_OR_BREAK = re.compile(r"`[^`\n]+`|; ")
+_CODE_OR_BREAK = re.compile(r"`[^`\n]+`|\([^()\n]*\)|; ")
 _SHORT_NAME = 16
 _PATH = re.compile(r"[\w.]+")
 _JOINTS_OF_ID = re.compile(r"(?<=[:/])(?![:/])|(?=\[)")
@@ -242,7 +242,7 @@ def shorten(name: str, limit: int = _MAX_LABEL) -> str:
 
 
 def lead_and_rest(message: str) -> tuple[str, str]:
-    """A message's headline, and what goes below it: further lines or, of a long one, what follows the first semicolon outside code."""
+    """A message's headline, and what goes below it: further lines or, of a long one, what follows a semicolon outside of code and brackets."""
     lead, _, rest = message.strip().partition("\n")
     if rest or len(lead) <= _LONGEST_LEAD:
         return lead, "\n".join(line for line in rest.splitlines() if line.strip())

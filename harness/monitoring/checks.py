@@ -93,7 +93,7 @@ def evaluation(monitor: Monitor) -> Evidence:
         "thresholds": dict(expected.thresholds),
         "rows": found.examples,
     }
-    on = f"on {_rows(found)} of {monitor.data.origin.name}{_unknown(monitor)}"
+    on = f"on {_rows(found)} of {monitor.data.origin.name}{_unknown(monitor)}{_fresh(monitor)}"
     if not all(map(math.isfinite, metrics.values())):
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         message = f"{lacking}{_listed(broken)} not finite {on}: some logits are NaN or infinite"
@@ -156,7 +156,7 @@ def baseline_regression(monitor: Monitor) -> Evidence:
     return Evidence(
         "baseline_regression",
         comparison.status,
-        comparison.message.replace("\n", "; ") + where,
+        comparison.message.replace("\n", "; ") + where + _fresh(monitor),
         worst.measured,
         worst.bound,
         worst.unit,
@@ -247,12 +247,17 @@ def harm(monitor: Monitor) -> Evidence:
     code = "column_gone" if lacking else found.code
     lost = monitor.lost_slices
     seldom = among_earlier(monitor, ACCURACY) if found.status is not Status.OK else ""
-    message = lacking + found.message + seldom + lost_in_slices(lost) + slices_not_compared(monitor)
+    message = lacking + found.message + seldom + lost_in_slices(lost) + slices_not_compared(monitor) + _fresh(monitor)
     details["slices"] = [one.to_json() for one in lost]
     if lost and found.status is Status.OK:
         loss, allowed = 100 * lost[0].loss, 100 * monitor.limits.impact_margin
         return Evidence("harm", Status.WARN, message, loss, allowed, "points", details=details, code="slice_harmed")
     return Evidence("harm", found.status, message, found.measured, found.bound, found.unit, details=details, code=code)
+
+
+def _fresh(monitor: Monitor) -> str:
+    """That nobody trained the model that is judged, as far as the config says; or nothing."""
+    return "; the config names no `weights`: these are the ones that the model is made with" if monitor.has_fresh_weights else ""
 
 
 def _code_of_rows(repeated: Sequence[tuple[str, str]], *, is_too_small: bool, depend: bool, slices: bool) -> str:

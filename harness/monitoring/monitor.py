@@ -69,6 +69,7 @@ class Monitor:
         on_batch: Told how many batches were evaluated, and of how many.
         group: The column that says which rows belong together; ``None`` where rows are independent.
         slices: Columns whose values are parts to be judged one by one.
+        has_fresh_weights: Whether the weights are those that the model is made with.
     """
 
     model: nn.Module
@@ -81,6 +82,7 @@ class Monitor:
     on_batch: Callable[[int, int], None] | None = None
     group: str | None = None
     slices: Sequence[str] = ()
+    has_fresh_weights: bool = False
 
     @cached_property
     def data(self) -> Dataset:

@@ -230,6 +230,7 @@ def monitor_of(
         on_batch=on_batch,
         group=config.eval_config().group,
         slices=config.eval_config().slices,
+        has_fresh_weights=model_source(config).has_fresh_weights,
     )
 
 

@@ -51,11 +51,13 @@ def located(evidence: Evidence, model: nn.Module) -> Evidence:
 
 def _file_of(name: str, model: nn.Module) -> Path | None:
     """The file that a place names: from the current folder, or by its name among those that the model's code, or any loaded code, is in."""
-    if Path(name).is_file():
-        return Path(name).absolute()
-    modules = [sys.modules.get(type(module).__module__) for module in model.modules()]
-    files = (getattr(module, "__file__", None) for module in (*modules, *list(sys.modules.values())))
-    return next((Path(file) for file in files if file and Path(file).name == name), None)
+    names = dict.fromkeys(type(module).__module__ for module in model.modules())
+    own = [getattr(sys.modules.get(module), "__file__", None) for module in names]
+    shown = (file for file in own if file and shown_place(file, 1).rpartition(":")[0] == name)
+    if (file := next(shown, "")) or Path(name).is_file():  # the current folder may have one of that name too
+        return Path(file or name).absolute()
+    loaded = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return next((Path(file) for file in loaded if file and Path(file).name == name), None)
 
 
 def forward_of(model: nn.Module, path: str) -> str:
@@ -137,6 +139,15 @@ def line_that_calls(model: nn.Module, path: str, names: Collection[str], method:
     for file, cls, node in _nodes_near(model, path):
         is_one = isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in names
         if is_one and (not method or _method_around(file, cls, node.lineno) == method):  # type: ignore[attr-defined]
+            return shown_place(file, node.lineno)  # type: ignore[attr-defined]
+    return ""
+
+
+def line_that_fixes_a_size(model: nn.Module) -> str:
+    """The first line that makes a size of a tensor a number of Python, ``int(x.shape[-1])``, which an export then keeps."""
+    for file, _, node in _nodes_near(model, WHOLE):
+        text = ast.unparse(node) if isinstance(node, ast.stmt) else ""
+        if re.search(r"\.shape|\.size\(", text) and re.search(r"\b(int|float|round)\(", text):
             return shown_place(file, node.lineno)  # type: ignore[attr-defined]
     return ""
 

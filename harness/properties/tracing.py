@@ -200,10 +200,23 @@ def first_divergence(left: list[Call], right: list[Call], view_left: View, view_
     step = _first_differing(steps, others, view_left, view_right)
     if step is None:
         return Blame(call.module)
+    if _differ(step[0].inputs, step[1].inputs, view_left, view_right) and (place := _branch_before(call, other, step)):
+        return Blame(call.module, place, f"line {place.rpartition(':')[2]} runs in only one of the two calls")
     # What it reads may lack the axis that the view is of, such as a mean over it: then whatever made that one mixed it.
     before = [(key, each) for key, each in steps[: [each for _, each in steps].index(step[0])] if _reduces(each)]
     mixing = _first_differing(before, others, _or_all(view_left), _or_all(view_right))
     return Blame(call.module, (mixing or step)[0].place)
+
+
+def _branch_before(call: Call, other: Call, step: tuple[Step, Step]) -> str:
+    """The line that only one of two calls runs, and that makes what a step of it reads; empty where there is none."""
+    for one, reading, another in ((call, step[0], other), (other, step[1], call)):
+        taken = {each.place for each in another.steps}
+        for each in one.steps[: one.steps.index(reading)]:
+            made = ((out, read) for out in each.outputs for read in reading.inputs if out.dtype == read.dtype)
+            if each.place not in taken and any(torch.equal(*pair) for pair in made):
+                return each.place
+    return ""
 
 
 def mixes_by_attention(blame: Blame, calls: list[Call]) -> bool:
@@ -325,9 +338,8 @@ def finite(tensor: Tensor) -> bool:
     """Whether a floating tensor holds neither NaN nor infinity; an additive mask's -inf is no defect."""
     if not tensor.is_floating_point():
         return True
-    return not bool((tensor.isnan() | (tensor == float("inf"))).any()) and not bool(
-        tensor.isneginf().all() if tensor.numel() else False
-    )
+    broken = tensor.isnan() | (tensor == float("inf"))
+    return not bool(broken.any()) and not (tensor.numel() and bool(tensor.isneginf().all()))
 
 
 def _split_rows(tensor: Tensor, sizes: Sizes) -> Tensor | None:
@@ -390,8 +402,6 @@ def _dense(tensor: Tensor) -> Tensor:
 
 def fields_of(output: Any) -> Any:
     """A module's output as something whose tensors can be listed, such as a Hugging Face ModelOutput."""
-    return (
-        dict(output)
-        if hasattr(output, "keys")
-        else (vars(output) if hasattr(output, "logits") and hasattr(output, "__dict__") else output)
-    )
+    if hasattr(output, "keys"):
+        return dict(output)
+    return vars(output) if hasattr(output, "logits") and hasattr(output, "__dict__") else output

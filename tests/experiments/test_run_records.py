@@ -178,7 +178,7 @@ def test_profiles_as_documents_and_bytes(db: ExperimentDB) -> None:
     assert db.get_profile(run) == {"edges": []}, "the newest of a name"
     db.log_profile(run, b"\x00\xff", name="outputs", kind="logits")
     assert db.get_profile(run, "outputs") == b"\x00\xff"
-    with pytest.raises(ExperimentError, match=r"run 1 has no profile 'input'; it has: edges, outputs, reference"):
+    with pytest.raises(ExperimentError, match=r"run 1 has no profile 'input'; it has edges, outputs, reference"):
         db.get_profile(run, "input")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import linecache
 from pathlib import Path
 
 from planted_bugs.tier4.exports import make_exports
-from planted_bugs.tier4.models import language_model, with_nan
+from planted_bugs.tier4.models import Scores, language_model, with_nan
+from torch import Tensor
 
 from harness.catalogue import CATALOGUE, names_of
 from harness.evidence import Status
@@ -28,3 +30,17 @@ def test_the_peak_of_memory_is_the_same_alone_and_after_others(tmp_path: Path) -
     for name in ("forward_pass_validation", "shape_validation"):
         assert judge_export(name, exports).status is Status.OK
     assert judge_export("memory_requirements", exports).measured == alone.measured
+
+
+def test_a_branch_on_a_size_that_a_file_has_frozen_is_one_failure_with_its_line(tmp_path: Path) -> None:
+    class Branches(Scores):
+        def forward(self, features: Tensor) -> Tensor:
+            if len(features) > 1:
+                features = features * 3  # not of a single row
+            return super().forward(features)
+
+    exports = make_exports(Branches(), tmp_path, "torchscript")
+    found = judge_export("numerical_consistency", exports, "torchscript")
+    assert found.status is Status.FAIL
+    assert "is skipped there, and the file always runs it" in found.message, found.message
+    assert "not of a single row" in linecache.getline(__file__, int(found.place.rpartition(":")[2]))

@@ -115,7 +115,6 @@ def test_a_failure_card_leads_with_the_message_and_gives_all_that_is_known() -> 
         "Token 5 leaks into position 3 (first seen in blocks.1.attn) ✕ Failed tier1::causal"
     )
     assert page.texts("dt") == [
-        "health score",
         "Blamed module",
         "Usual cause",
         "What to do",
@@ -123,8 +122,9 @@ def test_a_failure_card_leads_with_the_message_and_gives_all_that_is_known() -> 
         "Measured",
         "Test",
         "Run it again",
-    ]
-    assert page.texts("dd")[-1] == "pytest models.yaml -k causal"
+        "health score",
+    ], "what is wrong stands before what is judged"
+    assert page.texts("dd")[-2] == "pytest models.yaml -k causal"
     assert "blocks.1.attn" in page.texts("code")
 
 

@@ -69,7 +69,7 @@ def test_what_is_not_there_or_no_profile_is_said(db: ExperimentDB) -> None:
         db.log_profile(run.id, b"MTPROF\xff\x00" + bytes(20), "newer")
     with pytest.raises(UnknownRunError, match="Did you mean 'trained'"):
         load_profile(db, "trainde")
-    with pytest.raises(ExperimentError, match="has no profile 'reference'; it has: foreign, newer"):
+    with pytest.raises(ExperimentError, match="has no profile 'reference'; it has foreign, newer"):
         load_profile(db, run.id)
     with pytest.raises(ProfileError, match="not a profile"):
         load_profile(db, run.id, "foreign")

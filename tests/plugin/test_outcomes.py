@@ -116,7 +116,7 @@ def test_every_test_has_a_row_with_v(project: Any) -> None:
 @pytest.mark.parametrize(
     ("model", "options", "said"),
     [
-        (LEAKY, [], "next: the same command with --lf runs again what failed"),
+        (LEAKY, [], "next: --lf runs again what failed, -v names what held*"),
         (GOOD, [], "next: --model-report DIR writes a page with every measurement"),
         (None, ["--model-report", "out"], "next: modeltiers check model.py judges a model of yours"),
     ],

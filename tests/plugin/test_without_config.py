@@ -35,6 +35,29 @@ def test_a_file_runs_without_a_config_which_is_printed(project: Project) -> None
     assert sorted(path.name for path in project.path.iterdir() if path.suffix in (".toml", ".py")) == ["net.py"]
 
 
+HALVED = """
+import torch
+from torch import nn
+
+class Halved(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 4, 3, 2, 1), nn.ConvTranspose2d(4, 2, 2, 2)
+
+    def forward(self, image):
+        return self.up(self.down(image)) + image[:, :2]
+"""
+
+
+def test_sizes_that_do_not_work_are_said_with_the_line_that_refuses_them(project: Project) -> None:
+    project.write("halved.py", HALVED)
+
+    result = project.run("--model", "halved.py", "-m", "tier1", "-k", "rng_untouched")
+
+    said = "note: height and width judged only in steps of 2: 33 raises RuntimeError at halved.py, line 11"
+    assert said in " ".join(output(result).split())
+
+
 @pytest.mark.parametrize(
     ("line", "shown"),
     [

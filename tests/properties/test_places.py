@@ -20,6 +20,7 @@ from harness.properties.places import (
     forward_of,
     line_that_calls,
     line_that_changes_a_weight,
+    line_that_fixes_a_size,
     line_that_sets,
     lines_that_load_in_part,
     located,
@@ -264,3 +265,18 @@ def test_an_error_in_a_function_is_told_with_the_line_that_called_it() -> None:
     located_at = located(Evidence("x", Status.FAIL, told), Inner())
     assert line_at(located_at.place) == 'raise ValueError("odd")'
     assert located_at.where == ""
+
+
+class WholeSizes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.repeats = int(2.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = int(x.shape[0])
+        return x.reshape(rows, -1)
+
+
+def test_the_line_that_makes_a_size_a_number_of_python_is_found() -> None:
+    assert line_that_fixes_a_size(WholeSizes()) == line(WholeSizes, "int(x.shape[0])")
+    assert line_that_fixes_a_size(nn.Linear(2, 2)) == ""

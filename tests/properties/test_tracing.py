@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import linecache
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -59,6 +61,30 @@ def test_the_module_that_mixes_is_named_and_not_the_layer_after_the_mixing() -> 
     y = x.clone()
     y[1:] += 1
     assert first_divergence(record(model, x), record(model, y), row_view(Sizes(3), 0)) == "mixer"
+
+
+def test_a_line_that_one_of_two_calls_does_not_run_is_named() -> None:
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.places, self.write = nn.Linear(4, 4), nn.Parameter(torch.ones(9, 4)), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.read(x)
+            if x.shape[1] > 1:
+                x = x + self.places[: x.shape[1]]  # not of a single token
+            return self.write(x.relu() * 2)
+
+    def recorded(x: Tensor) -> list:
+        with recording(model, lines=True) as calls, torch.no_grad():
+            model(x)
+        return calls
+
+    model, x = Placed(), torch.randn(2, 3, 4)
+    found = first_divergence(recorded(x), recorded(x[:, :1]), lambda each: each[:, :1])
+    line = int(found.place.rpartition(":")[2])
+    assert "not of a single token" in linecache.getline(__file__, line)
+    assert found.note == f"line {line} runs in only one of the two calls"
 
 
 def test_recordings_that_agree_name_nothing() -> None:

@@ -24,6 +24,14 @@ class Summed(LitScores):
         return each.sum()
 
 
+class Logged(LitScores):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        each = F.cross_entropy(self(batch["features"]), batch["labels"], reduction="none")
+        loss = each.sum()
+        self.log("loss", loss)  # which copies the loss, in code of Lightning's
+        return loss
+
+
 class Undefined(LitScores):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         share = (labels > 99).sum() / (labels > 99).sum()
@@ -53,6 +61,7 @@ class ClippedLate(ManualScores):
     ("build", "test", "line"),
     [
         (Summed, "initial_loss", "each.sum()"),
+        (Logged, "initial_loss", "each.sum()"),
         (Undefined, "overfits_one_batch", "share = "),
         (Left, "optimizer_coverage", "torch.optim.AdamW(self.net.hidden"),
         (Scheduled, "learning_rate_schedule", "CosineAnnealingLR(optimizer"),
@@ -65,6 +74,16 @@ def test_a_finding_names_the_line(build: Callable[[], nn.Module], test: str, lin
     assert found.status in (Status.FAIL, Status.WARN)
     assert Path(file).name == Path(__file__).name, found.explain()
     assert line in linecache.getline(__file__, int(number))
+
+
+def test_what_no_optimizer_holds_is_said_once(tmp_path: Path) -> None:
+    class Forgotten(LitScores):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.net.hidden.parameters(), lr=1e-2)
+
+    found = Training(TABLE, Forgotten).judge(["optimizer_coverage", "resume", "fine_tuning"], tmp_path)
+    assert found["optimizer_coverage"].status is Status.FAIL
+    assert all("(see optimizer_coverage)" in found[name].message for name in ("resume", "fine_tuning")), found
 
 
 def test_a_model_without_a_loss_of_its_own_has_no_such_line(tmp_path: Path) -> None:

@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 
+from harness.batches import Sizes
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.export import outcome
 from harness.export.clean_process import CleanRun, ExportedFile
 from harness.export.exports import Exports, Run
 from harness.export.program import LOGITS, UNLIMITED, Outputs, Program
-from harness.export.shape_grid import Point
+from harness.export.shape_grid import Point, is_possible
 from harness.export.store.identity import versions
 from harness.files import json_hash
 from harness.properties.noise import difference
+from harness.properties.places import line_that_fixes_a_size
 from harness.runtime import seeded
 from harness.wording import counted
 
@@ -241,9 +243,10 @@ def dynamic_axes(exports: Exports, format: str) -> Evidence:
         bound=0.0 if refused else None,
         unit="shapes refused",
         counterexample=next((point.describe(program) for point in refused), ""),
+        place=line_that_fixes_a_size(exports.reference) if refused and not (static or narrowed) else "",
         code="fixed_axis" if static else "narrower_axis" if narrowed else "size_refused",
         cause=_what_works(
-            exports, format, {**dict.fromkeys(static or ({} if narrowed else _suspects(program, refused))), **narrowed}
+            exports, format, {**dict.fromkeys(static or ({} if narrowed else _suspects(exports, run, refused))), **narrowed}
         ),
         details=details,
     )
@@ -320,12 +323,20 @@ def _narrowing(axis: str, limits: tuple[int, int | None], program: Program, guar
     return f"{axis} is valid only from {limits[0]} to {upper}, declared from {low} to {high}{why}"
 
 
-def _suspects(program: Program, refused: Iterable[Point]) -> list[str]:
-    """The axes that have another size than the example's wherever a file refuses a shape."""
-    own = program.sizes.by_axis(program.task)
-    sizes = [point.sizes.by_axis(program.task) for point in refused]
-    changed = [axis for axis in program.limits if all(each[axis] != own[axis] for each in sizes)]
-    return changed or [*program.limits]
+def _suspects(exports: Exports, run: Run, refused: Iterable[Point]) -> list[str]:
+    """The axes at whose other sizes alone a file refuses a batch; where it is none of them, all of which it refuses every size but one."""
+    task, limits = exports.program.task, exports.program.limits
+    own = exports.program.sizes.by_axis(task)
+    sizes = [point.sizes.by_axis(task) for point in refused]
+
+    def is_refused(axis: str) -> bool:
+        others = dict.fromkeys(each[axis] for each in sizes if each[axis] != own[axis])
+        tried = ({**own, axis: size} for size in others)
+        points = (Point(Sizes.for_task(task, each)) for each in tried if is_possible(task.signature, each))
+        return any(_refusal(run, exports, point) for point in points)
+
+    alone = [axis for axis in limits if is_refused(axis)]
+    return alone or [axis for axis in limits if all(each[axis] != own[axis] for each in sizes)] or [*limits]
 
 
 def _what_works(exports: Exports, format: str, axes: dict[str, tuple[int, int | None] | None]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.batches import Batch
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.export import one_line
@@ -19,6 +20,7 @@ from harness.export.formats import ExportError, WrongFile, outputs_by_name
 from harness.export.program import LOGITS, Outputs, promised_outputs
 from harness.export.shape_grid import Point
 from harness.properties.noise import FACTOR, difference
+from harness.properties.tracing import recording
 from harness.wording import counted, figure
 
 _NAME = "numerical_consistency"
@@ -84,7 +86,8 @@ def numerical_consistency(exports: Exports, format: str) -> Evidence:
         return Evidence(
             _NAME, Status.OK, f"{_agrees(found, exports)}; the remaining difference is rounding: it vanishes in float64", **facts
         )
-    return _differs(exports, format, worst, facts, _by_size(found, refused, worst.output, exports))
+    by_size = _by_size(found, refused, worst.output, exports)
+    return _frozen(exports, format, found, worst, facts, by_size) or _differs(exports, format, worst, facts, by_size)
 
 
 def compare(exports: Exports, point: Point, outputs: Outputs) -> list[Compared]:
@@ -182,6 +185,41 @@ def _by_size(found: list[Compared], refused: dict[Point, str], output: str, expo
             notes.get(label, "" if math.isfinite(value) else "not finite") for label, value in zip(labels, values, strict=True)
         ],
     }
+
+
+def _frozen(
+    exports: Exports, format: str, found: list[Compared], worst: Compared, facts: dict[str, Any], by_size: dict[str, Any]
+) -> Evidence | None:
+    """The finding where the file is right at the exporter's example, and a line of the model runs at only one of that and the point."""
+    if worst.point.seen(exports.program) or any(_excess(each) > 1 for each in found if each.point.seen(exports.program)):
+        return None
+    here, there = (_lines_run(exports, batch) for batch in (exports.batch(worst.point), exports.program.example))
+    one_sided = [each for each in (*here, *there) if (each in here) != (each in there)]
+    if not one_sided:
+        return None
+    place, module = one_sided[0]
+    at, line = worst.point.sizes.describe(exports.program.task), place.rpartition(":")[2]
+    kept = "runs there, and the file never runs it" if one_sided[0] in here else "is skipped there, and the file always runs it"
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        f"{format}: {_what_differs(exports, worst)} at {at}: line {line} {kept}",
+        module=module,
+        place=place,
+        code="different_logits",
+        cause="an `if` or a loop that follows the size of an input: a file holds one of its ways only; compute the same without it, or "
+        "declare the sizes that work (`export.dynamic_shapes`)",
+        details={**facts["details"], "output": worst.output, "plots": [by_size]},
+        **{key: value for key, value in facts.items() if key != "details"},
+    )
+
+
+def _lines_run(exports: Exports, batch: Batch) -> list[tuple[str, str]]:
+    """The lines of the user's code that compute something for a batch, each with its module."""
+    model = exports.reference
+    with recording(model, lines=True) as calls:
+        exports.call(model, batch)
+    return list(dict.fromkeys((step.place, call.module) for call in calls for step in call.steps))
 
 
 def _differs(exports: Exports, format: str, worst: Compared, facts: dict[str, Any], by_size: dict[str, Any]) -> Evidence:

@@ -146,8 +146,8 @@ def _sentence(verdict: Verdict) -> str:
     """A verdict as one sentence.
 
     ```text
-    `age` has drifted: KS D = 0.23 (allowed below 0.1; 95% interval 0.17 to 0.29), p < 0.0001 adjusted for 20 tests;
-    n = 1,000 against 50,000, where KS D ≥ 0.072 is detectable with power 0.8; the share below 3.2 went from 40% to 55%
+    `age` has drifted: the share below 3.2 went from 40% to 55%; KS D = 0.23 (allowed below 0.1; 95% interval 0.17 to 0.29),
+    p < 0.0001 adjusted for 20 tests; n = 1,000 against 50,000
     ```
     """
     difference = verdict.difference
@@ -157,8 +157,9 @@ def _sentence(verdict: Verdict) -> str:
         opening = _opening(verdict) if difference.is_alike else f"{_subject(verdict)}: cannot tell"
         return f"{opening}: {difference.untested}; {_counts(verdict)}"
     where = difference.where if verdict.is_notable else ""
-    parts = [f"{_opening(verdict)}: {_effect(verdict)}, {_p_value(verdict)}", _sizes(verdict), where]
-    return "; ".join(part for part in parts if part)
+    is_found = verdict.finding is DriftFinding.DRIFTED  # what else could have been found is no matter then
+    measured = f"{_effect(verdict)}, {_p_value(verdict)}; {_counts(verdict) if is_found else _sizes(verdict)}"
+    return f"{_opening(verdict)}: {f'{where}; ' if where else ''}{measured}"
 
 
 def _subject(verdict: Verdict) -> str:

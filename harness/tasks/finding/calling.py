@@ -6,6 +6,7 @@ import ast
 import copy
 import dataclasses
 import inspect
+import re
 import sys
 import textwrap
 import warnings
@@ -151,6 +152,14 @@ class Call:
         except Exception as error:
             return raised(error)
         return "no error"
+
+    def told_of_steps(self, step: int, size: int, inputs: Tensors) -> str:
+        """``, in steps of 2 (33 raises RuntimeError at model.py, line 23)``, of inputs of a size between two steps; empty for steps of 1."""
+        if step == 1:
+            return ""
+        kind, mark, _ = (why := self.why_not(inputs)).partition(": ")
+        place = re.search(r" \(([^()]+, line \d+)[^()]*\)$", why)
+        return f", in steps of {step}" + (f" ({size} raises {kind}{f' at {place[1]}' if place else ''})" if mark else "")
 
     def _small(self, inputs: Tensors) -> Tensors:
         """The inputs with fewer rows and shorter axes, as far as the model takes that, where they are large."""

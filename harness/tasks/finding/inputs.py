@@ -245,7 +245,7 @@ class FoundInputs:
                 self._cut(name, found.least)
                 continue
             self.axes[name] = found.keys()
-            step = "" if found.step == 1 else f", in steps of {found.step}"
+            step = self.call.told_of_steps(found.step, size + 1, self._batch({name: size + 1}))
             upper = "no limit was met" if found.most is None else f"not above {found.most}"
             self.reasons[f"axes.{name}"] = f"sizes from {found.least} work{step}; {upper}"
 

@@ -101,7 +101,7 @@ _OF_LOSS = ("initial_loss", "training_loss", "accumulation", "overfits_one_batch
 _OF_OPTIMIZERS = ("parameter_groups", "optimizer_coverage")
 _OF_SCHEDULES = ("learning_rate_schedule",)
 _NAMED = re.compile(r"`(\w+)`")
-_ENGINES = ("lightning", "pytorch_lightning")
+_ENGINES = ("lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning", "torchmetrics")
 
 
 def with_line(evidence: Evidence, trial: Trial, diverged: bool = False) -> Evidence:
@@ -155,7 +155,8 @@ class _Lines(TorchFunctionMode):
     def _note(self, result: Any, given: Any) -> None:
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         scalar = next((leaf for leaf in made if leaf.ndim == 0 and leaf.requires_grad), None)
-        if scalar is not None and (line := users_line(sys._getframe(2))):
+        is_logged = _is_of_an_engine(_first_outside_of_torch(sys._getframe(2)))  # `self.log` copies the loss
+        if scalar is not None and not is_logged and (line := users_line(sys._getframe(2))):
             self.loss, self.is_defined = line, not bool(scalar.isnan())
         if not self.broken and _is_undefined(made) and not _is_undefined(tree_leaves(given)):
             self.broken = users_line(sys._getframe(2))
@@ -212,8 +213,17 @@ def users_line(frame: FrameType | None) -> str:
         frame: Where to begin.
     """
     while frame is not None and not is_ours(frame.f_code.co_filename):
-        name = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        if name not in _ENGINES and (place := shown_place(frame.f_code.co_filename, frame.f_lineno)):
+        if not _is_of_an_engine(frame) and (place := shown_place(frame.f_code.co_filename, frame.f_lineno)):
             return place
         frame = frame.f_back
     return ""
+
+
+def _is_of_an_engine(frame: FrameType | None) -> bool:
+    return frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in _ENGINES
+
+
+def _first_outside_of_torch(frame: FrameType | None) -> FrameType | None:
+    while frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "torch":
+        frame = frame.f_back
+    return frame

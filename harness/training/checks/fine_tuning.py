@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from harness.batches import Batch
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
+from harness.owners import owned_by
 from harness.properties.gradient_tracing import GraphCall, recording_graph
 from harness.properties.noise import FACTOR, difference
 from harness.properties.tracing import path_of
@@ -53,7 +54,7 @@ def fine_tuning(trial: Trial) -> Evidence:
         return Evidence(
             _NAME, Status.SKIPPED, f"no gradient reaches `{_named(head)}` at the first step, whether or not the rest is frozen"
         )
-    tuning = _Tuning(trial, head, batch, free.reached, len(optimizers))
+    tuning = _Tuning(trial, head, batch, free, len(optimizers))
     return tuning.judge(renewed=False) or tuning.judge(renewed=True) or tuning.sound()
 
 
@@ -123,14 +124,14 @@ class _Tuning:
         trial: The model.
         head: What is trained.
         batch: What it memorises.
-        reachable: Parameters that have a gradient when nothing is frozen.
+        free: What is seen of a step when nothing is frozen.
         optimizers: How many the training step uses.
     """
 
     trial: Trial
     head: Head
     batch: Batch
-    reachable: set[str]
+    free: _Watch
     optimizers: int
 
     def judge(self, renewed: bool) -> Evidence | None:
@@ -243,7 +244,7 @@ class _Tuning:
 
     def _unmoved(self, tuned: _Tuned) -> Evidence | None:
         """A part of the head that has a gradient when nothing is frozen, and stays where it is now."""
-        names = [name for name in tuned.before if name in self.head.parameters & self.reachable and not tuned.has_moved(name)]
+        names = [name for name in tuned.before if name in self.head.parameters & self.free.reached and not tuned.has_moved(name)]
         if not names or not tuned.watch.is_moving:
             return None
         watch = tuned.watch
@@ -258,6 +259,8 @@ class _Tuning:
             "head_does_not_change",
             names[0],
         )
+        if names[0] not in self.free.held:
+            return replace(evidence, details=owned_by("optimizer_coverage"))
         return replace(evidence, status=Status.WARN) if "too small" in why else evidence
 
     def _drifted(self, tuned: _Tuned) -> Evidence | None:

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from harness.batches import Batch
 from harness.errors import CheckpointError
 from harness.evidence import Evidence, Status
+from harness.owners import owned_by
 from harness.training.checkpoints import LAST
 from harness.training.checks.training_trace import (
     FirstDifference,
@@ -108,7 +109,7 @@ class _Interruption:
                 return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "", self.at)
             what = "the logits in eval mode differ" if mismatch.name == "logits" else f"the optimizer's {mismatch.name} differs"
             size, bound, is_rounding = mismatch.size, mismatch.bound, mismatch.is_rounding
-        return self._evidence(
+        found = self._evidence(
             Status.WARN if is_rounding else Status.FAIL,
             f"a run resumed from a checkpoint differs from the uninterrupted run{' in the last bits' if is_rounding else ''}: {what}",
             "state that the checkpoint does not hold: a counter, an average or a temperature in a plain attribute, a buffer with "
@@ -118,6 +119,9 @@ class _Interruption:
             bound,
             lambda: self._find_unsaved(whole, part, rest) or _differing_part(difference, whole, rest),
         )
+        # What no optimizer holds is cleared by none: its gradients add up from the start, or from the checkpoint.
+        is_held = difference is None or difference.kind != "gradient" or difference.mismatch.name in _held(whole.training)
+        return found if is_held else replace(found, details=owned_by("optimizer_coverage"))
 
     def _unrepeatable(self, difference: FirstDifference) -> Evidence:
         if difference.kind == "rate":
@@ -210,6 +214,12 @@ def _differing_part(difference: FirstDifference | None, whole: _Run, rest: _Run)
     owners = [name.split(".")[:-1] for name in ours if name not in theirs or not same_bits(ours[name], theirs[name])]
     parts = [owner for owner in owners if owner]  # what the model holds itself, such as a counter of updates, is in no part
     return ".".join(names[0] for names in takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False)))
+
+
+def _held(training: Training) -> set[str]:
+    """Names of the parameters that an optimizer holds."""
+    held = {id(each) for optimizer in training.optimizers for group in optimizer.param_groups for each in group["params"]}
+    return {name for name, parameter in training.model.named_parameters() if id(parameter) in held}
 
 
 def _optimizer_state(training: Training) -> dict[str, Tensor]:
