@@ -16,10 +16,12 @@ from harness.properties.places import line_that_calls
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.reading import MOST, Reading, changes_along
 from harness.properties.subject import Subject
-from harness.properties.tracing import calls_of, first_divergence, mixes_by_attention, positions_view
+from harness.properties.tracing import Call, calls_of, first_divergence, positions_view
 from harness.tasks.axes import BATCH, rows_first
 from harness.tasks.signature import Input
 from harness.tasks.values import Ids, IndexOf, LengthsOf, MaskOf
+
+_ATTENTION = ("softmax", "scaled_dot_product_attention", "multi_head_attention_forward", "_native_multi_head_attention")
 
 _MASKING = ("triu", "tril", "triu_", "tril_")
 """Calls that make a causal mask."""
@@ -148,7 +150,7 @@ def _causal_at(
         left, right = (calls_of(model, partial(subject.logits, given)) for given in (base, changed))
         found = first_divergence(left, right, view)
         # Attention mixes where its mask lets it: what is wrong is in the line that makes the mask.
-        return Blame(found, line_that_calls(model, found, _MASKING) or found.place) if mixes_by_attention(found, left) else found
+        return Blame(found, line_that_calls(model, found, _MASKING) or found.place) if _mixes_by_attention(found, left) else found
 
     return judge_equal(
         subject,
@@ -207,3 +209,9 @@ def positions_read(subject: Subject) -> Reading | None:
         changed,
         lambda _output, position: positions_view(sizes.batch, length, position),
     )
+
+
+def _mixes_by_attention(blame: Blame, calls: list[Call]) -> bool:
+    """Whether a blamed line computes attention, as opposed to a mean or a convolution."""
+    blamed = (step for call in calls if call.module == blame for step in call.steps if step.place == blame.place)
+    return any(step.name in _ATTENTION for step in blamed)

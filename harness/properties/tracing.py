@@ -24,8 +24,6 @@ from harness.evidence import Blame
 from harness.properties.noise import difference
 from harness.properties.places import users_line
 
-_ATTENTION = ("softmax", "scaled_dot_product_attention", "multi_head_attention_forward", "_native_multi_head_attention")
-
 _MOST_BYTES = 1 << 28
 """Of copies of what operators read and make; of what a model computes beyond that, no lines are told."""
 
@@ -217,12 +215,6 @@ def _branch_before(call: Call, other: Call, step: tuple[Step, Step]) -> str:
             if each.place not in taken and any(torch.equal(*pair) for pair in made):
                 return each.place
     return ""
-
-
-def mixes_by_attention(blame: Blame, calls: list[Call]) -> bool:
-    """Whether a blamed line computes attention, as opposed to a mean or a convolution."""
-    blamed = (step for call in calls if call.module == blame for step in call.steps if step.place == blame.place)
-    return any(step.name in _ATTENTION for step in blamed)
 
 
 def _reduces(step: Step) -> bool:
