@@ -84,9 +84,7 @@ def test_another_time_zone_shows_in_the_hour() -> None:
     window["when"] = window["when"] + np.timedelta64(6, "h")
     report = found(window)
     assert report.drift.names("fail") == ["when.hour"]
-    assert (
-        report.drift["when.hour"].message.splitlines()[0].endswith(", as if every value were 6 hours later: another time zone?")
-    )
+    assert ", as if every value were 6 hours later: another time zone?; KS D = " in report.drift["when.hour"].message
 
 
 PRICES, DEGREES = (lambda rng: rng.lognormal(3, 0.6, ROWS)), (lambda rng: rng.normal(40, 25, ROWS))
@@ -111,8 +109,8 @@ PRICES, DEGREES = (lambda rng: rng.lognormal(3, 0.6, ROWS)), (lambda rng: rng.no
 def test_values_that_all_changed_alike_are_said_to(draw: Callable[[Any], Any], change: Callable[[Any], Any], said: str) -> None:
     reference = profile_columns({"x": draw(np.random.default_rng(0))})
     window = profile_columns({"x": change(draw(np.random.default_rng(1)))}, reference)
-    message = re.sub(r"1[45](\.\d+)? more$", "15 more", compare_profiles(reference, window)["x"].message.splitlines()[0])
-    assert message.endswith(f", {said}") if said else "as if" not in message and "units" not in message
+    message = re.sub(r"1[45](\.\d+)? more;", "15 more;", compare_profiles(reference, window)["x"].message.splitlines()[0])
+    assert f", {said}; " in message if said else "as if" not in message and "units" not in message
 
 
 def test_new_levels_are_named_and_those_that_are_only_written_otherwise() -> None:
