@@ -352,3 +352,12 @@ def test_lengths_follow_the_tensor_that_they_mask() -> None:
 
     call = found(forward, nn.Conv1d(80, 2, 1))
     assert call.arguments["spec_lengths"].count == call.arguments["spec"].sizes[2]
+
+
+def test_lengths_are_not_asked_for_where_what_they_measure_is() -> None:
+    def forward(self: nn.Module, spec: Tensor, spec_lengths: Tensor) -> Tensor:
+        raise ValueError(f"no such recording: {spec_lengths.sum() + spec.sum()}")
+
+    with pytest.raises(ForwardError, match="Say what `spec` takes, such as --input spec=batch,80,37") as refused:
+        found(forward, nn.Conv1d(80, 2, 1))
+    assert "--input spec_lengths" not in str(refused.value)
