@@ -167,10 +167,17 @@ class _Parser(argparse.ArgumentParser):
     Attributes:
         commands: The commands by name, of the parser that has some.
         command: The one that is given.
+        given: Its arguments.
     """
 
     commands: Mapping[str, argparse.ArgumentParser] = MappingProxyType({})
     command: str = ""
+    given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None, **more: Any) -> Any:
+        """As argparse does, and notes what was given, for what is said of a mistake."""
+        self.given = list(args or ())
+        return super().parse_known_args(args, namespace, **more)
 
     def error(self, message: str) -> NoReturn:
         """Ends with status 2."""
@@ -182,6 +189,9 @@ class _Parser(argparse.ArgumentParser):
         elif unknown is not None:
             near = did_you_mean(unknown[1], options_of(self.commands.get(self.command, self)))
             message = f"no option {unknown[1]}.{near or f' `modeltiers {self.command} --help` lists them'}"
+        elif message.endswith("required: --config"):
+            file = next((word for word in self.given if Path(word).is_file()), "modeltiers.toml")
+            message = f"which config? `{self.prog} --config {file}`"
         else:
             message = f"{message} (`{self.prog} --help` says what it takes)"
         self.exit(2, f"{self.prog}: {message}\n")

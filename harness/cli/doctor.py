@@ -17,6 +17,7 @@ from packaging.version import Version
 
 from harness.cli.arguments import add_config_file, add_json
 from harness.formats import formats
+from harness.wording import counted
 
 
 def add_doctor(commands: Any) -> None:
@@ -199,7 +200,7 @@ def _package(asked: Requirement, extra: str) -> Package:
 def _devices() -> tuple[str, ...]:
     import torch
 
-    found = [f"cpu ({torch.get_num_threads()} threads)"]
+    found = [f"cpu ({counted(torch.get_num_threads(), 'thread')})"]
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             facts = torch.cuda.get_device_properties(number)

@@ -138,7 +138,7 @@ def test_alone_it_says_what_one_can_do(capsys: pytest.CaptureFixture[str]) -> No
         (["xyzzy"], "no command 'xyzzy'. `modeltiers` lists what there is"),
         ([__file__], f"Did you mean `modeltiers check {__file__}`?"),
         (["tiers", "--config", "x.toml", "--reprot", "out"], "no option --reprot. Did you mean '--report'?"),
-        (["tiers"], "required: --config (`modeltiers tiers --help` says what it takes)"),
+        (["tiers"], "which config? `modeltiers tiers --config modeltiers.toml`"),
     ],
 )
 def test_a_mistyped_command_line_is_told_in_one_line_with_what_is_near(
