@@ -96,6 +96,10 @@ def _explain_one(item: Mapping[str, Any], path: list[str], keys_at: Callable[[li
     key = ".".join(path).encode("unicode_escape").decode()
     kind, got, context = item["type"], item["input"], item.get("ctx", {})
     if kind == "extra_forbidden":
+        if len(path) > 1 and path[-1] in keys_at([]):
+            return Mistake(
+                "unknown_key", key, f"unknown key `{key}`. `{path[-1]}` is a key of the top level, outside of any group"
+            )
         near = nearest(path[-1], keys_at(path[:-1]))
         return Mistake("unknown_key", key, f"unknown key `{key}`.{_did_you_mean(near)}", near)
     if context.get("is_ours"):

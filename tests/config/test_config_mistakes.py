@@ -52,7 +52,10 @@ def refusal(refused: Refused, tmp_path: Path) -> Callable[..., str]:
     [
         ({**LM, "vocab_sise": 3}, "unknown key `vocab_sise`. Did you mean 'vocab_size'?"),
         ({**LM, "vocab_sise": None}, "unknown key `vocab_sise`. Did you mean 'vocab_size'?"),
-        ({**LM, "export": {"batch_size": 1}}, "unknown key `export.batch_size`."),
+        (
+            {**LM, "export": {"batch_size": 1}},
+            "unknown key `export.batch_size`. `batch_size` is a key of the top level, outside of any group",
+        ),
         ({**LM, "epochs": "3"}, '`epochs`: got "3", expected an integer'),
         ({**LM, "epochs": 0}, "`epochs`: got 0, expected greater than or equal to 1"),
         ({**LM, "learning_rate": "5e-4"}, '`learning_rate`: got "5e-4", expected a number'),
