@@ -197,7 +197,10 @@ def _simulated(subject: Subject) -> nn.Module:
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
-        return model.to("meta")
+        with torch.backends.cudnn.flags(
+            enabled=False
+        ):  # which a recurrent layer on this device asks for GPUs, where there may be none
+            return model.to("meta")
     except RuntimeError:  # a parameter that something native, or a kept result, holds on to cannot be swapped
         torch.__future__.set_swap_module_params_on_conversion(False)
         return subject.fresh().to("meta")
