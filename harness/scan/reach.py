@@ -8,6 +8,7 @@ leaves both open.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,8 +25,7 @@ _MANY_FILES = 40
 """Files beside the first one that are followed."""
 
 _LEVELS = 3
-"""How far above a file the folder is looked for that its imports start from."""
-
+"""Folders above a file that its imports may start from."""
 _MANY = 10_000
 """Calls after which following ends: far more than a model's file makes."""
 
@@ -175,7 +175,8 @@ class Reach:
                 if isinstance(part, ast.stmt):
                     yield from self._statement(file, part, known, cls)
                 elif isinstance(part, (ast.ExceptHandler, ast.match_case)):
-                    yield from self._block(file, part.body, known, cls)
+                    if not _is_needless(node, part):
+                        yield from self._block(file, part.body, known, cls)
                 elif isinstance(part, ast.withitem):
                     yield from self._expressions(file, [part.context_expr], known, cls)
 
@@ -347,6 +348,17 @@ def _relative_imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.ImportFrom) and node.level:
             start = "." * node.level + (f"{node.module}." if node.module else "")
             yield from ((alias.asname or alias.name, f"{start}{alias.name}") for alias in node.names)
+
+
+def _is_needless(node: ast.AST, handler: ast.AST) -> bool:
+    """Whether a handler is for packages that are not installed, as to install them, and all that are imported are."""
+    if not isinstance(node, ast.Try) or not isinstance(handler, ast.ExceptHandler):
+        return False
+    caught = {ast.unparse(each) for each in getattr(handler.type, "elts", [handler.type]) if each is not None}
+    names = [alias.name.partition(".")[0] for each in node.body if isinstance(each, ast.Import) for alias in each.names]
+    only_imports = all(isinstance(each, ast.Import) or ast.unparse(each).startswith("assert hasattr(") for each in node.body)
+    is_for_packages = bool(names) and bool(caught) and caught <= {"ImportError", "ModuleNotFoundError", "AssertionError"}
+    return only_imports and is_for_packages and all(importlib.util.find_spec(name) is not None for name in names)
 
 
 def _leaves(node: ast.stmt, known: Environment) -> bool:
