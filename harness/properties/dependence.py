@@ -97,9 +97,10 @@ def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
         "an attention mask that hides too much (inverted, or only the diagonal), or a causal mask left in a bidirectional model",
         seed,
     )
-    one_sided = not isinstance(signature.main.kind, TokenScores) and evidence.details.get("ignored") == ["any token after it"]
-    # Tagging from the left context alone is a design some choose.
-    return _softened(evidence) if one_sided else evidence
+    one_sided = evidence.details.get("ignored") == ["any token after it"]
+    # Some tag from the left context only; and a declared task does not say that its classes of a token follow from others.
+    designed = bidirectional and not isinstance(signature.main.kind, TokenScores) and (one_sided or subject.task.declared)
+    return _softened(evidence) if designed else evidence
 
 
 def depends_on_order(subject: Subject, seed: int = 0) -> Evidence:

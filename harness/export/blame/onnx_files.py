@@ -168,7 +168,7 @@ def _optimised(path: Path, graph: OnnxGraph) -> OnnxGraph:
 def _raised(graph: OnnxGraph, runs: ReferenceRuns) -> Blame:
     """The blame for a file that does not run without optimisations, from the node that ONNX Runtime names."""
     message = runs.absent[PLAIN_RUNTIME]
-    name = re.search(r"Name:\s*'([^']+)'", message)
+    name = re.search(r"an error in \w+ `([^`]+)`: ", message)
     node = next((node for node in graph.model.graph.node if name and node.name == name[1]), None)
     return Blame(label(node) if node else "", votes=runs.votes, explanation=f"the file could not be run: {message}")
 
