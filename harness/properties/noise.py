@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from harness.evidence import WHOLE, Evidence, Status
+from harness.properties.computed_dtypes import coarsest_epsilon, finer_model, float64_tells
 from harness.properties.large_tensors import largest_gap, views_of
 from harness.runtime import seeded
 
@@ -121,54 +121,6 @@ def measure_floors(subject: Subject, call: Call) -> dict[str, NoiseFloor]:
     return floors
 
 
-class _Dtypes(TorchFunctionMode):
-    """Notes the floating dtypes of what functions compute from tensors.
-
-    Args:
-        of_gradients: Whether only what carries a gradient counts: a mask or a counter adds no noise to one.
-    """
-
-    def __init__(self, of_gradients: bool) -> None:
-        super().__init__()
-        self._of_gradients = of_gradients
-        self.seen: set[torch.dtype] = set()
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Runs the function."""
-        result = func(*args, **(kwargs or {}))
-        counts = isinstance(result, Tensor) and result.is_floating_point() and any(isinstance(arg, Tensor) for arg in args)
-        if counts and (result.requires_grad or not self._of_gradients):
-            self.seen.add(result.dtype)
-        return result
-
-
-def coarsest_epsilon(call: Callable[[], object], dtype: torch.dtype, *, of_gradients: bool = False) -> float:
-    """Machine epsilon of the coarsest floating dtype that a call computes in.
-
-    A model in float64 that computes in float32 on the way rounds as float32 does.
-
-    Args:
-        call: Calls the model.
-        dtype: The model's own dtype, which counts in any case.
-        of_gradients: Whether only what carries a gradient counts.
-    """
-    return max(torch.finfo(seen).eps for seen in (*dtypes_computed(call, of_gradients=of_gradients), dtype))
-
-
-def dtypes_computed(call: Callable[[], object], *, of_gradients: bool = False) -> set[torch.dtype]:
-    """The floating dtypes that a call computes in.
-
-    Args:
-        call: Calls the model.
-        of_gradients: Whether only what carries a gradient counts.
-    """
-    with _Dtypes(of_gradients) as dtypes:
-        call()
-    return dtypes.seen
-
-
 @torch.no_grad()
 def _seeded(call: Call, batch: dict[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
     with seeded(0):
@@ -197,6 +149,9 @@ def _or_zero(value: float) -> float:
 
 _COMPARES_CALLS = ("batch_independence", "causal", "padding_ignored", "eval_deterministic", "memory_layout")
 """Properties that compare calls of one model, which earlier calls may disturb."""
+
+_MARGIN = 16
+"""How much more than the bound of float32, in which many models compute a part, a difference in float64 must be."""
 
 Result = TypeVar("Result")
 
@@ -231,15 +186,25 @@ def judge_equal(
         bound: Bound on the difference; by default the subject's for this property.
         code: What kind of finding a difference is.
     """
-    left, right = compare(subject.model)
-    measured = difference(left, right)
+    measured = difference(*compare(subject.model))
     bound = subject.bound(name) if bound is None else subject.task.tolerances.get(name, bound)
     facts: dict[str, Any] = {"name": name, "measured": measured, "bound": bound, "counterexample": counterexample}
     facts["unit"] = "(largest difference)"
-    if measured <= bound:
+    finer = None
+    if measured <= bound and (judge := finer_model(subject, name)) is not None:
+        finer = difference(*compare(judge))
+    fine = bound * _MARGIN * torch.finfo(torch.float32).eps / torch.finfo(subject.dtype).eps
+    if finer is not None and fine < finer < float("inf"):
+        bound, coarse = fine, str(subject.dtype).removeprefix("torch.")
+        facts |= {
+            "measured": finer,
+            "bound": bound,
+            "unit": f"(largest difference in float64; rounding in {coarse} hides it)",
+        }
+    elif measured <= bound:
         return Evidence(status=Status.OK, message="equal within rounding", **facts)
     double = subject.double if name not in subject.task.tolerances else None
-    if double is not None:
+    if double is not None and finer is None:
         confirmed = difference(*compare(double))
         if confirmed < measured / FACTOR:
             return Evidence(
@@ -258,7 +223,8 @@ def judge_equal(
             code="quantised_by_batch",
             **facts,
         )
-    if name in _COMPARES_CALLS and _is_state(subject, compare, bound):
+    judge = double if double is not None else subject.model
+    if name in _COMPARES_CALLS and _is_state(subject, compare, bound, subject.model if finer is None else judge):
         told = wrong if isinstance(wrong, str) else wrong()
         return Evidence(
             status=Status.WARN,
@@ -267,7 +233,6 @@ def judge_equal(
             code="depends_on_earlier_calls",
             **facts,
         )
-    judge = double if double is not None else subject.model
     return Evidence(
         status=Status.FAIL,
         message=wrong if isinstance(wrong, str) else wrong(),
@@ -294,15 +259,17 @@ def judge_rows(
     """
     gaps, bound = [difference(*pair) for pair in pairs], subject.bound(name)
     doubtful = [number for number, gap in enumerate(gaps) if not gap <= bound]
+    if not doubtful and float64_tells(subject, name):
+        doubtful = sorted({0, len(pairs) // 2, len(pairs) - 1})
     if doubtful:
         return first_failure(map(by_itself, doubtful))
     return Evidence(name, Status.OK, "equal within rounding", max(gaps), bound, counterexample=counterexample)
 
 
-def _is_state(subject: Subject, compare: Comparison, bound: float) -> bool:
+def _is_state(subject: Subject, compare: Comparison, bound: float, model: nn.Module) -> bool:
     """Whether two results agree as soon as each call is made on its own copy, so that only ``stateless`` is violated."""
     with subject.isolating():
-        return difference(*compare(subject.model)) <= bound
+        return difference(*compare(model)) <= bound
 
 
 def first_failure(findings: Iterable[Evidence]) -> Evidence:

@@ -21,8 +21,9 @@ from harness.models.answers import reading_length_first
 from harness.models.copies import Copies
 from harness.process_state import ProcessState
 from harness.properties.calling import CALLS, BackwardRaisedError, NoGradientError, blaming
+from harness.properties.computed_dtypes import dtypes_computed
 from harness.properties.large_tensors import is_widened, widened
-from harness.properties.noise import NoiseFloor, dtypes_computed, measure_floor
+from harness.properties.noise import NoiseFloor, measure_floor
 from harness.properties.prerequisites import (
     AnchorLogits,
     PrerequisiteFailure,
@@ -57,6 +58,7 @@ class Shared:
         backward: What a backward pass raises in train mode and in eval mode; empty where it does not.
         left_by_build: What importing and building it changed in the process, in words; empty where nothing.
         reach: Which sizes it is judged at.
+        rounds_inside: Whether forward computes in half precision on the way, whatever the model's own dtype; ``None`` where not asked yet.
         short: The model with few of the blocks that are alike, and what is found out about it; empty where there is none.
         blocks: Which blocks of it are there, in words, where they are not all.
         process: The process before any of the calls that may have changed it.
@@ -75,6 +77,7 @@ class Shared:
     decoder: Any = None
     left_by_build: str = ""
     reach: Reach | None = None
+    rounds_inside: bool | None = None
     short: list[tuple[nn.Module, Shared]] | None = None
     blocks: str = ""
     process: ProcessState = field(default_factory=ProcessState)

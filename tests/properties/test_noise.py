@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -144,3 +147,38 @@ def test_rounding_inside_is_no_dependence_and_a_dependence_is_still_found() -> N
     assert {finding.status for finding in sound.values()} == {Status.OK}
     mixed = judge_model(SingleInsideAndMixed, TASK, only=["batch_independence"], share=0.3)
     assert {finding.status for finding in mixed.values()} == {Status.FAIL}
+
+
+class Rows(Scaled):
+    """A model in bfloat16; the bug adds a hundredth of the mean of all rows."""
+
+    def __init__(self, share: float = 0.0) -> None:
+        super().__init__(1.0)
+        self.share = share
+        self.bfloat16()
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = super().forward(features)
+        return logits + self.share * logits.mean(0, keepdim=True)
+
+
+class RoundsInside(Rows):
+    """One whose every call rounds to bfloat16 on the way, in float64 too."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features).bfloat16().to(features.dtype)
+
+
+def test_what_rounding_in_half_precision_hides_is_found_in_float64() -> None:
+    found = judge_model(partial(Rows, 0.01), TASK, only=["batch_independence"])["batch_independence[forward]"]
+    assert (found.status, found.code) == (Status.FAIL, "reads_other_rows")
+    assert "rounding in bfloat16 hides it" in found.unit
+    assert found.details.get("reproducible", True)
+
+
+@pytest.mark.parametrize("factory", [Rows, RoundsInside, partial(RoundsInside, 0.01)])
+def test_a_sound_model_in_half_precision_is_quiet_and_one_that_rounds_inside_cannot_tell(
+    factory: Callable[[], nn.Module],
+) -> None:
+    found = judge_model(factory, TASK, only=["batch_independence"])["batch_independence[forward]"]
+    assert found.status is Status.OK

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from harness.compat import BatchNorm, Dropout
 from harness.errors import TrainingError
-from harness.properties.noise import FACTOR, coarsest_epsilon, difference, is_packed
+from harness.properties.computed_dtypes import coarsest_epsilon
+from harness.properties.noise import FACTOR, difference, is_packed
 from harness.properties.subject import Shared
 from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation
 
