@@ -6,7 +6,7 @@ Hypothesis draws it and shrinks what fails to the smallest counterexample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from harness.owners import Selection, is_left, left_to, settled
 from harness.properties.calling import CALLS, BackwardRaisedError, ModelRaisedError
 from harness.properties.contracts import call_of, unusable
 from harness.properties.model_variants import shortened
+from harness.properties.noise import HIDDEN_BY
 from harness.properties.places import located
 from harness.properties.prerequisites import (
     FINITE_OWNER,
@@ -99,11 +100,8 @@ class Judge:
         case: str | None = None,
         looks_into: bool = True,
     ) -> None:
-        self.name = name
-        self.label = f"{name}[{case}]" if case else name
-        self.selection = selection
-        self.subject = subject
-        self.share = share
+        self.name, self.label = name, f"{name}[{case}]" if case else name
+        self.subject, self.selection, self.share = subject, selection, share
         self.start, self.looks_into = start, looks_into
         self.worst: Evidence | None = None
         self.examples, self.cut = 0, False
@@ -162,7 +160,7 @@ class Judge:
             self.holds(check)
         if self.worst is not None and (self._is_unusable() or self._is_own_failure(self.worst)):
             return
-        known: dict[Hashable, tuple[dict[str, Any], Evidence]] = {}
+        known: dict[tuple[tuple[str, str], ...], tuple[dict[str, Any], Evidence]] = {}
         started = processor_seconds()
 
         def out_of_time() -> bool:
@@ -182,7 +180,7 @@ class Judge:
         @seed(self.start)
         @given(cases)
         def judged(case: dict[str, Any]) -> None:
-            key = tuple(sorted((name, _hashable(value)) for name, value in case.items()))
+            key = tuple(sorted((name, repr(value)) for name, value in case.items()))
             if key not in known:
                 # An example was judged already, so the rest can be left out when time is up.
                 if known and out_of_time():
@@ -290,9 +288,15 @@ class Judge:
             return self._left_as_unusable()
         if self.subject.model.training:
             self.subject.model.eval()
-        short = shortened(self.subject, self.name, self.examples)
+        return self._asked(self.subject, check, values)
+
+    def _asked(self, subject: Subject, check: Check, values: dict[str, Any]) -> Evidence:
+        """Judges an example, of a large model in few of its blocks; the whole is asked where they fail, but not for what its rounding hides."""
+        short = shortened(subject, self.name, self.examples)
         held = None if short is None else self._judged(short, check, values)
-        return held if held is not None and held.status is Status.OK else self._judged(self.subject, check, values)
+        if held is not None and (held.status is Status.OK or HIDDEN_BY in held.details):
+            return held
+        return self._judged(subject, check, values)
 
     def _judged(self, subject: Subject, check: Check, values: dict[str, Any]) -> Evidence:
         def measured() -> Evidence:
@@ -350,7 +354,7 @@ class Judge:
 
     def _run_again(self, check: Check, values: dict[str, Any]) -> Evidence:
         """Judges an example once more, on a copy of the model that no earlier example was run on."""
-        return self._judged(replace(self.subject, model=self.subject.fresh(), given_copies=self.subject.copies), check, values)
+        return self._asked(replace(self.subject, model=self.subject.fresh(), given_copies=self.subject.copies), check, values)
 
     def _confirmed(self, evidence: Evidence) -> Evidence:
         """A failure with a counterexample is run once more; one that does not fail again is said to be not reproducible."""
@@ -390,10 +394,6 @@ def conclude(evidence: Evidence, strict: bool) -> None:
 
 def _told(error: Exception) -> str:
     return str(error) if isinstance(error, UserError) else raised(error)
-
-
-def _hashable(value: Any) -> Hashable:
-    return value if isinstance(value, Hashable) else repr(value)
 
 
 def _shown(value: Any, subject: Subject) -> str:

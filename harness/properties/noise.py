@@ -150,6 +150,9 @@ def _or_zero(value: float) -> float:
 _COMPARES_CALLS = ("batch_independence", "causal", "padding_ignored", "eval_deterministic", "memory_layout")
 """Properties that compare calls of one model, which earlier calls may disturb."""
 
+HIDDEN_BY = "hidden_by"
+"""Key of evidence's details: the dtype whose rounding is larger than a difference that float64 shows."""
+
 _MARGIN = 16
 """How much more than the bound of float32, in which many models compute a part, a difference in float64 must be."""
 
@@ -200,6 +203,7 @@ def judge_equal(
             "measured": finer,
             "bound": bound,
             "unit": f"(largest difference in float64; rounding in {coarse} hides it)",
+            "details": {HIDDEN_BY: coarse},
         }
     elif measured <= bound:
         return Evidence(status=Status.OK, message="equal within rounding", **facts)

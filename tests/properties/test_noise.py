@@ -182,3 +182,42 @@ def test_a_sound_model_in_half_precision_is_quiet_and_one_that_rounds_inside_can
 ) -> None:
     found = judge_model(factory, TASK, only=["batch_independence"])["batch_independence[forward]"]
     assert found.status is Status.OK
+
+
+class Branch(nn.Module):
+    """Adds what a layer computes; the bug mixes the rows of a batch."""
+
+    def __init__(self, mixes: bool) -> None:
+        super().__init__()
+        self.mixes, self.layer = mixes, nn.Linear(6, 6)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        branch = self.layer(hidden).tanh()
+        return hidden + branch + (0.01 * branch.mean(0, keepdim=True) if self.mixes else 0)
+
+
+class Deep(nn.Module):
+    """Eight blocks in bfloat16."""
+
+    def __init__(self, broken: int | None = None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Branch(number == broken) for number in range(8))
+        self.head = nn.Linear(6, 3)
+        self.bfloat16()
+
+    def forward(self, features: Tensor) -> Tensor:
+        for block in self.blocks:
+            features = block(features)
+        return self.head(features)
+
+
+def test_of_a_large_model_in_half_precision_the_block_that_mixes_rows_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("harness.runtime", "harness.models.copies"):
+        monkeypatch.setattr(f"{module}._LARGE", 1)
+    found, sound = (
+        judge_model(partial(Deep, broken), TASK, only=["batch_independence"])["batch_independence[forward]"]
+        for broken in (5, None)
+    )
+    assert (found.status, found.details["hidden_by"], found.module) == (Status.FAIL, "bfloat16", "blocks.5")
+    assert "reproducible" not in found.details
+    assert sound.status is Status.OK
