@@ -87,7 +87,7 @@ class Budget:
 
     @contextmanager
     def building(self) -> Iterator[None]:
-        """A block that builds a model: its weights have time of their own, by their size, which tests neither use nor are given."""
+        """A block that builds a model: it has time by the size of the weights, and tests neither lose nor gain any by it."""
         from harness.models.structure import watching_weights
 
         before, seconds = self.used_so_far, self.seconds

@@ -54,7 +54,7 @@ class IsolatedProcess:
         target: ``module:function`` that is called there with the argument, a ``Channel`` to answer on, and the ``Guard``.
         argument: JSON-ready.
         own: Folders of the code that is not trusted.
-        reads: Files and folders that it may read, beside Python, its packages, what lies on ``sys.path`` and the folders of its own code.
+        reads: Files and folders that it may read, in addition to Python, its packages, ``sys.path`` and the folders of the code.
         preload: Modules that are imported before the guard is there.
         limits: What it may use up.
         environment: Further variables for it.

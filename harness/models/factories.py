@@ -123,9 +123,8 @@ def _used_by(module: ModuleType, cls: type) -> set[str]:
 
 def _names_in(cls: type) -> set[str]:
     """The global names that a class's methods use."""
-    methods = (
-        inspect.unwrap(getattr(value, "__func__", value)) for value in vars(cls).values()
-    )  # of static and class methods too
+    # Static and class methods hold the function, and decorated ones wrap it.
+    methods = (inspect.unwrap(getattr(value, "__func__", value)) for value in vars(cls).values())
     codes = [value.__code__ for value in methods if inspect.isfunction(value)]
     names: set[str] = set()
     while codes:

@@ -197,9 +197,8 @@ def _simulated(subject: Subject) -> nn.Module:
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
-        with torch.backends.cudnn.flags(
-            enabled=False
-        ):  # which a recurrent layer on this device asks for GPUs, where there may be none
+        # With cuDNN a recurrent layer asks for a GPU as it moves, and there may be none.
+        with torch.backends.cudnn.flags(enabled=False):
             return model.to("meta")
     except RuntimeError:  # a parameter that something native, or a kept result, holds on to cannot be swapped
         torch.__future__.set_swap_module_params_on_conversion(False)

@@ -193,9 +193,8 @@ def judge_equal(
     bound = subject.bound(name) if bound is None else subject.task.tolerances.get(name, bound)
     facts: dict[str, Any] = {"name": name, "measured": measured, "bound": bound, "counterexample": counterexample}
     facts["unit"] = "(largest difference)"
-    finer = None
-    if measured <= bound and (judge := finer_model(subject, name)) is not None:
-        finer = difference(*compare(judge))
+    precise = finer_model(subject, name) if measured <= bound else None
+    finer = None if precise is None else difference(*compare(precise))
     fine = bound * _MARGIN * torch.finfo(torch.float32).eps / torch.finfo(subject.dtype).eps
     if finer is not None and fine < finer < float("inf"):
         bound, coarse = fine, str(subject.dtype).removeprefix("torch.")
@@ -208,7 +207,7 @@ def judge_equal(
     elif measured <= bound:
         return Evidence(status=Status.OK, message="equal within rounding", **facts)
     double = subject.double if name not in subject.task.tolerances else None
-    if double is not None and finer is None:
+    if double is not None and precise is None:
         confirmed = difference(*compare(double))
         if confirmed < measured / FACTOR:
             return Evidence(
@@ -228,7 +227,7 @@ def judge_equal(
             **facts,
         )
     judge = double if double is not None else subject.model
-    if name in _COMPARES_CALLS and _is_state(subject, compare, bound, subject.model if finer is None else judge):
+    if name in _COMPARES_CALLS and _is_state(subject, compare, bound, subject.model if precise is None else precise):
         told = wrong if isinstance(wrong, str) else wrong()
         return Evidence(
             status=Status.WARN,

@@ -200,7 +200,7 @@ def within_groups(positions: Tensor, groups: Tensor, rng: torch.Generator, *, of
     """Positions none of which leads from one group, such as a graph, to another.
 
     Args:
-        positions: Pairs of them (int64 ``[2, E]``), of which the second are drawn anew; or those of each element (int64 ``[N, …]``).
+        positions: Pairs of them (int64 ``[2, E]``), of which the second are drawn again; or those of each element (int64 ``[N, …]``).
         groups: The group of each element (int64 ``[N]``), in rising order.
         rng: What is drawn from.
         of_each: Whether each element has positions, as in a list of neighbours.

@@ -47,7 +47,7 @@ def run_isolated(
         function: ``module:function``, which takes the argument and returns something JSON-ready.
         argument: JSON-ready.
         own: Folders of the code that is not trusted.
-        reads: Files and folders that it may read, beside Python, its packages, what lies on ``sys.path`` and the folders of its own code.
+        reads: Files and folders that it may read, in addition to Python, its packages, ``sys.path`` and the folders of the code.
         preload: Modules that are imported before the guard is there.
         limits: What it may use up.
         seconds: How long it may take.

@@ -291,7 +291,7 @@ def test_making_large_weights_takes_no_time_from_the_tests() -> None:
         assert budget.seconds == pytest.approx(13.75, rel=0.01)
     assert (budget.used, budget.seconds) == pytest.approx((0.0, 10.0), abs=0.05)
 
-    with budget.counting(), budget.building():  # few weights have little time of their own
+    with budget.counting(), budget.building():  # few weights get little time
         small = nn.Linear(64, 64)
         while budget.used_so_far < 0.5:
             small.bias.sum()

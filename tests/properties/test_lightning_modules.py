@@ -72,7 +72,7 @@ class ValidatedOnly(Contrastive):
 
 
 class Similar(nn.Module):
-    """An encoder of which the scale of similarities is only part of its own loss."""
+    """An encoder whose scale of similarities is read only by its loss."""
 
     def __init__(self) -> None:
         super().__init__()

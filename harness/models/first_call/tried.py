@@ -36,9 +36,8 @@ def why_not(model: nn.Module, tries: int, closest: tuple[Guesses, Failure] | Non
         return _no_forward(model, failure, methods)
     blamed = sorted(failure.sources or guesses.paths())
     names = list(dict.fromkeys(path.partition(".")[0] for path in blamed)) or list(guesses.arguments)
-    names = [
-        name for name in names if guesses.arguments[name].holds != "lengths"
-    ] or names  # which follow what they are lengths of
+    # Lengths follow what they are lengths of.
+    names = [name for name in names if guesses.arguments[name].holds != "lengths"] or names
     called = ", ".join(f"{name}={shown(argument)}" for name, argument in guesses.arguments.items())
     options = " ".join(option for name in names[:2] for option in _options(name, guesses.arguments[name]))
     return (
