@@ -40,8 +40,8 @@ from harness.owners import Selection
 from harness.properties.subject import Subject
 from harness.runtime import threads_for
 from harness.training.trial import Trial
+from pytest_modeltiers.fixes import look_for_fix
 from pytest_modeltiers.live import judge_model
-from pytest_modeltiers.mending import look_for_mending
 from pytest_modeltiers.property_tests import run_test
 from pytest_modeltiers.verdicts import Judge
 from tests.planted_bugs.setups import Model, Setup, tests_of
@@ -113,7 +113,7 @@ def outcome_of(bug: WildBug, folder: Path, seconds: float) -> Outcome | None:
     said = [int(line)] if file == written.file.name and line.isdigit() else []
     said += [int(each) for each in _CALLED_AT.findall(evidence.message) if said]
     outcome.near = any(abs(each - one) <= _NEAR for each in written.lines for one in said)
-    if change := evidence.mending:
+    if change := evidence.fix:
         outcome.hint = change.text
         changes = range(change.line, change.line + len(change.old))
         outcome.hint_line = Path(change.file).name == written.file.name and not written.lines.isdisjoint(changes)
@@ -124,7 +124,7 @@ def outcome_of(bug: WildBug, folder: Path, seconds: float) -> Outcome | None:
 def _found(setup: Setup, judged: tuple[str, ...], files: Path, seconds: float) -> dict[str, Evidence]:
     """What properties find, with a hint where one is found in so many seconds of processor time."""
     if isinstance(setup, Model):
-        return judge_model(setup.build, setup.task, only=judged, mending_seconds=seconds)
+        return judge_model(setup.build, setup.task, only=judged, fix_seconds=seconds)
     if not isinstance(setup, Training):
         return setup.judge(judged, files)
     first = setup.trial(files)
@@ -140,7 +140,7 @@ def _found(setup: Setup, judged: tuple[str, ...], files: Path, seconds: float) -
             judge = Judge(name, replace(first.subject), 5.0, 0, Selection(frozenset(judged)), case or None)
             with threads_for(first.subject.model):
                 run_test(judge, case or None, partial(trial_of, subject=judge.subject))
-                look_for_mending(judge, case or None, trial_of, seconds)
+                look_for_fix(judge, case or None, trial_of, seconds)
             found[test] = judge.finish()
     return found
 

@@ -26,7 +26,7 @@ IMPORTS = (
     "harness.health.page",
     "harness.models.loading",
     "pytest_modeltiers.fixtures",
-    "pytest_modeltiers.mending",
+    "pytest_modeltiers.fixes",
     "pytest_modeltiers.terminal",
     "pytest_modeltiers.verdicts",
     "torch._meta_registrations",

@@ -18,7 +18,7 @@ from unittest.mock import Mock, patch
 import torch
 from torch import nn
 
-from harness.evidence import Mending
+from harness.evidence import Fix
 from tests.wild import register
 from tests.wild.register import NOISE, WildBug, wrongness
 
@@ -277,7 +277,7 @@ class Written:
         return ast.unparse(ast.fix_missing_locations(tree))
 
     def build(self, kind: str = "model") -> nn.Module:
-        """The model of one of the files: ``model``, ``sound``, or ``mended``."""
+        """The model of one of the files: ``model``, ``sound``, or ``fixed``."""
         code = self._code(kind)
         names = list(inspect.signature(self._made.func).parameters)
         args, words = list(self._made.args), {k: self._own(v, code) for k, v in self._made.keywords.items() if k != self._flag}
@@ -302,12 +302,12 @@ class Written:
             getattr(code, value.__qualname__) if isinstance(value, type) and value.__module__ == self._source.__name__ else value
         )
 
-    def is_right(self, bug: WildBug, change: Mending) -> bool | None:
+    def is_right(self, bug: WildBug, change: Fix) -> bool | None:
         """Whether the model has the bug no more once the hint is followed; ``None`` where the pair cannot measure written models."""
         lines = self.file.read_text().splitlines()
         lines[change.line - 1 : change.line - 1 + len(change.old)] = change.new
-        self._path("mended").write_text("\n".join(lines) + "\n")
-        return self._has_no_bug(bug, "mended") if self._has_no_bug(bug, "sound") else None
+        self._path("fixed").write_text("\n".join(lines) + "\n")
+        return self._has_no_bug(bug, "fixed") if self._has_no_bug(bug, "sound") else None
 
     def _has_no_bug(self, bug: WildBug, kind: str) -> bool:
         wrong, name = bug.wrong, getattr(bug.wrong, "__qualname__", "")

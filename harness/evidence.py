@@ -70,7 +70,7 @@ class Evidence:
         module: Path of the module or parameter to blame, ``(model)`` for the model's own forward; empty where none stands out.
         place: File and line of the user's code to look at, ``model.py:14``, relative to the current folder; empty where it is not known.
         excerpt: The lines around it; ``None`` where they are not known.
-        mending: A change of the code with which the property was seen to hold; ``None`` where none was found.
+        fix: A change of the code with which the property was seen to hold; ``None`` where none was found.
         cause: What usually causes it.
         details: Further facts, JSON-ready.
         compared: How ``measured`` and ``bound`` are shown, where the usual words do not fit.
@@ -94,7 +94,7 @@ class Evidence:
     compared: str = ""
     code: str = ""
     excerpt: Excerpt | None = None
-    mending: Mending | None = None
+    fix: Fix | None = None
 
     def investigated(self) -> Evidence:
         """The evidence with the module to blame.
@@ -159,7 +159,7 @@ class Evidence:
             "counterexample": self.counterexample,
             "measured": self.comparison,
             "usual cause": self.cause,
-            f"with this change of {self.mending.place} the property holds" if self.mending else "": _indented(self.mending),
+            f"with this change of {self.fix.place} the property holds" if self.fix else "": _indented(self.fix),
         }
         lines = [f"    {line}" for line in self.excerpt.text.splitlines()] if self.excerpt is not None else []
         return "\n".join([self.headline, *lines, *(f"  {name}: {text}" for name, text in facts.items() if text)])
@@ -179,19 +179,19 @@ class Evidence:
 
     def to_json(self) -> dict[str, Any]:
         """The evidence as JSON-ready values."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("investigate", "excerpt", "mending")}
-        code = {"excerpt": self.excerpt, "mending": self.mending}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("investigate", "excerpt", "fix")}
+        code = {"excerpt": self.excerpt, "fix": self.fix}
         return {**plain, "status": self.status.value, **{name: each.to_json() for name, each in code.items() if each is not None}}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Evidence:
         """The inverse of ``to_json``."""
-        code = {"excerpt": Excerpt.from_json(data.get("excerpt")), "mending": Mending.from_json(data.get("mending"))}
+        code = {"excerpt": Excerpt.from_json(data.get("excerpt")), "fix": Fix.from_json(data.get("fix"))}
         return cls(**{**data, "status": Status(data["status"]), **code})
 
 
-def _indented(mending: Mending | None) -> str:
-    return "".join(f"\n    {line}" for line in mending.text.splitlines()) if mending else ""
+def _indented(fix: Fix | None) -> str:
+    return "".join(f"\n    {line}" for line in fix.text.splitlines()) if fix else ""
 
 
 def internal_error(check: str, error: BaseException) -> Evidence:
@@ -308,7 +308,7 @@ class Excerpt:
 
 
 @dataclass(frozen=True)
-class Mending:
+class Fix:
     """A change of a few lines that was tried on a copy of the code, and with which the property holds.
 
     Attributes:
@@ -324,7 +324,7 @@ class Mending:
     new: tuple[str, ...]
 
     @classmethod
-    def from_json(cls, data: dict[str, Any] | None) -> Mending | None:
+    def from_json(cls, data: dict[str, Any] | None) -> Fix | None:
         """The inverse of ``to_json``."""
         return cls(**{**data, "old": tuple(data["old"]), "new": tuple(data["new"])}) if data else None
 

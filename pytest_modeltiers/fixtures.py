@@ -342,7 +342,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
                 judge.meets(error)
             if judge is not None:
                 judge.finish()
-                _look_for_mending(pyfuncitem, judge, own)
+                _look_for_fix(pyfuncitem, judge, own)
     except TimeBudgetError as error:
         if judge is None:
             pytest.fail(str(error), pytrace=False)
@@ -359,10 +359,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     return result
 
 
-def _look_for_mending(item: pytest.Function, judge: Judge, suite: Suite) -> None:
-    """Looks for a change of the model's code that mends a failure, while there is time for it."""
+def _look_for_fix(item: pytest.Function, judge: Judge, suite: Suite) -> None:
+    """Looks for a change of the model's code that fixes a failure, while there is time for it."""
     from harness.runtime import processor_seconds
-    from pytest_modeltiers.mending import add_script, look_for_mending
+    from pytest_modeltiers.fixes import add_script, look_for_fix
 
     def remake(fixture: str, subject: Subject) -> Any:
         made = {
@@ -377,7 +377,7 @@ def _look_for_mending(item: pytest.Function, judge: Judge, suite: Suite) -> None
     try:
         if each > 0 and not any(_overrides(item, name) for name in ("model", "adapter", "task_spec")):
             add_script(judge, suite.source)
-        look_for_mending(judge, case, remake, min(each, _MOST_HINTED * each - used, suite.budget.part))
+        look_for_fix(judge, case, remake, min(each, _MOST_HINTED * each - used, suite.budget.part))
     except TimeBudgetError:
         pass
     except Exception as error:  # the finding stands; an error of ours is told with it

@@ -44,7 +44,7 @@ _EXPORT = 4
 
 _NAME = "modeltiers_isolation"
 
-_PRELOADED = tuple(f"pytest_modeltiers.{name}" for name in ("fixtures", "verdicts", "mending"))
+_PRELOADED = tuple(f"pytest_modeltiers.{name}" for name in ("fixtures", "verdicts", "fixes"))
 """Imported over there before anything is refused, and counted as no test's time."""
 
 

@@ -35,7 +35,7 @@ from harness.runtime import seeded, threads_for
 from harness.tasks import TaskSpec
 from harness.tasks.declared import read_signature
 from harness.tasks.finding import signature_from_call
-from pytest_modeltiers.mending import look_for_mending
+from pytest_modeltiers.fixes import look_for_fix
 from pytest_modeltiers.progress import shown_progress
 from pytest_modeltiers.property_tests import Answers, run_test
 from pytest_modeltiers.results import Result, check_name, to_check
@@ -232,7 +232,7 @@ def judge_model(
     share: float = 5.0,
     only: Collection[str] | None = None,
     tiers: Collection[int] = (1,),
-    mending_seconds: float = 0.0,
+    fix_seconds: float = 0.0,
 ) -> dict[str, Evidence]:
     """Judges every property of some tiers that applies to a task.
 
@@ -244,7 +244,7 @@ def judge_model(
         share: Seconds that one property may draw examples.
         only: Names of properties, where not all are wanted.
         tiers: Which tiers; those that need nothing but a model are 1 and 2.
-        mending_seconds: Processor time that may be spent on each failure to look for a change of the code that fixes it.
+        fix_seconds: Processor time that may be spent on each failure to look for a change of the code that fixes it.
 
     Returns:
         The worst evidence of every test, by its name, such as ``finite_output[extremes]``.
@@ -265,7 +265,7 @@ def judge_model(
     pristine = build(seed)
     copies = Copies(pristine, lambda: build(seed))
     subject = Subject(pristine, adapter or make_adapter(task), task, pristine, build, seed, given_copies=copies)
-    return {label: evidence for label, _, evidence in judged(subject, tests, share, mending_seconds)}
+    return {label: evidence for label, _, evidence in judged(subject, tests, share, fix_seconds)}
 
 
 Test = tuple[str, "str | None"]
@@ -298,7 +298,7 @@ def selected_tests(task: TaskSpec, tiers: Collection[int], only: Collection[str]
 
 
 def judged(
-    given: Subject, tests: Sequence[Test], share: float, mending_seconds: float = 0.0
+    given: Subject, tests: Sequence[Test], share: float, fix_seconds: float = 0.0
 ) -> Iterator[tuple[str, float, Evidence]]:
     """Judges tests one after the other, each on a copy of the model: their names, seconds and evidence.
 
@@ -306,7 +306,7 @@ def judged(
         given: The model, with how it is copied.
         tests: The tests.
         share: Seconds that one test may draw examples.
-        mending_seconds: See ``judge_model``.
+        fix_seconds: See ``judge_model``.
     """
 
     def run(name: str, case: str | None) -> Evidence:
@@ -314,8 +314,8 @@ def judged(
         judge = Judge(name, subject, share, given.seed, selection, case)
         with threads_for(given.model):
             found = run_test(judge, case, partial(_provide, subject))
-            if mending_seconds:
-                look_for_mending(judge, case, lambda fixture, other: _provide(other, fixture), mending_seconds)
+            if fix_seconds:
+                look_for_fix(judge, case, lambda fixture, other: _provide(other, fixture), fix_seconds)
                 found = judge.finish()
         return found
 

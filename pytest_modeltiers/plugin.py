@@ -292,7 +292,7 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
 
         Isolation.of(config)
     if len(isolated) < len(configs):
-        from pytest_modeltiers import mending, verdicts  # noqa: F401  # with torch, which stays: see below
+        from pytest_modeltiers import fixes, verdicts  # noqa: F401  # with torch, which stays: see below
     # Torch and what comes with it are a million objects that stay: without this every collection walks over them.
     gc.freeze()
 

@@ -172,7 +172,7 @@ def to_check(result: Result) -> CheckResult:
             "module": evidence.module,
             "place": evidence.place,
             "excerpt": evidence.excerpt.to_json() if evidence.excerpt else None,
-            "mending": evidence.mending.to_json() if evidence.mending else None,
+            "fix": evidence.fix.to_json() if evidence.fix else None,
             "script": evidence.details.get("script"),
             "cause": evidence.cause,
             "comparison": evidence.comparison,

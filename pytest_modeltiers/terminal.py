@@ -247,9 +247,9 @@ def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result
         for label, text in facts.items():
             if text:
                 print_wrapped(terminal, f"{_INDENT}{label}: ", text, hanging=_INDENT + "  ")
-        if evidence is not None and evidence.mending is not None:
-            print_wrapped(terminal, _INDENT, f"with this change of {evidence.mending.place} the property holds:")
-            _print_code(terminal, evidence.mending.text, "-+")
+        if evidence is not None and evidence.fix is not None:
+            print_wrapped(terminal, _INDENT, f"with this change of {evidence.fix.place} the property holds:")
+            _print_code(terminal, evidence.fix.text, "-+")
     for name in (cause.owner.check_name, *(check.check_name for check in cause.also)):
         _print_captured(terminal, by_name[name])
 
@@ -261,7 +261,7 @@ def _says(message: str, comparison: str) -> bool:
 
 
 def _waiting_text(cause: Cause, results: Iterable[Result]) -> str:
-    """How many tests wait for a bug to be mended."""
+    """How many tests wait for a bug to be fixed."""
     red = [check.check_name.partition("::")[2] for check in (cause.owner, *cause.also)]
     waiting = sum(_names_one_of(red, result.message) for result in results if result.status is Status.SKIPPED)
     return f"{counted(waiting, 'test')}, until this is fixed" if waiting else ""
@@ -365,7 +365,7 @@ def annotation(cause: Cause, config: Path, *folders: Path) -> str:
     at = f",line={excerpt.line}" if excerpt is not None and code else ""
     also = f" (also shows as {also_text(cause.also)})" if cause.also else ""
     heading = _as_property(f"tier {check.details.get('tier')}: {label_of(check)}")
-    change = f"\nWith this change the property holds:\n{check.mending.text}" if check.mending else ""
+    change = f"\nWith this change the property holds:\n{check.fix.text}" if check.fix else ""
     return f"::{level} file={_as_property(shown)}{at},title={heading}::{_as_data(f'{check.message}{also}{change}')}"
 
 

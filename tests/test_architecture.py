@@ -47,7 +47,7 @@ LEVELS = {
     "properties": 1,
     "charts": 1,
     "health": 1,
-    "mending": 1,
+    "fixes": 1,
     "analysis": 2,
     "export": 2,
     "experiments": 2,

@@ -88,7 +88,7 @@ def _result(cause: Cause, config: Path, rule: int, folders: tuple[Path, ...]) ->
         "locations": [_location(check, config, folders)],
         "partialFingerprints": {"modeltiers/v1": known_by},
     }
-    return found | ({"fixes": [_fix(check, folders)]} if check.mending is not None else {})
+    return found | ({"fixes": [_fix(check, folders)]} if check.fix is not None else {})
 
 
 def _marked(check: CheckResult) -> str:
@@ -118,9 +118,9 @@ def _artifact(file: Path, folders: tuple[Path, ...]) -> dict[str, str]:
 
 
 def _fix(check: CheckResult, folders: tuple[Path, ...]) -> dict[str, Any]:
-    mending = check.mending
-    assert mending is not None
-    region = {"startLine": mending.line, "endLine": mending.line + len(mending.old) - 1, "endColumn": len(mending.old[-1]) + 1}
-    replacement = {"deletedRegion": {**region, "startColumn": 1}, "insertedContent": {"text": "\n".join(mending.new)}}
-    change = {"artifactLocation": _artifact(Path(mending.file), folders), "replacements": [replacement]}
+    fix = check.fix
+    assert fix is not None
+    region = {"startLine": fix.line, "endLine": fix.line + len(fix.old) - 1, "endColumn": len(fix.old[-1]) + 1}
+    replacement = {"deletedRegion": {**region, "startColumn": 1}, "insertedContent": {"text": "\n".join(fix.new)}}
+    change = {"artifactLocation": _artifact(Path(fix.file), folders), "replacements": [replacement]}
     return {"description": {"text": "Tried on a copy: the property holds."}, "artifactChanges": [change]}

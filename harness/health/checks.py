@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from harness.catalogue import CATALOGUE
 from harness.documents import strict_json
 from harness.errors import did_you_mean
-from harness.evidence import Excerpt, Mending
+from harness.evidence import Excerpt, Fix
 from harness.health.comparison import Comparison
 from harness.owners import REFERS
 from harness.wording import counted
@@ -35,7 +35,7 @@ class CheckResult:
         status: The verdict.
         message: One sentence.
         details: JSON-ready facts. Those with a meaning to the report: ``tier`` (int), ``nodeid``, ``property``, ``code``, ``statement``,
-            ``counterexample``, ``module``, ``place`` (file and line), ``excerpt`` and ``mending`` (see
+            ``counterexample``, ``module``, ``place`` (file and line), ``excerpt`` and ``fix`` (see
             ``harness.evidence``), ``script`` (Python that shows it), ``cause``, ``comparison``, ``examples`` (how many inputs were tried),
             ``plots`` (see ``harness.charts.pictures``), which are drawn where the check failed or warned.
         duration_seconds: How long it took.
@@ -66,9 +66,9 @@ class CheckResult:
         return Excerpt.from_json(self.details.get("excerpt"))
 
     @property
-    def mending(self) -> Mending | None:
+    def fix(self) -> Fix | None:
         """A change of the code with which the property was seen to hold."""
-        return Mending.from_json(self.details.get("mending"))
+        return Fix.from_json(self.details.get("fix"))
 
 
 @dataclass(frozen=True)
@@ -173,8 +173,8 @@ def _agree(check: CheckResult, other: CheckResult) -> bool:
 
 
 def _says_the_same(check: CheckResult, other: CheckResult) -> bool:
-    mending, blamed = check.details.get("mending"), _module(check)
-    if (mending and mending == other.details.get("mending")) or _lack_the_same_gradient(check, other):
+    fix, blamed = check.details.get("fix"), _module(check)
+    if (fix and fix == other.details.get("fix")) or _lack_the_same_gradient(check, other):
         return _SEVERITY[other.status] >= _SEVERITY[check.status]
     if check.status != other.status or blamed != _module(other):
         return False

@@ -247,11 +247,11 @@ def _finding(cause: Cause) -> str:
     lines = [f"### {GLYPHS[check.status]} {_prose(check.message)}", ""]
     if check.excerpt is not None:
         lines += [*_block(check.excerpt.text), ""]
-    if check.mending is not None:
+    if check.fix is not None:
         lines += [
-            f"With this change of {_code(check.mending.place)} the property holds:",
+            f"With this change of {_code(check.fix.place)} the property holds:",
             "",
-            *_block(check.mending.text, "diff"),
+            *_block(check.fix.text, "diff"),
             "",
         ]
     lines += [f"- **Check:** {_code(check.check_name)}"]

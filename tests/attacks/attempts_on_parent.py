@@ -119,7 +119,7 @@ PLACES: dict[tuple[Any, ...], list[Any]] = {
         {**EXCERPT, "line": 10**5000},
         {**EXCERPT, "more": 1},
     ],
-    (*EVIDENCE, "mending"): ["x", {"file": "x"}, {"file": "x", "line": 1, "old": [1], "new": []}],
+    (*EVIDENCE, "fix"): ["x", {"file": "x"}, {"file": "x", "line": 1, "old": [1], "new": []}],
     (*EVIDENCE, "investigate"): ["os.system"],
     (*EVIDENCE, "place"): [None, 3],
     (*EVIDENCE, "code"): [None, 3],

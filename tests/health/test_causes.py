@@ -62,9 +62,9 @@ def test_checks_that_the_same_change_mends_are_one_bug() -> None:
     change = {"file": "model.py", "line": 17, "old": ["return x.softmax(-1)"], "new": ["return x"]}
     range_, loss, other = red("logit_range"), red("initial_loss"), red("gradcheck", status="warning")
     for check in (range_, loss, other):
-        check.details["mending"] = change
+        check.details["fix"] = change
     assert grouped(range_, loss, other) == [["logit_range", "initial_loss", "gradcheck"]]
-    loss.details["mending"] = change | {"line": 18}
+    loss.details["fix"] = change | {"line": 18}
     assert grouped(range_, loss, other) == [["logit_range", "gradcheck"], ["initial_loss"]]
 
 

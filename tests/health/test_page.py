@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pages import Elements
 
-from harness.evidence import Excerpt, Mending
+from harness.evidence import Excerpt, Fix
 from harness.health import ExportHealthReport
 from harness.health.checks import CheckResult, SkippedCheck
 from harness.health.page import (
@@ -130,12 +130,12 @@ def test_a_failure_card_leads_with_the_message_and_gives_all_that_is_known() -> 
 
 def test_code_is_shown_and_copied_line_by_line() -> None:
     excerpt = Excerpt("model.py", 3, 2, ("x = x * 2", "if x < 1:", "    y = x & 1"))
-    mending = Mending("model.py", 3, ("if x < 1:",), ("if x <= 1:",))
+    fix = Fix("model.py", 3, ("if x < 1:",), ("if x <= 1:",))
     script = "import torch\n\nassert torch.ones(1) < 1\n"
-    details = {**LEAK.details, "excerpt": excerpt.to_json(), "mending": mending.to_json(), "script": script}
+    details = {**LEAK.details, "excerpt": excerpt.to_json(), "fix": fix.to_json(), "script": script}
     page = to_html(report_of(replace(LEAK, details=details)))
     shown = [unescape(re.sub("<[^>]+>", "", code)) for code in re.findall("<pre[^>]*>(.*?)</pre>", page, re.DOTALL)]
-    assert shown == [f"{excerpt.text}\n", f"{mending.text}\n", script]
+    assert shown == [f"{excerpt.text}\n", f"{fix.text}\n", script]
 
 
 def test_what_the_details_lack_is_left_out() -> None:

@@ -80,8 +80,8 @@ def log_of(*checks: CheckResult) -> dict[str, Any]:
 
 def test_a_log_has_the_structure_of_the_schema() -> None:
     code = {"file": "model.py", "line": 17, "first": 16, "lines": ["def forward(self, x):", "    return x.softmax(-1)"]}
-    mending = {"file": "model.py", "line": 17, "old": ["    return x.softmax(-1)"], "new": ["    return x"]}
-    details = {"tier": 1, "module": "head", "code": "probabilities", "excerpt": code, "cause": "a softmax", "mending": mending}
+    fix = {"file": "model.py", "line": 17, "old": ["    return x.softmax(-1)"], "new": ["    return x"]}
+    details = {"tier": 1, "module": "head", "code": "probabilities", "excerpt": code, "cause": "a softmax", "fix": fix}
     log = log_of(
         CheckResult("tier1::logit_range", "failed", "probabilities", details),
         CheckResult("tier2::noise[input]", "warning", "no line is known"),

@@ -20,7 +20,7 @@ import pytest
 from small_models import GOOD
 
 from harness.catalogue import CATALOGUE, modules_of
-from pytest_modeltiers import checks, fixtures, mending, strategies, verdicts  # noqa: F401
+from pytest_modeltiers import checks, fixes, fixtures, strategies, verdicts  # noqa: F401
 
 
 def load_tiers(*tiers: int) -> None:

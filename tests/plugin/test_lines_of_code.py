@@ -153,7 +153,7 @@ def test_an_error_while_a_mending_is_looked_for_leaves_the_finding(project: Any,
     def fails(*_given: Any) -> None:
         raise KeyError("of ours")
 
-    monkeypatch.setattr("pytest_modeltiers.mending.find_mending", fails)
+    monkeypatch.setattr("pytest_modeltiers.fixes.find_fix", fails)
     project.config(model=LEAKY)
 
     result = project.run("--model-config", "cfg.json", "--model-hints", "1")

@@ -1,4 +1,4 @@
-"""Changes that mend a finding: found by rules, tried in memory, offered only where the property then holds."""
+"""Changes that fix a finding: found by rules, tried in memory, offered only where the property then holds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.evidence import Mending
-from harness.mending.edits import CannotChangeError, Source, changed, edits_of, scopes_of
-from harness.mending.rules import RULES
-from harness.mending.state_rules import STATE_RULES, rules_of_training
+from harness.evidence import Fix
+from harness.fixes.edits import CannotChangeError, Source, changed, edits_of, scopes_of
+from harness.fixes.rules import RULES
+from harness.fixes.state_rules import STATE_RULES, rules_of_training
 from harness.tasks import TaskSpec, TaskType
 from harness.user_code import import_file
 from pytest_modeltiers.live import judge_model
@@ -48,20 +48,20 @@ BUGS = {
 }
 
 
-def mending_of(folder: Path, text: str, name: str, seconds: float = 20.0) -> Mending | None:
+def fix_of(folder: Path, text: str, name: str, seconds: float = 20.0) -> Fix | None:
     file = folder / "model.py"
     file.write_text(text)
     model = import_file(file, "model_file").Decoder
-    found = judge_model(model, TASK, only=(name,), mending_seconds=seconds)
+    found = judge_model(model, TASK, only=(name,), fix_seconds=seconds)
     assert file.read_text() == text
-    return next((evidence.mending for evidence in found.values() if evidence.mending is not None), None)
+    return next((evidence.fix for evidence in found.values() if evidence.fix is not None), None)
 
 
 @pytest.mark.parametrize("name", ["causal", "eval_deterministic"])
-def test_a_usual_mistake_is_mended_on_its_line(name: str, tmp_path: Path) -> None:
+def test_a_usual_mistake_is_fixed_on_its_line(name: str, tmp_path: Path) -> None:
     right, wrong = BUGS[name]
 
-    found = mending_of(tmp_path, SOUND.replace(right, wrong), name)
+    found = fix_of(tmp_path, SOUND.replace(right, wrong), name)
 
     assert found is not None
     assert (right in found.new[0], wrong in found.old[0]) == (True, True)
@@ -69,17 +69,17 @@ def test_a_usual_mistake_is_mended_on_its_line(name: str, tmp_path: Path) -> Non
 
 
 def test_a_sound_model_is_offered_nothing(tmp_path: Path) -> None:
-    assert mending_of(tmp_path, SOUND, "causal") is None
+    assert fix_of(tmp_path, SOUND, "causal") is None
 
 
 def test_nothing_is_looked_for_in_no_time(tmp_path: Path) -> None:
-    assert mending_of(tmp_path, SOUND.replace("triu(1)", "triu(2)"), "causal", seconds=1e-6) is None
+    assert fix_of(tmp_path, SOUND.replace("triu(1)", "triu(2)"), "causal", seconds=1e-6) is None
 
 
 def test_what_no_rule_mends_is_offered_nothing(tmp_path: Path) -> None:
     mixed = SOUND.replace("length = input_ids.shape[1]", "length = input_ids.shape[1]\n        input_ids = input_ids.sort(1)[0]")
 
-    assert mending_of(tmp_path, mixed, "causal", seconds=0.4) is None
+    assert fix_of(tmp_path, mixed, "causal", seconds=0.4) is None
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_a_change_that_is_no_code_is_none(tmp_path: Path) -> None:
         pass
 
 
-def test_a_training_is_not_mended_by_another_mask_or_without_decay() -> None:
+def test_a_training_is_not_fixed_by_another_mask_or_without_decay() -> None:
     names = {rule.name for rule in (*RULES, *STATE_RULES)}
     assert rules_of_training("training_loss[targets]") < names
     assert "no activation" in rules_of_training("training_loss[scores]") - rules_of_training("training_loss[targets]")

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from harness.evidence import Mending, from_here
-from harness.mending.edits import (
+from harness.evidence import Fix, from_here
+from harness.fixes.edits import (
     CannotChangeError,
     Edit,
     Rule,
@@ -27,12 +27,12 @@ from harness.mending.edits import (
     edits_of,
     scopes_of,
 )
-from harness.mending.rules import RULES
-from harness.mending.state_rules import STATE_RULES
+from harness.fixes.rules import RULES
+from harness.fixes.state_rules import STATE_RULES
 from harness.runtime import processor_seconds
 
 _PROBES: list[Rule] = []
-"""Changes that are no mendings, and show which line it depends on whether a property holds: at the end of this file."""
+"""Changes that are no fixes, and show which line it depends on whether a property holds: at the end of this file."""
 
 _probe = adding_to(_PROBES, is_known=False)
 
@@ -46,14 +46,14 @@ _NEAR = 15
 """Lines beyond which a change is as far as it can be within a function."""
 
 
-def find_mending(
+def find_fix(
     place: tuple[str, int] | None,
     files: Iterable[str],
     holds: Callable[[], bool],
     broken: Callable[[], frozenset[str]],
     seconds: float,
     only: frozenset[str] | None = None,
-) -> tuple[Mending, bool] | None:
+) -> tuple[Fix, bool] | None:
     """The first change with which a property holds, the most likely tried first; a usual one where there is one.
 
     Args:
@@ -62,19 +62,19 @@ def find_mending(
         holds: Builds the model again and asks whether the property holds.
         broken: The same of other properties: those that do not hold. None may join them.
         seconds: Processor time that the search may take.
-        only: Names of the rules whose changes may be mendings; all by default.
+        only: Names of the rules whose changes may be fixes; all by default.
 
     Returns:
-        The change, and whether it is a usual mending, that may be offered: another one only shows which line it depends on. ``None`` where
+        The change, and whether it is a usual fix, that may be offered: another one only shows which line it depends on. ``None`` where
         none was found in that time.
     """
     started = processor_seconds()
     with _running_lines(set(files)) as lines:
-        if holds():  # not this time: what then mends it is chance
+        if holds():  # not this time: what then fixes it is chance
             return None
     sources = {file: Source(file, "".join(linecache.getlines(file))) for file in {file for file, _ in lines}}
     was_broken: frozenset[str] | None = None
-    other: Mending | None = None
+    other: Fix | None = None
     for _, file, edit in sorted(_ranked(place, sources, lines), key=lambda ranked: ranked[:1]):
         if processor_seconds() - started > seconds:
             break
@@ -90,7 +90,7 @@ def find_mending(
             continue
         was_broken = broken() if was_broken is None and also_broken else was_broken
         if not also_broken - (was_broken or frozenset()):
-            found = Mending(from_here(file), edit.line, tuple(sources[file].lines[edit.line - 1 : edit.end]), edit.new)
+            found = Fix(from_here(file), edit.line, tuple(sources[file].lines[edit.line - 1 : edit.end]), edit.new)
             if is_known:
                 return found, True
             other = found

@@ -1,6 +1,6 @@
 """Changes of a line of code that correct known mistakes, found in a function's syntax tree; and how a change is applied for a block.
 
-Each rule looks at one node and yields the texts that might take its place. Whether one of them mends anything is not asked here: it is tried,
+Each rule looks at one node and yields the texts that might take its place. Whether one of them fixes anything is not asked here: it is tried,
 with a changed copy of the user's function in its place. No file is written.
 """
 
@@ -30,7 +30,7 @@ class Edit:
         new: The lines that take their place.
         rule: The name of the rule.
         cost: How far from usual the change is; the usual ones are tried first.
-        is_known: Whether it is a usual mending, which may be offered. Any other only shows which line it depends on.
+        is_known: Whether it is a usual fix, which may be offered. Any other only shows which line it depends on.
     """
 
     line: int
@@ -172,7 +172,7 @@ class Rule:
     Attributes:
         name: What it changes.
         cost: How far from usual the change is.
-        is_known: Whether it is a usual mending.
+        is_known: Whether it is a usual fix.
         make: Makes the texts.
     """
 

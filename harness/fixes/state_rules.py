@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from harness.mending.edits import Rule, Scope, adding_to, attributes_given, called
+from harness.fixes.edits import Rule, Scope, adding_to, attributes_given, called
 
 OF_STATE = frozenset(
     (
@@ -14,7 +14,7 @@ OF_STATE = frozenset(
         *("a usual start", "no detach", "names of what is kept"),
     )
 )
-"""Rules that may mend what is saved, or not: any other makes such a property hold by chance."""
+"""Rules that may fix what is saved, or not: any other makes such a property hold by chance."""
 
 _OF_TRAINING = frozenset(
     (
@@ -26,7 +26,7 @@ _OF_SCORES = frozenset(["initial_loss", "training_loss[scores]"])
 
 
 def rules_of_training(test: str) -> frozenset[str]:
-    """Rules that may mend what a test of a training finds.
+    """Rules that may fix what a test of a training finds.
 
     A loss can be changed in many ways with which one such test no longer fails, and the loss is wrong all the same: another mask, no weight
     decay. An activation is taken away only where the test is about the scale of the scores.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from harness.mending.edits import MASKS, Rule, Scope, adding_to, arguments, call_text, called, integer, receiver, subject_of
+from harness.fixes.edits import MASKS, Rule, Scope, adding_to, arguments, call_text, called, integer, receiver, subject_of
 
 RULES: list[Rule] = []
 rule = adding_to(RULES, is_known=True)
@@ -78,7 +78,7 @@ def _detach(node: ast.AST, scope: Scope) -> Iterator[str]:
 @rule("the other switch", 2)
 def _switch(node: ast.AST, scope: Scope) -> Iterator[str]:
     if not isinstance(node, ast.Call) or called(node) == "requires_grad_":
-        return  # what is frozen, or not, is a choice: the other one mends nothing
+        return  # what is frozen, or not, is a choice: the other one fixes nothing
     args, keywords = arguments(node, scope)
     for number, each in enumerate(node.keywords):
         if isinstance(each.value, ast.Constant) and type(each.value.value) is bool:
@@ -262,7 +262,7 @@ def _given_mask(node: ast.AST, scope: Scope) -> Iterator[str]:
 def _opposite(node: ast.AST, scope: Scope) -> Iterator[str]:
     holder = scope.source.parents.get(node)
     if isinstance(holder, (ast.If, ast.IfExp, ast.BoolOp, ast.While)):
-        return  # what never runs breaks nothing, and mends nothing either
+        return  # what never runs breaks nothing, and fixes nothing either
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         left, right = scope.text(node.left), scope.text(node.comparators[0])
         other = {

@@ -14,8 +14,8 @@ from torch import nn
 
 from harness.catalogue import CATALOGUE
 from harness.evidence import Excerpt, Status
-from harness.mending import find_mending
-from harness.mending.state_rules import OF_STATE, rules_of_training
+from harness.fixes import find_fix
+from harness.fixes.state_rules import OF_STATE, rules_of_training
 from harness.models.copies import Copies
 from harness.models.loading import ModelSource
 from harness.properties.places import shown_place
@@ -47,13 +47,13 @@ _STILL_HOLD = (
     ("gradient_flow", "reaches_every_parameter"),
     ("causal", None),
 )
-"""Tests that a change must not break, beside the one that it mends."""
+"""Tests that a change must not break, beside the one that it fixes."""
 
 Remake = Callable[[str, Subject], Any]
 """A fixture's value for another subject, by the fixture's name."""
 
 
-def look_for_mending(judge: Judge, case: str | None, remake: Remake, seconds: float = SECONDS) -> None:
+def look_for_fix(judge: Judge, case: str | None, remake: Remake, seconds: float = SECONDS) -> None:
     """Adds a change of the code that fixes it to what a judge found, where it is a failure and there is one.
 
     Args:
@@ -77,16 +77,16 @@ def look_for_mending(judge: Judge, case: str | None, remake: Remake, seconds: fl
     again = _Again(judge, evidence.name, case, remake)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = find_mending(place, files, again.holds, again.broken, seconds, only)
+        found = find_fix(place, files, again.holds, again.broken, seconds, only)
     if found is None:
         return
-    mending, is_known = found
+    fix, is_known = found
     if not is_known and place is not None and evidence.status is Status.WARN:
         return  # of a warning its own line says more than a change with which it is not given
     # The line to look at is the one to change, also where it is another one that shows what is wrong.
-    file = str(Path(mending.file).absolute())
-    at = replace(evidence, excerpt=Excerpt.of(file, mending.line), place=shown_place(file, mending.line))
-    judge.finish(replace(at, mending=mending) if is_known else at)
+    file = str(Path(fix.file).absolute())
+    at = replace(evidence, excerpt=Excerpt.of(file, fix.line), place=shown_place(file, fix.line))
+    judge.finish(replace(at, fix=fix) if is_known else at)
 
 
 def add_script(judge: Judge, source: ModelSource) -> None:
