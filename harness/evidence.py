@@ -96,6 +96,45 @@ class Evidence:
     excerpt: Excerpt | None = None
     fix: Fix | None = None
 
+    @classmethod
+    def ok(
+        cls,
+        name: str,
+        message: str,
+        measured: float | None = None,
+        bound: float | None = None,
+        unit: str = "",
+        counterexample: str = "",
+        details: dict[str, Any] | None = None,
+    ) -> Evidence:
+        """The property holds: what was seen, and how far it is from its bound."""
+        return cls(name, Status.OK, message, measured, bound, unit, counterexample, details=details or {})
+
+    @classmethod
+    def skipped(cls, name: str, why: str, counterexample: str = "", details: dict[str, Any] | None = None) -> Evidence:
+        """The property was not judged, and why."""
+        return cls(name, Status.SKIPPED, why, counterexample=counterexample, details=details or {})
+
+    @classmethod
+    def counted(
+        cls,
+        name: str,
+        status: Status,
+        message: str,
+        number: int,
+        unit: str,
+        counterexample: str = "",
+        module: str = "",
+        cause: str = "",
+        details: dict[str, Any] | None = None,
+        *,
+        code: str = "",
+        investigate: Callable[[], str] | None = None,
+    ) -> Evidence:
+        """How many there are of what should not be there at all: ``number`` tensors, layers or rows, where none is allowed."""
+        seen = (float(number), 0.0, unit, counterexample, module, cause)
+        return cls(name, status, message, *seen, details=details or {}, code=code, investigate=investigate)
+
     def investigated(self) -> Evidence:
         """The evidence with the module to blame.
 
@@ -225,13 +264,11 @@ def guarded(
     except TimeBudgetError:
         raise
     except ProbeUnsupportedError as error:
-        return Evidence(check, Status.SKIPPED, str(error))
+        return Evidence.skipped(check, str(error))
     except Exception as error:
         refuse_full_memory(error)
         if operator := missing_operator(error):
-            return Evidence(
-                check, Status.SKIPPED, f"weights of the model are of a kind without `{operator}`, which this check needs"
-            )
+            return Evidence.skipped(check, f"weights of the model are of a kind without `{operator}`, which this check needs")
         return internal_error(check, error) if is_internal(error, libraries) else otherwise(error)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from harness.catalogue import CATALOGUE, Property
 from harness.catalogue.entry import Search, load
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def run_test(judge: Judge, case: str | None, provide: Provide) -> Evidence:
     try:
         judge_property(entry, judge, judge.subject if fixture == "subject" else provide(fixture), case or "")
     except pytest.skip.Exception as skipped:
-        return Evidence(judge.name, Status.SKIPPED, str(skipped))
+        return Evidence.skipped(judge.name, str(skipped))
     except Exception as error:
         judge.meets(error)
     return judge.finish()

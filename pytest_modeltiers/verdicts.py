@@ -242,7 +242,7 @@ class Judge:
             return
         if self.worst is None or not self._is_own_failure(self.worst):
             held = f"; what was judged by then held ({self.examples} examples)" if self.worst and self.examples > 1 else ""
-            self.worst = Evidence(self.name, Status.SKIPPED, reason + held)
+            self.worst = Evidence.skipped(self.name, reason + held)
         self._final = replace(self.worst, investigate=None)
 
     def meets(self, error: Exception) -> None:
@@ -301,7 +301,7 @@ class Judge:
     def _judged(self, subject: Subject, check: Check, values: dict[str, Any]) -> Evidence:
         def measured() -> Evidence:
             reason = left_out(subject.model, self.label)
-            return Evidence(self.name, Status.SKIPPED, reason) if reason else self._attributed(check(subject, **values))
+            return Evidence.skipped(self.name, reason) if reason else self._attributed(check(subject, **values))
 
         return guarded(self.name, measured, lambda error: self._raised(error, values))
 
@@ -336,7 +336,7 @@ class Judge:
             if subject.backward_raises():
                 return left_to(self.name, GRADIENT_OWNER, subject.backward_raises(), code="backward_raises")
             if why := subject.backward_raises(train=False):
-                return Evidence(self.name, Status.SKIPPED, f"in eval mode {why}")
+                return Evidence.skipped(self.name, f"in eval mode {why}")
             message = f"cannot be judged, the backward pass raises {_told(error)}"
             return Evidence(self.name, Status.FAIL, message, counterexample=shown, code="backward_raises")
         if isinstance(error, OutputError) and self.name == SHAPE_OWNER:

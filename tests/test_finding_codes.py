@@ -32,7 +32,7 @@ PASSES = ("Status.OK", "Status.SKIPPED")
 def findings(tree: ast.AST) -> Iterator[ast.Call]:
     """The calls that make evidence which may be a failure or a warning; a copy of other evidence keeps its code."""
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("Evidence", "left_to"):
+        if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("Evidence", "Evidence.counted", "left_to"):
             continue
         given = {keyword.arg: keyword.value for keyword in node.keywords}
         status = given.get("status") or (node.args[1] if len(node.args) > 1 else None)

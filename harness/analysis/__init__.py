@@ -116,7 +116,7 @@ def _without_answer(name: str, subject: Subject, error: Exception) -> Evidence:
         if not (subject.backward_raises(train=False) or isinstance(error, UserError)):
             return internal_error(name, error)
     said = str(error) if isinstance(error, UserError) else raised(error)
-    return Evidence(name, Status.SKIPPED, f"the model cannot be analysed: {said}")
+    return Evidence.skipped(name, f"the model cannot be analysed: {said}")
 
 
 def with_rows(subject: Subject, count: int) -> Sizes:

@@ -83,7 +83,7 @@ def attention_kernels(study: Study) -> Evidence:
     ways = _ways(subject)
     if not ways:
         message = "forward does not use PyTorch's attention, and there is no other implementation to switch to"
-        return Evidence(_NAME, Status.SKIPPED, message)
+        return Evidence.skipped(_NAME, message)
     closest, tried = None, []
     for way in ways:
         try:
@@ -97,7 +97,7 @@ def attention_kernels(study: Study) -> Evidence:
         tried.append(way.label)
         closest = found if closest is None or found.excess > closest.excess else closest
     if closest is None:
-        return Evidence(_NAME, Status.SKIPPED, "there is only one way to compute the attention here")
+        return Evidence.skipped(_NAME, "there is only one way to compute the attention here")
     message = f"the logits are the same with {', '.join(tried)}"
     facts: dict[str, Any] = {"measured": closest.measured, "bound": closest.bound, "counterexample": closest.counterexample}
     return Evidence(_NAME, Status.OK, message, details={"ways": tried}, **facts)

@@ -236,4 +236,4 @@ def _collapsed(pair: tuple[AttentionMap, AttentionMap], batch: int) -> list[tupl
 
 
 def _skipped(reason: str) -> Evidence:
-    return Evidence(_NAME, Status.SKIPPED, reason)
+    return Evidence.skipped(_NAME, reason)

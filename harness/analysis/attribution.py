@@ -83,16 +83,16 @@ def attribution(study: Study) -> Evidence:
     subject = study.subject
     model = subject.double
     if model is None:
-        return Evidence(_NAME, Status.SKIPPED, "the model does not run in float64, in which the integral is taken")
+        return Evidence.skipped(_NAME, "the model does not run in float64, in which the integral is taken")
     real = RealInputs(subject, model, subject.batch())
     end, start = real.point(), RealInputs(subject, model, subject.batch(seed=1)).point()
     if not end:
-        return Evidence(_NAME, Status.SKIPPED, no_real_input(subject))
+        return Evidence.skipped(_NAME, no_real_input(subject))
     path = _Path(real, start, end)
     needed = _seconds(path)
     reason = study.too_long(needed[_STEPS[-1]])
     if reason:
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     tried = _STEPS[-1:] if subject.is_large else _STEPS
     return _judge(study, path, next(steps for steps in tried if not study.too_long(needed[steps])))
 
@@ -111,13 +111,13 @@ def _judge(study: Study, path: _Path, steps: int) -> Evidence:
     gradients = [path.gradients(share) for share in shares]
     claimed = [sum(float(values.sum()) for values in each.values()) for each in gradients]
     if not all(map(math.isfinite, claimed)):
-        return Evidence(_NAME, Status.SKIPPED, "gradients are not finite (see gradient_flow)")
+        return Evidence.skipped(_NAME, "gradients are not finite (see gradient_flow)")
     gap, error, derivatives = _gap(path, shares[::_EVERY], claimed[::_EVERY])
     if gap > FACTOR * error:  # at other points again, as the error is an estimate from a few numbers itself
         gap, error, derivatives = _gap(path, shares[_EVERY // 2 :: _EVERY], claimed[_EVERY // 2 :: _EVERY])
     variation = sum(map(abs, derivatives)) / len(derivatives)
     if variation == 0:
-        return Evidence(_NAME, Status.SKIPPED, "the output does not change between two inputs, or changes only in jumps")
+        return Evidence.skipped(_NAME, "the output does not change between two inputs, or changes only in jumps")
     with torch.no_grad():
         change = float(path.output(1.0)) - float(path.output(0.0))
     missing = abs(change - _integral(claimed)[0]) / variation
@@ -134,9 +134,9 @@ def _judge(study: Study, path: _Path, steps: int) -> Evidence:
     measured, uncertain = _integral([path.derivative(share, _NUDGES[0]) for share in shares])
     if abs(change - measured) > FACTOR * (uncertain + error):
         reason = "the output jumps between two inputs because of a hard choice, so its gradients are not well defined"
-        return Evidence(_NAME, Status.SKIPPED, reason, details=facts["details"])
+        return Evidence.skipped(_NAME, reason, details=facts["details"])
     if not path.output(0.5).requires_grad:
-        return Evidence(_NAME, Status.SKIPPED, "the output has no gradient (see gradient_flow)")
+        return Evidence.skipped(_NAME, "the output has no gradient (see gradient_flow)")
     return _wrong(study, path, any(claimed), facts)
 
 
@@ -146,7 +146,7 @@ def _wrong(study: Study, path: _Path, any_gradient: bool, facts: dict[str, Any])
     if of_parameters:
         facts["details"] |= owned_by(of_parameters)
     elif not all(parameter.requires_grad for parameter in path.real.model.parameters()):
-        return Evidence(_NAME, Status.SKIPPED, "the gradient ends at a frozen part", details=facts["details"])
+        return Evidence.skipped(_NAME, "the gradient ends at a frozen part", details=facts["details"])
     missing = facts["details"]["missing"]
     return Evidence(
         _NAME,

@@ -46,18 +46,18 @@ def calibration(study: Study) -> Evidence:
     """
     subject = study.subject
     if subject.fresh_weights:
-        return Evidence(_NAME, Status.SKIPPED, "the model is not trained, so its confidence means nothing yet")
+        return Evidence.skipped(_NAME, "the model is not trained, so its confidence means nothing yet")
     if study.labelled is None:
-        return Evidence(_NAME, Status.SKIPPED, "`eval` names no rows with labels")
+        return Evidence.skipped(_NAME, "`eval` names no rows with labels")
     answered = _answer(subject, study.labelled)
     rows, labels = answered.rows, len(answered.confidence)
     if rows < _FEWEST_ROWS or labels < _FEWEST_LABELS:
         message = (
             f"{labels} labels in {rows} rows of `eval` are too few: {_FEWEST_LABELS} labels in {_FEWEST_ROWS} rows are needed"
         )
-        return Evidence(_NAME, Status.SKIPPED, message)
+        return Evidence.skipped(_NAME, message)
     if not bool(answered.confidence.isfinite().all()):
-        return Evidence(_NAME, Status.SKIPPED, "logits on the rows of `eval` are not finite (see finite_output)")
+        return Evidence.skipped(_NAME, "logits on the rows of `eval` are not finite (see finite_output)")
     tolerance = subject.task.tolerances.get(_NAME)
     bins = answered.binned()
     error, spread = bins.error, bins.spread
@@ -70,7 +70,7 @@ def calibration(study: Study) -> Evidence:
     shown = f"{rows} rows of `eval`"
     if not bins.surely_beyond(tolerance, floor) or answered.is_as_likely_as_said(error):
         message = f"confidence is off by {error:.3f} ({figures})"
-        return Evidence(_NAME, Status.OK, message, error, bound, "of 1", shown, details=facts)
+        return Evidence.ok(_NAME, message, error, bound, "of 1", shown, details=facts)
     code = "underconfident" if is_modest else "overconfident" if confidence > accuracy else "wrongly_confident"
     worth = "is closer to a guess than to its accuracy" if is_modest else "says less than its accuracy does"
     which = "" if tolerance is not None else f", so its confidence {worth}"

@@ -92,11 +92,11 @@ def compiled(study: Study) -> Evidence:
     subject = study.subject
     if study.seconds < _LEAST:
         message = f"`time_budget` leaves {study.seconds:.0f} s, and compiling takes {_LEAST:.0f} or more"
-        return Evidence(_NAME, Status.SKIPPED, message)
+        return Evidence.skipped(_NAME, message)
     try:
         torch.compile(nn.Identity(), backend="aot_eager")
     except RuntimeError as error:
-        return Evidence(_NAME, Status.SKIPPED, f"torch.compile does not work here: {raised(error)}")
+        return Evidence.skipped(_NAME, f"torch.compile does not work here: {raised(error)}")
     started = processor_seconds()
     found = _judge(subject, _STAGES[0])
     first = processor_seconds() - started
@@ -135,11 +135,11 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
         )
     if not run.graphs and not _called_first(subject, batches[0]):
         message = "the adapter calls no module of the model, so there is nothing to compile"
-        return Evidence(_NAME, Status.SKIPPED, message)
+        return Evidence.skipped(_NAME, message)
     recurrent = sorted({type(module).__name__ for module in subject.model.modules() if isinstance(module, nn.RNNBase)})
     if not run.graphs and recurrent:
         message = f"torch.compile leaves a forward that calls nn.{recurrent[0]} uncompiled, so there is nothing to compare"
-        return Evidence(_NAME, Status.SKIPPED, message)
+        return Evidence.skipped(_NAME, message)
     if not run.graphs:
         message = f"torch.compile ({stage.backend}) compiles no part of the model: {_why_refused(subject, batches[0], stage)}"
         return Evidence(_NAME, Status.WARN, message, counterexample=shown, cause=_REFUSED, code="nothing_compiled")
@@ -152,7 +152,7 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
     }
     if not real:
         worst = max(run.gaps, key=lambda gap: gap.measured / gap.bound if gap.bound else 0.0)
-        return Evidence(_NAME, Status.OK, "the same", worst.measured, worst.bound, "", shown, details=details)
+        return Evidence.ok(_NAME, "the same", worst.measured, worst.bound, "", shown, details=details)
     first = real[0]
     others = f" (and {len(real) - 1} more)" if len(real) > 1 else ""
     return Evidence(

@@ -57,11 +57,11 @@ def gradcheck(study: Study) -> Evidence:
     subject = study.subject
     if subject.double is None:
         reason = "the model does not run in float64, and float32 is too coarse for finite differences"
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     model = subject.copies.of(subject.double)
     tensors = _sample(model, _padding_rows_read(study.subject, model))
     if not tensors:
-        return Evidence(_NAME, Status.SKIPPED, "no parameter is trainable")
+        return Evidence.skipped(_NAME, "no parameter is trainable")
     told: list[Derivative] = []
     end = processor_seconds() + study.seconds
     for train in (False, True):
@@ -78,12 +78,12 @@ def gradcheck(study: Study) -> Evidence:
             if len(told) == _DRAWS * (1 + train):
                 break
     if not told:
-        return Evidence(_NAME, Status.SKIPPED, "kinks or rounding hide the derivative in every direction that was tried")
+        return Evidence.skipped(_NAME, "kinks or rounding hide the derivative in every direction that was tried")
     worst = max(told, key=lambda derivative: derivative.gap / derivative.error)
     count = sum(tensor.numel() for tensor in tensors.values())
     message = f"gradients agree with finite differences in {len(told)} directions through {count} parameters"
     measured, bound = worst.gap / worst.size, worst.error / worst.size
-    return Evidence(_NAME, Status.OK, message, measured, bound, "of the derivative", _shown(subject))
+    return Evidence.ok(_NAME, message, measured, bound, "of the derivative", _shown(subject))
 
 
 def _wrong_parts(probe: GradientProbe, moving: dict[str, Tensor], end: float) -> dict[str, Derivative]:

@@ -93,7 +93,7 @@ def autocast(study: Study) -> Evidence:
 
 def _judge(subject: Subject, precision: _Precision) -> Evidence:
     if subject.dtype not in (torch.float32, torch.float64):
-        return Evidence(_NAME, Status.SKIPPED, f"the model is already in {str(subject.dtype).removeprefix('torch.')}")
+        return Evidence.skipped(_NAME, f"the model is already in {str(subject.dtype).removeprefix('torch.')}")
     half, closest = precision.model(subject), None
     for content, batch in _contents(subject):
         shown = f"{subject.typical.describe(subject.task)}, {content}"
@@ -136,7 +136,7 @@ def _judge(subject: Subject, precision: _Precision) -> Evidence:
             )
         message = f"in {precision.label} the logits agree within its rounding"
         closest = closest or Evidence(_NAME, Status.OK, message, **facts)
-    return closest or Evidence(_NAME, Status.SKIPPED, "no input gives finite logits in full precision")
+    return closest or Evidence.skipped(_NAME, "no input gives finite logits in full precision")
 
 
 _TYPICAL = "typical input"
@@ -161,10 +161,10 @@ def _contents(subject: Subject) -> Iterator[tuple[str, Batch]]:
 def _raised(error: ModelRaisedError, precision: _Precision, shown: str) -> Evidence:
     if isinstance(error.error, NotImplementedError) or any(words in str(error).lower() for words in _NO_KERNEL):
         message = f"an operation has no {precision.label} kernel here: {error}"
-        return Evidence(_NAME, Status.SKIPPED, message, counterexample=shown)
+        return Evidence.skipped(_NAME, message, counterexample=shown)
     if not precision.is_autocast:
         message = f"forward raises in {precision.label}: {error} (see dtype_move)"
-        return Evidence(_NAME, Status.SKIPPED, message, counterexample=shown)
+        return Evidence.skipped(_NAME, message, counterexample=shown)
     return Evidence(
         _NAME,
         Status.FAIL,

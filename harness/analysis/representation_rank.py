@@ -98,9 +98,9 @@ def representation_rank(study: Study) -> Evidence:
         )
     spreads = [left for what, collapse in seen.judged() if (left := _spread(collapse, seen.final(what))) is not None]
     if not spreads:
-        return Evidence(_NAME, Status.SKIPPED, "the output is too small to have a rank", counterexample=shown, details=details)
+        return Evidence.skipped(_NAME, "the output is too small to have a rank", counterexample=shown, details=details)
     message = "examples and positions can be told apart down to the logits"
-    return Evidence(_NAME, Status.OK, message, min(spreads), FACTOR * _RESOLUTION, "of their size", shown, details=details)
+    return Evidence.ok(_NAME, message, min(spreads), FACTOR * _RESOLUTION, "of their size", shown, details=details)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def noise(study: Study) -> Evidence:
     near = neighbourhood(study, own_model(study))
     reason = why_not(study, near, calls=len(STRENGTHS))
     if reason:
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     directions = [normal(near.here, number) for number in range(len(STRENGTHS))]
     curve = near.curve({strength: near.moved(each, strength) for each, strength in zip(directions, STRENGTHS, strict=True)})
     measured = curve[0]["change"]
@@ -105,7 +105,7 @@ def masking(study: Study) -> Evidence:
     near = neighbourhood(study, model)
     reason = why_not(study, near, calls=len(near.parts) + len(STRENGTHS))
     if reason or len(near.parts) < 2:
-        return Evidence(_NAME, Status.SKIPPED, reason or "the input has only one part")
+        return Evidence.skipped(_NAME, reason or "the input has only one part")
     alone = _most_alone(near)
     what = near.name_of((alone.field, alone.place))
     # A token's own logits depend on itself most, in a fresh model by far, so that only what rounding hides is hidden.
@@ -115,7 +115,7 @@ def masking(study: Study) -> Evidence:
         alone = _most_alone(near)
         what = near.name_of((alone.field, alone.place))
     if not alone.others or not alone.everything:
-        return Evidence(_NAME, Status.SKIPPED, "the output depends on at most one part of its input (see input_dependence)")
+        return Evidence.skipped(_NAME, "the output depends on at most one part of its input (see input_dependence)")
     which = f"{what} {alone.place}" if alone.place >= 0 else f"the input `{alone.field}`"
     figures = f"all others together change it {alone.others / alone.everything:.2g} times as much as a different input does"
     decides = alone.weight >= bound
@@ -145,11 +145,11 @@ def adversarial_step(study: Study) -> Evidence:
     2018, Obfuscated Gradients Give a False Sense of Security): the output goes where they do not point.
     """
     if not any(parameter.requires_grad for parameter in study.subject.model.parameters()):
-        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter, so its gradients do not matter")
+        return Evidence.skipped(_NAME, "the model has no trainable parameter, so its gradients do not matter")
     near = neighbourhood(study, own_model(study))
     reason = why_not(study, near, calls=_DRAWS + 2 * len(STRENGTHS))
     if reason:
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     margin = _margin(near)
     downhill = {name: -sign for name, sign in _signs_of_gradient(near, margin).items()}
     strength, before = STRENGTHS[0], float(margin(near.logits))
@@ -166,7 +166,7 @@ def adversarial_step(study: Study) -> Evidence:
     }
     rounding = 2 * study.subject.floor.bound * _answers(near)
     if max(lowered, typical) <= rounding:
-        return Evidence(_NAME, Status.SKIPPED, "no small step changes the output", details=facts["details"])
+        return Evidence.skipped(_NAME, "no small step changes the output", details=facts["details"])
     if lowered >= typical - rounding:
         times = lowered / max(typical, rounding)
         return Evidence(

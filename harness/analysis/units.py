@@ -78,13 +78,13 @@ def _judge(study: Study, case: str, functions: dict[str, Any], adjective: str) -
     shown = f"{_BATCHES} batches of {_sizes(subject).describe(subject.task)}"
     if not layers:
         names = ", ".join(sorted(functions))
-        return Evidence(_NAME, Status.SKIPPED, f"forward calls no activation function that can be {adjective} ({names})")
+        return Evidence.skipped(_NAME, f"forward calls no activation function that can be {adjective} ({names})")
     found = [finding for layer in layers if (finding := _weigh(subject, layer, functions, len(layers)))]
     details = {"layers": [layer.to_json() for layer in layers]}
     if not found:
         flat, units = sum(layer.flat_units for layer in layers), sum(layer.units for layer in layers)
         message = f"{flat} of {units} units are {adjective} at every input, which chance explains"
-        return Evidence(_NAME, Status.OK, message, float(flat), None, "units", shown, details=details)
+        return Evidence.ok(_NAME, message, float(flat), None, "units", shown, details=details)
     first = next((finding for finding in found if finding.is_whole), found[0])
     layer = first.layer
     who = (f"all {layer.units} units are" if layer.units > 1 else "its only unit is") if first.is_whole else ""

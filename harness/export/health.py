@@ -146,7 +146,7 @@ def _add_custom(report: ExportHealthReport, model: nn.Module, name: str, check: 
         result = check()
         if isinstance(result, CheckResult):
             found.append(result)
-            return Evidence(name, Status.OK, result.message)
+            return Evidence.ok(name, result.message)
         return result
 
     evidence = _measured(name, measure)

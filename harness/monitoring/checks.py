@@ -84,7 +84,7 @@ def evaluation(monitor: Monitor) -> Evidence:
     expected.metrics(monitor.task)  # a threshold of no metric is said even where there is nothing to measure
     found = monitor.evaluation
     if found is None:
-        return Evidence("evaluation", Status.SKIPPED, "the data has no labels to evaluate the model with")
+        return Evidence.skipped("evaluation", "the data has no labels to evaluate the model with")
     metrics = found.summary
     lacking = lacking_columns(monitor)
     details = {
@@ -125,14 +125,14 @@ def evaluation(monitor: Monitor) -> Evidence:
             details=details,
             code="slice_misses_threshold",
         )
-    return Evidence("evaluation", Status.OK, f"{said}, {on}", details=details)
+    return Evidence.ok("evaluation", f"{said}, {on}", details=details)
 
 
 def baseline_regression(monitor: Monitor) -> Evidence:
     """Whether the model is worse than its baseline, on the rows that the baseline was scored on."""
     rows = monitor.baseline_rows
     if rows is None:
-        return Evidence("baseline_regression", Status.SKIPPED, _NO_BASELINE)
+        return Evidence.skipped("baseline_regression", _NO_BASELINE)
     details: dict[str, Any] = {"baseline": str(monitor.memory.baseline), "scored_on": rows.name, "is_same_data": rows.is_window}
     if rows.data is None:
         return Evidence(
@@ -140,7 +140,7 @@ def baseline_regression(monitor: Monitor) -> Evidence:
         )
     comparison = monitor.comparison
     if comparison is None:
-        return Evidence("baseline_regression", Status.SKIPPED, "the data has no labels to compare the model with its baseline")
+        return Evidence.skipped("baseline_regression", "the data has no labels to compare the model with its baseline")
     worst = max(comparison.evidence(), key=lambda one: (one.status.severity, one.excess))
     where = (
         ""
@@ -169,10 +169,10 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     """Whether a group of features is distributed as in the reference."""
     verdict = monitor.verdict
     if verdict is None or monitor.reference is None or monitor.window is None:
-        return Evidence("drift", Status.SKIPPED, _NO_PROFILE)
+        return Evidence.skipped("drift", _NO_PROFILE)
     found = verdict.group(case)
     if not found:
-        return Evidence("drift", Status.SKIPPED, why_no_features(monitor, case))
+        return Evidence.skipped("drift", why_no_features(monitor, case))
     statuses = [verdict.status_of(one) for one in found]
     blindness = verdict.drift.blindness if case == "inputs" else ""
     order = monitor.order if case == "inputs" else None
@@ -235,9 +235,9 @@ def harm(monitor: Monitor) -> Evidence:
     """Whether the model is less often right than on the reference."""
     verdict = monitor.verdict
     if verdict is None:
-        return Evidence("harm", Status.SKIPPED, _NO_PROFILE)
+        return Evidence.skipped("harm", _NO_PROFILE)
     if verdict.impact is None:
-        return Evidence("harm", Status.SKIPPED, why_no_accuracy(monitor))
+        return Evidence.skipped("harm", why_no_accuracy(monitor))
     found = verdict.impact.evidence()
     details: dict[str, Any] = {"harm": found.details}
     lasting = lasting_series(monitor, {ACCURACY})

@@ -53,9 +53,9 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
     """Adapters that are merged into the weights give the same logits, and unmerging restores them."""
     adapters = adapters_of(subject)
     if adapters is None:
-        return Evidence(NAME, Status.SKIPPED, NONE)
+        return Evidence.skipped(NAME, NONE)
     if not adapters.can_merge:
-        return Evidence(NAME, Status.SKIPPED, "the model has no methods that merge its adapters and unmerge them")
+        return Evidence.skipped(NAME, "the model has no methods that merge its adapters and unmerge them")
     batch, models = subject.batch(seed=seed), WithAdapters(subject)
 
     def apart(judge: nn.Module) -> Tensor:
@@ -208,7 +208,7 @@ def disabled_is_base(subject: Subject, seed: int = 0) -> Evidence:
     """With adapters switched off the logits are those of the base model, and switched on again they are as before."""
     adapters = adapters_of(subject)
     if adapters is None and not hasattr(subject.model, "peft_config"):
-        return Evidence(NAME, Status.SKIPPED, NONE)
+        return Evidence.skipped(NAME, NONE)
     batch = subject.batch(seed=seed)
     models = WithAdapters(subject)
     names = _parameters_of(subject, adapters, models)
@@ -227,7 +227,7 @@ def disabled_is_base(subject: Subject, seed: int = 0) -> Evidence:
 
     with disabled(models.of(subject.model, "one"), adapters) as how:
         if not how:
-            return Evidence(NAME, Status.SKIPPED, "the model has no method or attribute that switches its adapters off")
+            return Evidence.skipped(NAME, "the model has no method or attribute that switches its adapters off")
     at = f"{subject.typical.describe(subject.task)}, {how}, seed={seed}"
     found = judge_equal(
         subject,
@@ -374,7 +374,7 @@ def _layer_that_is_on(subject: Subject, adapters: Adapters | None, models: WithA
 def raises(method: str, error: Exception) -> Evidence:
     """A failure of a method that merges or unmerges; where it says that it cannot, a skip."""
     if _REFUSES.search(str(error)):
-        return Evidence(NAME, Status.SKIPPED, f"{method} refuses: {raised(error)}")
+        return Evidence.skipped(NAME, f"{method} refuses: {raised(error)}")
     return Evidence(
         NAME,
         Status.FAIL,

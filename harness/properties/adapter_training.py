@@ -38,16 +38,16 @@ def only_adapters_move(subject: Subject, seed: int = 0) -> Evidence:
     """A few training steps, with an evaluation before each, change every adapter and nothing that is frozen."""
     adapters = adapters_of(subject)
     if adapters is None and not hasattr(subject.model, "peft_config"):
-        return Evidence(NAME, Status.SKIPPED, NONE)
+        return Evidence.skipped(NAME, NONE)
     model = subject.fresh()
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     if not any(parameter.requires_grad for parameter in model.parameters()):
         told = (
             "every parameter is frozen, adapters too, so there is nothing to train (peft: is_trainable=True in from_pretrained)"
         )
-        return Evidence(NAME, Status.SKIPPED, told)
+        return Evidence.skipped(NAME, told)
     if not frozen:
-        return Evidence(NAME, Status.SKIPPED, _NOTHING_FROZEN)
+        return Evidence.skipped(NAME, _NOTHING_FROZEN)
     model.train()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     train_a_little(subject, model, seed)
@@ -98,7 +98,7 @@ def _stuck(
 
 def _trained_bases(subject: Subject, adapters: Adapters | None, counterexample: str) -> Evidence:
     """A warning where some of the weights that adapters are merged into are trained as well, while others are frozen."""
-    sound = Evidence(NAME, Status.OK, "training changes adapters, and nothing that is frozen", counterexample=counterexample)
+    sound = Evidence.ok(NAME, "training changes adapters, and nothing that is frozen", counterexample=counterexample)
     if adapters is None:
         return sound
     if (beside := _trained_beside(subject.model, adapters)) and _has_switch(subject, adapters):
@@ -132,12 +132,11 @@ def _trained_bases(subject: Subject, adapters: Adapters | None, counterexample: 
     trained = [name for name, is_trained in bases if is_trained]
     if not trained or len(trained) == len(bases):
         return sound
-    return Evidence(
+    return Evidence.counted(
         NAME,
         Status.WARN,
         f"`{trained[0]}`, which an adapter is merged into, is trained as well, while other such weights are frozen",
-        float(len(trained)),
-        0.0,
+        len(trained),
         "weights",
         counterexample,
         trained[0],
@@ -167,14 +166,14 @@ def saved_adapters_load(subject: Subject, seed: int = 0) -> Evidence:
     """What is saved of adapters after some training, loaded over the same base model, gives the same logits."""
     adapters = adapters_of(subject)
     if adapters is None and not hasattr(subject.model, "peft_config"):
-        return Evidence(NAME, Status.SKIPPED, NONE)
+        return Evidence.skipped(NAME, NONE)
     if subject.rebuild is None:
-        return Evidence(NAME, Status.SKIPPED, "the model has no factory, so the base model cannot be built once more")
+        return Evidence.skipped(NAME, "the model has no factory, so the base model cannot be built once more")
     if adapters is not None and adapters.by_mode and (twice := _merged_after_loading(subject, seed)) is not None:
         return _unless_owned(subject, replace(twice, module=adapters.layers[0]))
     source = subject.fresh()
     if not any(parameter.requires_grad for parameter in source.parameters()):
-        return Evidence(NAME, Status.SKIPPED, "every parameter is frozen, adapters too, so there is nothing to save")
+        return Evidence.skipped(NAME, "every parameter is frozen, adapters too, so there is nothing to save")
     train_a_little(subject, source, seed, noise=True)
     batch = subject.batch(seed=seed)
     expected = subject.logits(batch, source)

@@ -47,7 +47,7 @@ Culprit = Callable[[nn.Module], str]
 def chunks_equal_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """A call that is cut in two, or into small pieces, gives what the whole gives, where each piece continues from the state of the last."""
     if reason := _unseen(subject):
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     base = subject.batch(sizes, seed)
     entire = remembered(subject, lambda model: subject.outputs(base, model))
     found = []
@@ -58,13 +58,13 @@ def chunks_equal_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
             culprit = partial(_where_parted, subject, base, axis.name, cuts)
             at = f"{sizes.describe(subject.task)}, seed={seed}"
             found.append(_same(subject, entire, joined, axis.name, length, cuts, at, culprit))
-    return first_failure(found) if found else Evidence(_NAME, Status.SKIPPED, "a call of these sizes cannot be cut")
+    return first_failure(found) if found else Evidence.skipped(_NAME, "a call of these sizes cannot be cut")
 
 
 def requests_apart(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """A second call gives the same whether or not another request was served between it and the first one."""
     if reason := _unseen(subject):
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     first, second, other = (subject.batch(sizes, seed + number) for number in range(3))
 
     def follow(between: bool, model: nn.Module) -> Outputs:
@@ -91,7 +91,7 @@ def requests_apart(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
 def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """Some output of a call depends on the state that it continues from."""
     if reason := _unseen(subject):
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     model = subject.double if subject.double is not None else subject.model
     states = [subject.outputs(subject.batch(sizes, seed + number), model) for number in range(2)]
     second = subject.batch(sizes, seed + 2)
@@ -120,13 +120,13 @@ def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 cause="a state that forward takes and does not use, such as a recurrent layer called without it, or returns as it was given",
                 code="ignored_state",
             )
-    return Evidence(_NAME, Status.OK, "every state matters", counterexample=counterexample)
+    return Evidence.ok(_NAME, "every state matters", counterexample=counterexample)
 
 
 def state_shape(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """Every tensor of a state has the declared shape, after the first call and after the next one."""
     if reason := _unseen(subject):
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     signature = subject.task.signature
     counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
     batch = subject.batch(sizes, seed)
@@ -171,7 +171,7 @@ def state_shape(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                     if isinstance(axis, str) and _is_own(subject, axis)
                 }
         batch = going_on(subject, subject.batch(sizes, seed + number), outputs)
-    return Evidence(_NAME, Status.OK, "states have their declared shape", counterexample=counterexample)
+    return Evidence.ok(_NAME, "states have their declared shape", counterexample=counterexample)
 
 
 def chunked_axes(subject: Subject) -> list[Axis]:

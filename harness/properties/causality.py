@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes, other_batch, shares_rows, with_rows
-from harness.evidence import Blame, Evidence, Status
+from harness.evidence import Blame, Evidence
 from harness.properties.independence import Run, ends_along
 from harness.properties.noise import first_failure, judge_equal, judge_rows, remembered
 from harness.properties.places import line_that_calls
@@ -52,7 +52,7 @@ def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         ):
             found.append(_causal_along(subject, sizes, axis.name, _spread(length, most), seed))
     if not found:
-        return Evidence("causal", Status.SKIPPED, f"`{signature.main.name}` has no two positions along a causal axis")
+        return Evidence.skipped("causal", f"`{signature.main.name}` has no two positions along a causal axis")
     return left_to_batch_independence(subject, first_failure(found))
 
 
@@ -74,7 +74,7 @@ def _causal_along(subject: Subject, sizes: Sizes, axis: str, positions: list[int
     ends = {position: ends_along(signature, signature.main, axis, position, by_axis) for position in positions}
     positions = [position for position in positions if all(size >= 1 for _, size in ends[position])]
     if not positions:
-        return Evidence("causal", Status.OK, f"the output has nothing before any position of `{axis}`")
+        return Evidence.ok("causal", f"the output has nothing before any position of `{axis}`")
     if not shares_rows(subject.task):
         return _causal_in_turn(subject, sizes, axis, positions, seed)
     wide = with_rows(subject.task, sizes, len(positions))

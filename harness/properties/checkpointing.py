@@ -55,9 +55,9 @@ def same_with_checkpointing(subject: Subject, seed: int = 0) -> Evidence:
         how = switch(subject.fresh(), on=True)
         switch(subject.fresh(), on=False)
     except Exception as error:  # whatever a model says that cannot do it
-        return Evidence(NAME, Status.SKIPPED, f"activation checkpointing cannot be switched on: {raised(error)}")
+        return Evidence.skipped(NAME, f"activation checkpointing cannot be switched on: {raised(error)}")
     if not how:
-        return Evidence(NAME, Status.SKIPPED, "the model has no switch for activation checkpointing")
+        return Evidence.skipped(NAME, "the model has no switch for activation checkpointing")
     try:
         differing = _Comparison(subject, _unchecked, _checked, seed)
     except NoGradientError:
@@ -72,10 +72,10 @@ def same_with_checkpointing(subject: Subject, seed: int = 0) -> Evidence:
             message += (
                 f"; `{differing.statistics[0]}` is updated twice in a step{and_others(len(differing.statistics) - 1, 'buffer')}"
             )
-        return Evidence(NAME, Status.OK, message, differing.worst, _NOISE, "units in the last place", counterexample)
+        return Evidence.ok(NAME, message, differing.worst, _NOISE, "units in the last place", counterexample)
     if _Comparison(subject, _unchecked, _unchecked, seed).is_wrong:
         told = "with the same seed, a training step gives different gradients each time, whatever is checkpointed"
-        return Evidence(NAME, Status.SKIPPED, told)
+        return Evidence.skipped(NAME, told)
     return _judge_difference(subject, differing, how, counterexample, seed)
 
 
@@ -310,12 +310,11 @@ def _updated_twice(subject: Subject, statistics: list[str], how: str, counterexa
     path = statistics[0]
     owner = path.rpartition(".")[0]
     is_norm = isinstance(subject.model.get_submodule(owner), NormBase)
-    return Evidence(
+    return Evidence.counted(
         NAME,
         Status.WARN,
         f"with {how} a step leaves `{path}` at another value{and_others(len(statistics) - 1, 'buffer')}: the block is computed twice",
-        float(len(statistics)),
-        0.0,
+        len(statistics),
         "buffers",
         counterexample,
         owner,
@@ -324,15 +323,14 @@ def _updated_twice(subject: Subject, statistics: list[str], how: str, counterexa
         if is_norm
         else "a counter or a statistic that is updated in forward, and once more when the block is computed again",
         code="statistics_updated_twice",
-        place=line_that_calls(subject.model, WHOLE, ("checkpoint",)),
-    )
+    ).at(line_that_calls(subject.model, WHOLE, ("checkpoint",)))
 
 
 def _without_any_gradient(subject: Subject, how: str, counterexample: str, seed: int) -> Evidence:
     try:
         _step(subject, _unchecked(subject), seed)
     except NoGradientError:
-        return Evidence(NAME, Status.SKIPPED, "the model has no trainable parameter")
+        return Evidence.skipped(NAME, "the model has no trainable parameter")
     return Evidence(
         NAME,
         Status.FAIL,

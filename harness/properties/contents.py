@@ -52,14 +52,14 @@ def padding_id_is_read(subject: Subject, seed: int = 0) -> Evidence:
         return failure
     found = _ids_with_mask(subject)
     if found is None:
-        return Evidence(NAME, Status.SKIPPED, "forward takes no mask or lengths beside ids that have one for padding")
+        return Evidence.skipped(NAME, "forward takes no mask or lengths beside ids that have one for padding")
     each, axis = found
     assert isinstance(each.values, Ids)
     assert each.values.pad is not None
     batch = subject.batch(seed=seed)
     ids = batch[each.name]
     if ids.ndim != 2 or ids.shape[1] <= _PLACE + 1:
-        return Evidence(NAME, Status.SKIPPED, "the texts are too short to have a token in the middle")
+        return Evidence.skipped(NAME, "the texts are too short to have a token in the middle")
     for mask in subject.task.signature.inputs:
         if isinstance(mask.values, MaskOf) and mask.values.axis == axis and mask.name in batch:
             batch[mask.name] = torch.full_like(batch[mask.name], 0 if mask.values.inverted else 1)
@@ -76,17 +76,17 @@ def padding_id_is_read(subject: Subject, seed: int = 0) -> Evidence:
         with _moving_embedding(model, changed, moved=True):
             moved = subject.logits(given, model)
         if not seen:
-            return Evidence(NAME, Status.SKIPPED, "no embedding is given the ids as they are")
+            return Evidence.skipped(NAME, "no embedding is given the ids as they are")
         effects[is_pad] = difference(_elsewhere(subject, plain, axis), _elsewhere(subject, moved, axis))
     counterexample = f"{subject.typical.describe(subject.task)}, id {each.values.pad} at place {_PLACE}, all real, seed={seed}"
     if not effects[False] > subject.rounding:
-        return Evidence(NAME, Status.SKIPPED, "no other token counts there either")
+        return Evidence.skipped(NAME, "no other token counts there either")
     if effects[True] > subject.rounding:
         end = end_token(model, each.values.count) if isinstance(each.values.count, int) else None
         if end == each.values.pad and (path := _with_padding_row(model, seen)):
             return _end_never_trained(path, each.values.pad, counterexample)
         message = f"a real token with id {each.values.pad}, that of padding, is read as any other"
-        return Evidence(NAME, Status.OK, message, effects[True], subject.rounding, counterexample=counterexample)
+        return Evidence.ok(NAME, message, effects[True], subject.rounding, counterexample=counterexample)
     return Evidence(
         NAME,
         Status.WARN,
@@ -124,7 +124,7 @@ def flat_rows_are_taught(subject: Subject, seed: int = 0) -> Evidence:
         return failure
     inputs = [each for each in subject.task.signature.inputs if _is_series(each)]
     if not inputs or BATCH not in subject.task.signature.main.axes:
-        return Evidence(NAME, Status.SKIPPED, "no input is a row of several numbers")
+        return Evidence.skipped(NAME, "no input is a row of several numbers")
     batch = subject.batch(seed=seed)
     flat = dict(batch)
     for each in inputs:
@@ -133,17 +133,17 @@ def flat_rows_are_taught(subject: Subject, seed: int = 0) -> Evidence:
     model = calibrated(subject)
     # A copy for each: what a model keeps of a call in eval mode may belong to the graph of that call.
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        return Evidence(NAME, Status.SKIPPED, "no parameter is trained")
+        return Evidence.skipped(NAME, "no parameter is trained")
     usual, silent = (_slopes(subject, given, subject.copies.of(model).eval()) for given in (batch, flat))
     alive = {path: slope for path, slope in usual.items() if slope > 0 and path in silent}
     if not alive:
-        return Evidence(NAME, Status.SKIPPED, "no layer with weights has a gradient at usual rows")
+        return Evidence.skipped(NAME, "no layer with weights has a gradient at usual rows")
     worst = max(silent[path] / slope for path, slope in alive.items())
     named = ", ".join(f"`{each.name}`" for each in inputs)
     counterexample = f"{subject.typical.describe(subject.task)}, {named} all {_level(inputs[0]):g}, eval mode, seed={seed}"
     if worst > _SILENT:
         message = "a row whose numbers are all the same teaches the model"
-        return Evidence(NAME, Status.OK, message, worst, _SILENT, "of the usual gradient", counterexample)
+        return Evidence.ok(NAME, message, worst, _SILENT, "of the usual gradient", counterexample)
 
     def culprit() -> str:
         least, judge = _SILENT * max(alive.values()), subject.copies.of(model).eval()

@@ -62,7 +62,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     except ModelRaisedError as error:
         return _raises_at(subject, sizes, seed, error)
     if same_shape(logits, expected):
-        return Evidence(name, Status.OK, "logits have the promised shape", counterexample=counterexample)
+        return Evidence.ok(name, "logits have the promised shape", counterexample=counterexample)
     if fits_shape(logits.shape, expected):
         return Evidence(
             name,
@@ -91,7 +91,7 @@ def _raises_at(subject: Subject, sizes: Sizes, seed: int, error: ModelRaisedErro
     """The verdict on sizes at which forward raises."""
     name, counterexample = "shape_contract", f"{sizes.describe(subject.task)}, seed={seed}"
     if sizes.image is not None:
-        return Evidence(name, Status.OK, f"refuses images of {sizes.image[0]}x{sizes.image[1]}", counterexample=counterexample)
+        return Evidence.ok(name, f"refuses images of {sizes.image[0]}x{sizes.image[1]}", counterexample=counterexample)
     if token := (subject.task.is_text or is_lookup(error)) and unreadable_token(subject, subject.batch(sizes, seed)):
         return Evidence(
             name,
@@ -238,7 +238,7 @@ def _inputs_kept(subject: Subject, sizes: Sizes, train: bool, seed: int) -> Evid
     ]
     counterexample = f"{sizes.describe(subject.task)}, {'train' if train else 'eval'} mode, seed={seed}"
     if not changed:
-        return Evidence(name, Status.OK, "the inputs are unchanged", counterexample=counterexample)
+        return Evidence.ok(name, "the inputs are unchanged", counterexample=counterexample)
     return Evidence(
         name,
         Status.FAIL,

@@ -75,7 +75,7 @@ def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
     signature = subject.task.signature
     bidirectional = not any(axis.name in signature.main.axes for axis in signature.with_order("causal"))
     if subject.batch()[field].shape[1] < 3:
-        return Evidence(_NAME, Status.SKIPPED, "sequences of fewer than 3 tokens have no context")
+        return Evidence.skipped(_NAME, "sequences of fewer than 3 tokens have no context")
 
     def changes(base: Batch, draw: int) -> Iterable[Change]:
         length = base[field].shape[1]
@@ -107,7 +107,7 @@ def depends_on_order(subject: Subject, seed: int = 0) -> Evidence:
     """Swapping two other tokens changes a position's logits; a warning otherwise, as some models are bags of words by design."""
     field, along = _in_context(subject)
     if subject.batch()[field].shape[1] < 4:
-        return Evidence(_NAME, Status.SKIPPED, "sequences of fewer than 4 tokens are too short to reorder")
+        return Evidence.skipped(_NAME, "sequences of fewer than 4 tokens are too short to reorder")
 
     def changes(base: Batch, draw: int) -> Iterable[Change]:
         # The two tokens before the last, which a window of attention still reaches, and different ones, or the swap would change nothing.
@@ -206,19 +206,18 @@ def _judge(
     counterexample = f"{subject.typical.describe(subject.task)}, {_DRAWS} draws from seed={seed}"
     ignored = [label for label, value in influence.items() if value == 0.0]
     if not influence:
-        return Evidence(_NAME, Status.SKIPPED, "nothing to change in inputs of these sizes")
+        return Evidence.skipped(_NAME, "nothing to change in inputs of these sizes")
     weakest = min(influence.values())
     if not ignored:
-        return Evidence(_NAME, Status.OK, "every part matters", weakest, None, "of the logits, weakest influence", counterexample)
+        return Evidence.ok(_NAME, "every part matters", weakest, None, "of the logits, weakest influence", counterexample)
     what = ignored[0] if len(ignored) == 1 else ("any of them" if len(ignored) == len(influence) > 4 else ", ".join(ignored[:6]))
     if len(ignored) == len(influence) > 1:
         what = f"their input at all ({ignored[0]} to {ignored[-1]})"
-    found = Evidence(
+    found = Evidence.counted(
         _NAME,
         Status.FAIL,
         wrong.format(what),
-        measured=float(len(ignored)),
-        bound=0.0,
+        number=len(ignored),
         unit=f"of {len(influence)} parts ignored",
         counterexample=counterexample,
         cause=cause,

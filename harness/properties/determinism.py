@@ -235,7 +235,7 @@ def repeated_backward(subject: Subject, seed: int = 0) -> Evidence:
             try:
                 subject.backward(subject.batch(seed=seed + step))
             except NoGradientError:
-                return Evidence(name, Status.SKIPPED, "the model has no trainable parameter")
+                return Evidence.skipped(name, "the model has no trainable parameter")
             except RuntimeError as error:
                 if "second time" not in str(error):
                     if step or isinstance(error, BackwardRaisedError) or subject.train_mode_failure:
@@ -253,7 +253,7 @@ def repeated_backward(subject: Subject, seed: int = 0) -> Evidence:
                     code="keeps_graph",
                 )
     model.zero_grad(set_to_none=True)
-    return Evidence(name, Status.OK, "two training steps in a row work")
+    return Evidence.ok(name, "two training steps in a row work")
 
 
 def rng_untouched(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -291,7 +291,7 @@ def rng_untouched(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             investigate=lambda: _seeder(subject, batch),
             code="seeds_in_train_mode",
         )
-    return Evidence(name, Status.OK, "the global random state is unchanged", counterexample=counterexample)
+    return Evidence.ok(name, "the global random state is unchanged", counterexample=counterexample)
 
 
 def _under_seed(seed: int, subject: Subject, batch: Batch, model: nn.Module) -> Tensor:
@@ -354,12 +354,11 @@ def _flipped(model: nn.Module, run: Callable[[], object], expected: bool, ignori
 
 
 def _stuck_in_train_mode(stuck: list[str], counterexample: str) -> Evidence:
-    return Evidence(
+    return Evidence.counted(
         "mode_round_trip",
         Status.FAIL,
         f"eval() leaves `{stuck[0]}` in train mode",
-        float(len(stuck)),
-        0.0,
+        len(stuck),
         "modules",
         counterexample,
         stuck[0],

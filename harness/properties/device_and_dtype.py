@@ -69,9 +69,9 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
     name, label = "dtype_move", dtype
     counterexample = f"{subject.typical.describe(subject.task)}, dtype={label}, seed={seed}"
     if not any(p.is_floating_point() for p in subject.model.parameters()):
-        return Evidence(name, Status.SKIPPED, "the model has no floating parameters to move")
+        return Evidence.skipped(name, "the model has no floating parameters to move")
     if part := quantised_part(subject.model):
-        return Evidence(name, Status.SKIPPED, f"`{part}` is quantised, and its kernels only support float32")
+        return Evidence.skipped(name, f"`{part}` is quantised, and its kernels only support float32")
     model = _in_dtype(subject, dtype)
     calls: list[Call] = []
     try:
@@ -79,9 +79,7 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
             values = _values(subject, model, seed)
     except ModelRaisedError as error:
         if isinstance(error.error, NotImplementedError) or any(words in str(error).lower() for words in _NO_KERNEL):
-            return Evidence(
-                name, Status.SKIPPED, f"an operation has no {label} kernel here: {error}", counterexample=counterexample
-            )
+            return Evidence.skipped(name, f"an operation has no {label} kernel here: {error}", counterexample=counterexample)
         subject.logits(subject.batch(seed=seed))  # what raises before a move too is no matter of the move
         return Evidence(
             name,
@@ -105,7 +103,7 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
             cause="a constant such as -1e9 or 1e-8 that the dtype cannot hold",
             code="not_finite",
         )
-    return Evidence(name, Status.OK, f"runs in {label}", counterexample=counterexample)
+    return Evidence.ok(name, f"runs in {label}", counterexample=counterexample)
 
 
 def _in_dtype(subject: Subject, dtype: str) -> nn.Module:
@@ -144,7 +142,7 @@ def _real_move(subject: Subject, device: str, seed: int) -> Evidence:
     for told, value in values.items():
         if value.device.type != device:
             return _refused("output_stays_behind", f"after .to({device!r}) {told} on {value.device.type}", None, counterexample)
-    return Evidence("device_move", Status.OK, f"runs on {device}", counterexample=counterexample)
+    return Evidence.ok("device_move", f"runs on {device}", counterexample=counterexample)
 
 
 def _simulated_move(subject: Subject, seed: int) -> Evidence:
@@ -159,7 +157,7 @@ def _simulated_move(subject: Subject, seed: int) -> Evidence:
         return found
     if again.status is Status.SKIPPED:
         reason = "forward queries its device, and the simulated device cannot answer as a real one would"
-        return Evidence("device_move", Status.SKIPPED, f"no other device here: {reason} ({again.message})")
+        return Evidence.skipped("device_move", f"no other device here: {reason} ({again.message})")
     return again
 
 
@@ -181,14 +179,12 @@ def _simulated_call(subject: Subject, seed: int, counterexample: str) -> Evidenc
                 )
             reason = f"no other device here, and the simulated one has no data for control flow or this operator ({error})"
     else:
-        return Evidence("device_move", Status.SKIPPED, reason, counterexample=counterexample)
+        return Evidence.skipped("device_move", reason, counterexample=counterexample)
     if behind := next((told for told, value in values.items() if not value.is_meta), ""):
         return _refused(
             "output_stays_behind", f"{behind} on the CPU when the model moves to another device", None, counterexample
         )
-    return Evidence(
-        "device_move", Status.OK, "every tensor moves with the model (simulated device)", counterexample=counterexample
-    )
+    return Evidence.ok("device_move", "every tensor moves with the model (simulated device)", counterexample=counterexample)
 
 
 def _simulated(subject: Subject) -> nn.Module:

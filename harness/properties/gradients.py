@@ -50,9 +50,9 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
     trainable = [path for path, p in subject.model.named_parameters() if p.requires_grad]
     counterexample = f"{subject.typical.describe(subject.task)}, {_STEPS} batches, train mode, seed={seed}"
     if not trainable:
-        return Evidence(name, Status.SKIPPED, "the model has no trainable parameter")
+        return Evidence.skipped(name, "the model has no trainable parameter")
     if part := quantised_part(subject.model):
-        return Evidence(name, Status.SKIPPED, f"`{part}` is quantised, and gradients do not pass through its integers")
+        return Evidence.skipped(name, f"`{part}` is quantised, and gradients do not pass through its integers")
     if subject.backward_raises():
         return backward_error(subject, name)
     model = subject.fresh()
@@ -73,7 +73,7 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
     outputs = " and ".join(dict.fromkeys(elsewhere.values()))
     some = f", {len(elsewhere)} of them from {outputs} only" if elsewhere else ""
     message = f"all {len(trainable)} trainable parameters receive a gradient{some}"
-    return Evidence(name, Status.OK, message, 0.0, 0.0, "parameters", counterexample, details={"layers": layers})
+    return Evidence.counted(name, Status.OK, message, 0, "parameters", counterexample, details={"layers": layers})
 
 
 def _judge_unreached(
@@ -84,12 +84,11 @@ def _judge_unreached(
     if cancelled := _cancelled(subject, model, unreached, gradients):
         path, calls = next(iter(cancelled.items()))
         others = and_others(len(cancelled) - 1, "parameter")
-        return Evidence(
+        return Evidence.counted(
             name,
             Status.WARN,
             f"the gradients of parameter `{path}` from {calls} calls cancel exactly{others}: it has no effect",
-            float(len(cancelled)),
-            0.0,
+            len(cancelled),
             "parameters",
             module=path.rpartition(".")[0],
             cause="a bias that is subtracted again, as in the difference of two embeddings: leave it out (bias=False)",
@@ -97,24 +96,22 @@ def _judge_unreached(
         )
     why, module = _cut(subject, model, unreached[0], gradients)
     if all(path in gradients for path in unreached) and (seeds := _reached_by_other_weights(subject, unreached, seed)):
-        return Evidence(
+        return Evidence.counted(
             name,
             Status.WARN,
             f"parameter `{unreached[0]}` receives no gradient{and_others(len(unreached) - 1, 'parameter')} with the weights of seed "
             f"{subject.seed}, but one with those of {joined(seeds)}: {why}",
-            float(len(unreached)),
-            0.0,
+            len(unreached),
             "parameters",
             module=module,
             cause="units that are all dead by chance: a layer of few units behind a ReLU, or weights too small for its biases",
             code="dead_by_chance",
         )
-    return Evidence(
+    return Evidence.counted(
         name,
         Status.FAIL,
         f"parameter `{unreached[0]}` receives no gradient{and_others(len(unreached) - 1, 'parameter')}: {why}",
-        float(len(unreached)),
-        0.0,
+        len(unreached),
         "parameters",
         module=module,
         cause="a detach(), no_grad() or .data, an argmax or rounding in the path, a module that forward never calls, or a branch "

@@ -125,7 +125,7 @@ def gradient_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evid
     elements = [each for each in signature.inputs if each.axes and each.axes[0] in signature.grouped_axes]
     inputs, logits = _differentiable_inputs(subject, batch, [each.name for each in elements] if grouped else ())
     if not inputs or not logits.requires_grad:
-        return Evidence("batch_independence", Status.SKIPPED, "there is no embedding or floating-point input to differentiate")
+        return Evidence.skipped("batch_independence", "there is no embedding or floating-point input to differentiate")
     groups = batch[signature.grouped_axes[str(elements[0].axes[0])].name] if grouped else None
     return first_failure(_row_gradient(subject, sizes, row, inputs, logits, seed, groups) for row in range(sizes.batch))
 
@@ -225,7 +225,7 @@ def _independence_of_parts(subject: Subject, sizes: Sizes, base: Batch, others: 
         changed = _with_rows_of(subject, base, others, [each for each in range(sizes.batch) if each != row])
         other = subject.logits(changed)
         if not own.ndim or other.shape != own.shape:
-            return Evidence("batch_independence", Status.SKIPPED, "the number of its elements follows from what the rows hold")
+            return Evidence.skipped("batch_independence", "the number of its elements follows from what the rows hold")
         changes.append((own - other).abs().double().flatten(1).amax(1) if own.ndim > 1 else (own - other).abs().double())
     belongs = torch.stack(changes).argmax(0)
 

@@ -27,7 +27,7 @@ _SMALL = 0.02
 _TELLING = 8
 """Numbers at the beginning of a row that tell it from nearly all others."""
 
-_NOT_FRESH = Evidence(_NAME, Status.SKIPPED, "the weights are loaded, not freshly initialised")
+_NOT_FRESH = Evidence.skipped(_NAME, "the weights are loaded, not freshly initialised")
 
 
 def initial_loss(subject: Subject, seed: int = 0) -> Evidence:
@@ -91,19 +91,18 @@ def symmetry(subject: Subject, seed: int = 0) -> Evidence:
         try:
             subject.backward(subject.batch(seed=seed), model)
         except NoGradientError:
-            return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+            return Evidence.skipped(_NAME, "the model has no trainable parameter")
     twins = [(path, *pair) for path, groups in alike.items() if (pair := _twins(groups, slopes.get(path, [])))]
     twins = twins or [(path, 0, 1) for path in _stuck_at_one_value(subject, model, seed)]
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
     if not twins:
-        return Evidence(_NAME, Status.OK, "all units differ, or their gradients do", 0.0, 0.0, "layers", counterexample)
+        return Evidence.counted(_NAME, Status.OK, "all units differ, or their gradients do", 0, "layers", counterexample)
     path, first, second = twins[0]
-    return Evidence(
+    return Evidence.counted(
         _NAME,
         Status.FAIL,
         f"units {first} and {second} of `{path}` start equal and receive equal gradients, so they can never differ",
-        float(len(twins)),
-        0.0,
+        len(twins),
         "layers",
         counterexample,
         path,
@@ -121,12 +120,11 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
     broken = weights + [path for path, t in model.named_buffers() if t.is_floating_point() and bool(_values(t).isnan().any())]
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
     if broken:
-        return Evidence(
+        return Evidence.counted(
             _NAME,
             Status.FAIL,
             f"`{broken[0]}` holds NaN or infinity before any input is seen",
-            float(len(broken)),
-            0.0,
+            len(broken),
             "tensors",
             counterexample,
             broken[0],
@@ -167,14 +165,8 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
             "a residual stream without norm, or an initial scale that grows with depth",
             code="too_large",
         )
-    return Evidence(
-        _NAME,
-        Status.OK,
-        "parameters and signals are in range",
-        loudest,
-        _HALF_PRECISION_MAX,
-        "largest activation",
-        counterexample,
+    return Evidence.ok(
+        _NAME, "parameters and signals are in range", loudest, _HALF_PRECISION_MAX, "largest activation", counterexample
     )
 
 

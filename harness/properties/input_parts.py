@@ -99,13 +99,12 @@ def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
             unread = _unread(subject, judge, unread, seed, _DRAWS)
         if unread:
             return _unread_end(subject, unread[0], seed, counterexample)
-        return Evidence(_NAME, Status.OK, "every part of every input matters", counterexample=counterexample)
-    return Evidence(
+        return Evidence.ok(_NAME, "every part of every input matters", counterexample=counterexample)
+    return Evidence.counted(
         _NAME,
         Status.FAIL,
         f"no output depends on {missing[0].told}{and_others(len(missing) - 1, 'part')}",
-        float(len(missing)),
-        0.0,
+        len(missing),
         f"of {len(parts)} parts ignored",
         counterexample,
         cause="an argument that forward does not use, a slice that leaves places out, or a branch that overwrites it",

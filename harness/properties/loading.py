@@ -122,7 +122,7 @@ def assigned_state_dict(subject: Subject, seed: int = 0) -> Evidence:
 def other_dtype(subject: Subject, seed: int = 0) -> Evidence:
     """A state dict in another dtype gives its own values, and leaves the model in the dtype it has."""
     if part := quantised_part(subject.model):
-        return Evidence(NAME, Status.SKIPPED, f"`{part}` is quantised: its integers are in one dtype only")
+        return Evidence.skipped(NAME, f"`{part}` is quantised: its integers are in one dtype only")
     found = first_failure(_from_dtype(subject, dtype, seed, in_parts=subject.is_large) for dtype in _OTHER_DTYPES)
     if subject.is_large and found.status is not Status.OK:  # some methods that load take a whole state dict only
         found = first_failure(_from_dtype(subject, dtype, seed) for dtype in _OTHER_DTYPES)
@@ -198,7 +198,7 @@ def judge_loading(
         call: What is compared; by default the logits.
     """
     if second is None and subject.rebuild is None:
-        return Evidence(NAME, Status.SKIPPED, "the model has no factory, so a second instance cannot be built")
+        return Evidence.skipped(NAME, "the model has no factory, so a second instance cannot be built")
     second = second or partial(second_instance, subject)
     pairs = _Pairs(subject, load, second, call or partial(subject.logits, subject.batch(seed=seed)))
     try:

@@ -57,9 +57,9 @@ def filling_what_is_empty() -> Iterator[None]:
 def built_on_meta(subject: Subject, seed: int = 0) -> Evidence:
     """Built on ``meta``, emptied onto the device and loaded, a model gives the same logits."""
     if part := quantised_part(subject.model):
-        return Evidence(NAME, Status.SKIPPED, f"`{part}` is quantised, and its integers are not built on meta")
+        return Evidence.skipped(NAME, f"`{part}` is quantised, and its integers are not built on meta")
     if subject.rebuild is None:
-        return Evidence(NAME, Status.SKIPPED, "the model has no factory, so it cannot be built once more")
+        return Evidence.skipped(NAME, "the model has no factory, so it cannot be built once more")
     if (found := _computed_again(subject)) is not None:
         return unless_owned(subject, "meta", found)
 
@@ -88,7 +88,7 @@ def built_on_meta(subject: Subject, seed: int = 0) -> Evidence:
             partial(_on_meta, subject),
         )
     except ForwardError as error:  # where it raises anyway, that is said before
-        return Evidence(NAME, Status.SKIPPED, f"the model cannot be built on meta: then forward raises {error}")
+        return Evidence.skipped(NAME, f"the model cannot be built on meta: then forward raises {error}")
     return unless_owned(subject, "meta", found)
 
 
@@ -135,7 +135,7 @@ def _computed_again(subject: Subject) -> Evidence | None:
         shown = f"`{_name(*pair)}`, which no state dict holds,"
         if untouched and not means_buffers:
             reason = f"{shown} is computed by no method: built on meta it would have no value (a `reset_parameters` of its module is called)"
-            return Evidence(NAME, Status.SKIPPED, reason)
+            return Evidence.skipped(NAME, reason)
         by = f"by {' or '.join(f'`{method}`' for method in methods[pair]) or 'any method'}"
         return Evidence(
             NAME,

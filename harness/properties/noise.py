@@ -266,7 +266,7 @@ def judge_rows(
         doubtful = sorted({0, len(pairs) // 2, len(pairs) - 1})
     if doubtful:
         return first_failure(map(by_itself, doubtful))
-    return Evidence(name, Status.OK, "equal within rounding", max(gaps), bound, counterexample=counterexample)
+    return Evidence.ok(name, "equal within rounding", max(gaps), bound, counterexample=counterexample)
 
 
 def _is_state(subject: Subject, compare: Comparison, bound: float, model: nn.Module) -> bool:

@@ -89,7 +89,7 @@ def _empty_row(subject: Subject, sizes: Sizes, axis: Axis, seed: int) -> Evidenc
     lengths = [total] * (sizes.batch - 1) + [0]
     counterexample = f"{sizes.describe(subject.task)}, lengths={lengths}, seed={seed}"
     if not tells_padding(subject, axis.name):
-        return Evidence(name, Status.SKIPPED, "forward takes no `attention_mask`")
+        return Evidence.skipped(name, "forward takes no `attention_mask`")
     real = placed("right", lengths, total).to(subject.device)
     batch = padded(signature, subject.batch(sizes, seed), axis.name, real)
     evidence = _finite_forward(subject, batch, counterexample, "at a batch with a row that is all padding")
@@ -101,12 +101,11 @@ def _empty_row(subject: Subject, sizes: Sizes, axis: Axis, seed: int) -> Evidenc
     # Gradients that are bad without such a row too are the matter of gradient_flow.
     if not bad or _bad_gradients(subject, subject.batch(sizes, seed)):
         return evidence
-    return Evidence(
+    return Evidence.counted(
         name,
         Status.FAIL,
         f"a row that is all padding makes the gradient of `{bad[0]}` NaN or infinite{and_others(len(bad) - 1, 'parameter')}",
-        measured=float(len(bad)),
-        bound=0.0,
+        number=len(bad),
         unit="parameters",
         counterexample=counterexample,
         investigate=lambda: _source_of_bad_gradients(subject, batch) or bad[0],
@@ -120,7 +119,7 @@ def finite_gradients(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     together = _together(subject, sizes, _CONTENTS, seed)
     if together and not _bad_gradients(subject, together):
         counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
-        return Evidence("gradient_flow", Status.OK, "every gradient is finite", 0.0, 0.0, "parameters", counterexample)
+        return Evidence.counted("gradient_flow", Status.OK, "every gradient is finite", 0, "parameters", counterexample)
     return _worst(_finite_gradients_at(subject, sizes, content, seed) for content in _CONTENTS)
 
 
@@ -160,13 +159,12 @@ def _finite_gradients_padded(subject: Subject, axis: Axis, seed: int) -> Evidenc
     bad = _bad_gradients(subject, batch)
     if not bad or not _has_finite_loss(subject, batch):  # without a loss, it reads padding, or `padding_ignored` fails
         return None
-    return Evidence(
+    return Evidence.counted(
         "gradient_flow",
         Status.FAIL,
         f"the gradient of `{bad[0]}` is NaN or infinite in a batch with padded rows, whose loss is finite"
         f"{and_others(len(bad) - 1, 'parameter')}",
-        measured=float(len(bad)),
-        bound=0.0,
+        number=len(bad),
         unit="parameters",
         counterexample=f"{sizes.describe(subject.task)}, lengths={lengths}, padding: {axis.padding}, seed={seed}",
         investigate=lambda: _first_broken(subject, batch) or _source_of_bad_gradients(subject, batch) or bad[0],
@@ -190,7 +188,7 @@ def _finite_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evide
 
 
 def _all_finite(counterexample: str) -> Evidence:
-    return Evidence("finite_output", Status.OK, "logits are finite", 0.0, 0.0, "elements", counterexample)
+    return Evidence.counted("finite_output", Status.OK, "logits are finite", 0, "elements", counterexample)
 
 
 def _finite_gradients_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evidence:
@@ -202,19 +200,18 @@ def _finite_gradients_at(subject: Subject, sizes: Sizes, content: str, seed: int
         batch = mixed_with_typical(batch, subject.batch(sizes, seed))
     bad = _bad_gradients(subject, batch)
     if not bad:
-        return Evidence(name, Status.OK, "every gradient is finite", counterexample=counterexample)
+        return Evidence.ok(name, "every gradient is finite", counterexample=counterexample)
     where = _spoken(subject, batch, content)
     message = f"the gradient of `{bad[0]}` is NaN or infinite at {where}{and_others(len(bad) - 1, 'parameter')}"
     if owner := _owner_of_logits(subject, batch, content):
         return left_to(
             name, owner, f"{message}, where the logits are not finite", counterexample=counterexample, code="not_finite"
         )
-    return Evidence(
+    return Evidence.counted(
         name,
         Status.FAIL,
         message,
-        measured=float(len(bad)),
-        bound=0.0,
+        number=len(bad),
         unit="parameters",
         counterexample=counterexample,
         investigate=lambda: _source_of_bad_gradients(subject, batch) or bad[0],
@@ -268,12 +265,11 @@ def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: 
         return _all_finite(counterexample)
     kind = "NaN" if bool(logits.isnan().any()) else "infinite"
 
-    return Evidence(
+    return Evidence.counted(
         name,
         Status.FAIL,
         f"{bad} of {logits.numel()} logits are {kind} {where}",
-        float(bad),
-        0.0,
+        bad,
         "elements",
         counterexample,
         cause="a division by zero, log or sqrt of a non-positive number, exp that overflows, or a softmax over a row of -inf",

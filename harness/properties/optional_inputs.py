@@ -54,7 +54,7 @@ def full_mask_is_none(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence
                         code="depends_on_absence",
                     )
                 )
-    return first_failure(found) if found else Evidence(_NAME, Status.SKIPPED, "no mask and no lengths are optional")
+    return first_failure(found) if found else Evidence.skipped(_NAME, "no mask and no lengths are optional")
 
 
 def lacking(subject: Subject) -> Iterator[tuple[str, ...]]:
@@ -104,4 +104,4 @@ def _without(subject: Subject, sizes: Sizes, base: Batch, names: tuple[str, ...]
         if problem:
             message = f"without {told} output `{output.name}` {problem}"
             return Evidence(_NAME, Status.FAIL, message, counterexample=counterexample, code=code)
-    return Evidence(_NAME, Status.OK, f"works without {told}", counterexample=counterexample)
+    return Evidence.ok(_NAME, f"works without {told}", counterexample=counterexample)

@@ -121,7 +121,7 @@ def judge_output(subject: Subject, name: str, output: FurtherOutput, check: Call
     try:
         found = check(stand_in, **values)
     except OutputError as error:
-        return Evidence(name, Status.SKIPPED, str(error))
+        return Evidence.skipped(name, str(error))
     if found.status is Status.FAIL and stand_in.prerequisite_failure.random and name in ("batch_independence", "padding_ignored"):
         return left_to(
             name, RANDOM_OWNER, f"{output.name} in eval mode is random", counterexample=found.counterexample, code="random_logits"
@@ -138,12 +138,11 @@ def finite_further_output(subject: Subject, sizes: Sizes, seed: int = 0) -> Evid
         return finite_output(subject, sizes, seed=seed)
     values = subject.logits(subject.batch(sizes, seed))
     bad = int((values.isnan() | values.isposinf()).sum())
-    return Evidence(
+    return Evidence.counted(
         "finite_output",
         Status.FAIL if bad else Status.OK,
         f"{bad} of {values.numel()} logits are NaN or infinite at typical inputs" if bad else "logits are finite",
-        float(bad),
-        0.0,
+        bad,
         "elements",
         f"{sizes.describe(subject.task)}, seed={seed}",
         cause="a division by zero, log or sqrt of a non-positive number, or exp that overflows" if bad else "",

@@ -53,7 +53,7 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
     """What a model's own methods save, they load: it gives the same logits, and what was tied is tied."""
     load, how = _way_of(subject.model)
     if load is None:
-        return Evidence(NAME, Status.SKIPPED, how)
+        return Evidence.skipped(NAME, how)
 
     changed, in_part, names = "", list[str](), how.split(" and ")
 
@@ -270,9 +270,9 @@ def _quiet() -> Iterator[None]:
 def resized_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
     """With a larger vocabulary the scores of the known tokens are as before, new ids can be read, ties hold, and it can be saved and loaded."""
     if not callable(getattr(subject.model, _RESIZE, None)):
-        return Evidence(NAME, Status.SKIPPED, f"the model has no method {_RESIZE}")
+        return Evidence.skipped(NAME, f"the model has no method {_RESIZE}")
     if hasattr(subject.model, "peft_config"):
-        return Evidence(NAME, Status.SKIPPED, "a vocabulary is resized before adapters are added")
+        return Evidence.skipped(NAME, "a vocabulary is resized before adapters are added")
     known = _ids_of(subject)
     batch = subject.batch(seed=seed)
     made: dict[int, tuple[nn.Module, nn.Module]] = {}

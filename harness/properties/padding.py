@@ -38,17 +38,17 @@ def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], se
     signature = subject.task.signature
     along = signature.axes[axis] if axis else signature.padded[0]
     if reason := no_padding(subject, along):
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     if BATCH not in signature.main.axes:
-        return Evidence(_NAME, Status.SKIPPED, f"`{signature.main.name}` has no rows that could be padded")
+        return Evidence.skipped(_NAME, f"`{signature.main.name}` has no rows that could be padded")
     total = signature.complete(sizes.by_axis(subject.task))[along.name]
     real = placed(along.padding or "right", lengths, total, seed).to(subject.device)
     if reason := unknown_elements(signature, along):
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     pad = _Padding(subject, sizes, along, real, seed)
     short = [row for row in range(sizes.batch) if lengths[row] < total]
     if not short:
-        return Evidence(_NAME, Status.SKIPPED, "no row is padded")
+        return Evidence.skipped(_NAME, "no row is padded")
     found = [pad.amounts(short)]
     if subject.task.declared and found[0].status is Status.OK and tells_padding(subject, along.name):
         found.append(pad.content())

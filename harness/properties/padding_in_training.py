@@ -46,7 +46,7 @@ def padding_in_training(subject: Subject, seed: int = 0) -> Evidence:
     if failure := hidden_by(subject.prerequisite_failure, NAME):
         return failure
     rows, reason = with_more_padding(subject, seed)
-    return _judge(rows) if rows is not None else Evidence(NAME, Status.SKIPPED, reason)
+    return _judge(rows) if rows is not None else Evidence.skipped(NAME, reason)
 
 
 def with_more_padding(subject: Subject, seed: int = 0) -> tuple[PaddedRows | None, str]:
@@ -67,11 +67,11 @@ def _judge(trial: PaddedRows) -> Evidence:
     try:
         reads_padding = trial.reads_padding
     except ModelRaisedError as error:
-        return Evidence(NAME, Status.SKIPPED, f"forward raises where every row is shorter than the batch: {error}")
+        return Evidence.skipped(NAME, f"forward raises where every row is shorter than the batch: {error}")
     if reads_padding:
         return left_to(NAME, "padding_ignored", "padding changes the outputs in eval mode too", code="reads_padding")
     if trial.is_random:
-        return Evidence(NAME, Status.SKIPPED, DRAWS)
+        return Evidence.skipped(NAME, DRAWS)
     evidence = _compared(trial, fixed_norms=False)
     if evidence.status is not Status.FAIL or not (norms := _plain_norms(subject.model)):
         return evidence

@@ -216,7 +216,7 @@ def find_train_mode_failure(subject: Subject) -> str:
 def other_in_train_mode(subject: Subject, name: str) -> Evidence:
     """What is said of a model that is another function in train mode; by design where the config says that forward returns the loss."""
     if subject.task.signature.whole_loss == MODEL:
-        return Evidence(name, Status.SKIPPED, f"forward returns the loss in train mode: {subject.train_mode_failure}")
+        return Evidence.skipped(name, f"forward returns the loss in train mode: {subject.train_mode_failure}")
     return Evidence(
         name,
         Status.WARN,

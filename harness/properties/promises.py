@@ -69,7 +69,7 @@ def declared_outputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 investigate=partial(_where_made, subject, batch, output.name),
                 code=code,
             )
-    return Evidence(name, Status.OK, "every output is as declared", counterexample=counterexample)
+    return Evidence.ok(name, "every output is as declared", counterexample=counterexample)
 
 
 def _in_any_order(tensor: Tensor) -> Tensor | None:
@@ -256,9 +256,7 @@ def duplicates(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 )
             )
     return (
-        first_failure(found)
-        if found
-        else Evidence("duplicates", Status.SKIPPED, "no set of these sizes has room for one more element")
+        first_failure(found) if found else Evidence.skipped("duplicates", "no set of these sizes has room for one more element")
     )
 
 

@@ -50,18 +50,18 @@ def reshaped_axes(subject: Subject, seed: int = 0) -> Evidence:
         found, views = _followed(subject, sizes, seed)
         if not found:
             message = f"{counted(views, 'reshape')} split and merge axes, and mix none"
-            return Evidence(_NAME, Status.OK, message, counterexample=counterexample)
+            return Evidence.ok(_NAME, message, counterexample=counterexample)
         others, _ = _followed(subject, telling_sizes(subject.task, subject.typical, sizes), seed)
     except ModelRaisedError as error:
         if failing := _raises(subject, sizes, seed):
             return left_to(_NAME, SHAPE_OWNER, f"forward raises: {failing}", counterexample=counterexample, code="raises")
         # What compiles itself, for example, refuses to be followed.
-        return Evidence(_NAME, Status.SKIPPED, f"the model cannot be followed operator by operator: {error}".splitlines()[0])
+        return Evidence.skipped(_NAME, f"the model cannot be followed operator by operator: {error}".splitlines()[0])
     by_place = {(each.blame, each.blame.place): each for each in others}
     confirmed = [(each, again) for each in found if (again := by_place.get((each.blame, each.blame.place)))]
     if not confirmed:
         message = "a reshape that mixes axes at one size does not at another"
-        return Evidence(_NAME, Status.OK, message, counterexample=counterexample)
+        return Evidence.ok(_NAME, message, counterexample=counterexample)
     moved = next((each for each, again in confirmed if each.moved and again.moved), None)
     first = moved or confirmed[0][0]
     shapes = f"a reshape of {list(first.before)} to {list(first.after)}"

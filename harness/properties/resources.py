@@ -106,12 +106,11 @@ def memory_footprint(subject: Subject, seed: int = 0) -> Evidence:
         if min(growth) > 0:
             # A graph that refers to itself is never freed, and cannot be gone back through either.
             owner = owned_by(GRADIENT_OWNER) if label == "train" and subject.backward_raises() else {}
-            return Evidence(
+            return Evidence.counted(
                 name,
                 Status.FAIL,
                 f"every call in {label} mode leaves {growth[-1]:,} bytes allocated: memory grows until it runs out",
-                float(growth[-1]),
-                0.0,
+                int(growth[-1]),
                 "bytes a call",
                 counterexample,
                 _growing(subject, model, label == "train"),
@@ -152,12 +151,11 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
     counts = [_operators(subject, model, subject.typical, seed) for _ in range(_CALLS)]
     counterexample = f"{subject.typical.describe(subject.task)}, {_CALLS} calls, seed={seed}"
     if counts[-1] > counts[-2] > counts[-3]:
-        return Evidence(
+        return Evidence.counted(
             name,
             Status.FAIL,
             f"every call does more work than the one before: {counts[-3]}, {counts[-2]}, {counts[-1]} operators",
-            float(counts[-1] - counts[-2]),
-            0.0,
+            int(counts[-1] - counts[-2]),
             "more operators a call",
             counterexample,
             module=_growing(subject, model, train=False),
@@ -195,7 +193,7 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
             details=details,
             code="loops_over_rows",
         )
-    return Evidence(name, Status.OK, figures, middle, bound, "ms", counterexample, details=details)
+    return Evidence.ok(name, figures, middle, bound, "ms", counterexample, details=details)
 
 
 def find_out_first(subject: Subject) -> None:

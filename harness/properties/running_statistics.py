@@ -47,14 +47,12 @@ def statistics_settle(subject: Subject, seed: int = 0) -> Evidence:
             return _say_never_moved(subject, unmoved)
         keepers = [path for path in changed_by_a_call(subject, batch, seed) if _is_own(subject.model.get_submodule(path))]
         if not keepers and norms:
-            return Evidence(
-                NAME, Status.OK, f"the running statistics of {counted(len(norms), 'norm')} of PyTorch move in train mode"
-            )
+            return Evidence.ok(NAME, f"the running statistics of {counted(len(norms), 'norm')} of PyTorch move in train mode")
         if not keepers:
-            return Evidence(NAME, Status.SKIPPED, "no layer keeps statistics of the batches it saw")
+            return Evidence.skipped(NAME, "no layer keeps statistics of the batches it saw")
         return _judge(subject, batch, keepers, seed)
     except UserError as error:
-        return Evidence(NAME, Status.SKIPPED, f"forward cannot be called in train mode with the inputs of eval mode: {error}")
+        return Evidence.skipped(NAME, f"forward cannot be called in train mode with the inputs of eval mode: {error}")
 
 
 def _judge(subject: Subject, batch: Batch, keepers: list[str], seed: int) -> Evidence:
@@ -62,7 +60,7 @@ def _judge(subject: Subject, batch: Batch, keepers: list[str], seed: int) -> Evi
     started, apart, passes = processor_seconds(), list[float](), 0
     trained = _logits(subject, batch, model, seed, train=True)
     if not torch.equal(trained, _logits(subject, batch, subject.fresh(), seed + 1, train=True)):
-        return Evidence(NAME, Status.SKIPPED, DRAWS)
+        return Evidence.skipped(NAME, DRAWS)
     while passes < _PASSES and processor_seconds() - started < _SECONDS:
         for _ in range(_PASSES // 2):
             trained = _logits(subject, batch, model, seed, train=True)
@@ -71,14 +69,14 @@ def _judge(subject: Subject, batch: Batch, keepers: list[str], seed: int) -> Evi
     counterexample = f"one batch of {len(trained)} rows, {passes} calls in train mode, rates of dropout 0, seed={seed}"
     if apart[-1] <= _FAR:
         message = "once its statistics are settled, eval mode gives what train mode gives"
-        return Evidence(NAME, Status.OK, message, apart[-1], _FAR, "of the spread of the outputs", counterexample)
+        return Evidence.ok(NAME, message, apart[-1], _FAR, "of the spread of the outputs", counterexample)
     if len(apart) < 2 or apart[-1] < _SETTLED * apart[0]:
-        return Evidence(NAME, Status.SKIPPED, f"the statistics are not settled after {passes} calls")
+        return Evidence.skipped(NAME, f"the statistics are not settled after {passes} calls")
     other = equals_eval(subject, seed)
     if other.status is Status.FAIL:
         return left_to(NAME, f"{NAME}[equals_eval]", other.message, code="differs_from_eval_mode")
     if other.status is Status.SKIPPED:
-        return Evidence(NAME, Status.SKIPPED, other.message)
+        return Evidence.skipped(NAME, other.message)
 
     def culprit() -> str:
         trained, evaluated = (calls_of(model, partial(_logits, subject, batch, seed=seed, train=mode)) for mode in (True, False))
@@ -127,13 +125,12 @@ def _statistics(module: NormBase) -> Tensor:
 
 
 def _say_never_moved(subject: Subject, paths: list[str]) -> Evidence:
-    return Evidence(
+    return Evidence.counted(
         NAME,
         Status.FAIL if subject.fresh_weights else Status.WARN,  # loaded statistics may be kept on purpose
         f"`{paths[0]}`{and_others(len(paths) - 1, 'norm')} normalises by each batch in train mode and never changes its running statistics, by "
         "which eval mode normalises",
-        float(len(paths)),
-        0.0,
+        len(paths),
         "norms",
         module=paths[0],
         cause="momentum=0, which in PyTorch is the share of the new batch and elsewhere that of the old ones, or a forward that puts them back",

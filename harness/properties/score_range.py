@@ -93,19 +93,17 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
     """
     counterexample = f"{_BATCHES} batches of {subject.typical.describe(subject.task)}, seed={seed}"
     if not isinstance(subject.task.signature.main.kind, SCORES):
-        return Evidence(_NAME, Status.SKIPPED, f"output `{subject.task.signature.main.name}` does not hold scores")
+        return Evidence.skipped(_NAME, f"output `{subject.task.signature.main.name}` does not hold scores")
     model = calibrated(subject)
     with torch.enable_grad(), recording_graph(model) as calls:
         logits = subject.logits_with_grad(subject.batch(seed=seed), model)
     node = _last_operator(logits)
     if node is None:
-        return Evidence(_NAME, Status.SKIPPED, "no gradient reaches the logits, so the operation that computes them is unknown")
+        return Evidence.skipped(_NAME, "no gradient reaches the logits, so the operation that computes them is unknown")
     found = _ACTIVATIONS.get(_kind(node))
     lowest = min(float(subject.logits(subject.batch(seed=seed + draw), model).min()) for draw in range(_BATCHES))
     if found is None or lowest < found.lowest - 1e-2:
-        return Evidence(
-            _NAME, Status.OK, "no activation bounds the logits from below", lowest, None, "lowest logit", counterexample
-        )
+        return Evidence.ok(_NAME, "no activation bounds the logits from below", lowest, None, "lowest logit", counterexample)
     module = next((call.module for call in calls if any(_last_operator(t) is node for t in call.outputs)), "")
     tells = (
         _TWICE if found is _ACTIVATIONS["Sigmoid"] and isinstance(subject.task.signature.main.kind, BinaryScores) else found.tells

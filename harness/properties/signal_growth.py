@@ -41,7 +41,7 @@ def over_depth(subject: Subject, seed: int = 0) -> Evidence:
     model = calibrated(subject)
     rows = list(_rows_of_blocks(model))
     if not rows:
-        return Evidence(_NAME, Status.SKIPPED, f"there are no {_LEAST} blocks of one class in a row")
+        return Evidence.skipped(_NAME, f"there are no {_LEAST} blocks of one class in a row")
     signals, slopes = _scales(subject, subject.batch(seed=seed), model)
     counterexample = f"{subject.typical.describe(subject.task)}, eval mode, seed={seed}"
     worst, found = 1.0, list[tuple[float, str, str, str]]()
@@ -60,9 +60,7 @@ def over_depth(subject: Subject, seed: int = 0) -> Evidence:
             elif 0 < ratio < _DECAY and what != "the signal":  # none at all is the matter of gradient_flow
                 found.append((1 / ratio, what, f"fades by a factor of {1 / ratio:.1e}", first))
     if not found:
-        return Evidence(
-            _NAME, Status.OK, "signals and gradients keep their scale over depth", worst, _GROWTH, "times", counterexample
-        )
+        return Evidence.ok(_NAME, "signals and gradients keep their scale over depth", worst, _GROWTH, "times", counterexample)
     ratio, what, does, path = max(found)
     return Evidence(
         _NAME,
@@ -86,19 +84,19 @@ def over_time(subject: Subject, seed: int = 0) -> Evidence:
     laid_out = [signature.main.axes[place] for place in rows_first(signature.main.axes)]
     axis = next((each.name for each in signature.with_order("causal") if each.name in laid_out), "")
     if not axis or laid_out[:2] != ["batch", axis]:
-        return Evidence(_NAME, Status.SKIPPED, "the main output has no step for each of a causal axis")
+        return Evidence.skipped(_NAME, "the main output has no step for each of a causal axis")
     sizes = subject.reach.largest(2)
     batch = subject.batch(sizes, seed)
     steps = signature.complete(sizes.by_axis(subject.task))[axis]
     by_step = _gradient_by_step(subject, batch, calibrated(subject), steps)
     if by_step is None:
-        return Evidence(_NAME, Status.SKIPPED, "no module is given or returns a value for each step")
+        return Evidence.skipped(_NAME, "no module is given or returns a value for each step")
     late = float(by_step[-min(3, steps) :].max())
     ratio = _ratio(float(by_step.max()), late)
     counterexample = f"{sizes.describe(subject.task)}, the gradient of the last step, eval mode, seed={seed}"
     if ratio <= _GROWTH:
         message = "the gradient does not grow on its way back through time"
-        return Evidence(_NAME, Status.OK, message, ratio, _GROWTH, "times that of the last steps", counterexample)
+        return Evidence.ok(_NAME, message, ratio, _GROWTH, "times that of the last steps", counterexample)
     return Evidence(
         _NAME,
         Status.WARN,
@@ -114,7 +112,7 @@ def over_time(subject: Subject, seed: int = 0) -> Evidence:
 
 def _unfit(subject: Subject) -> Evidence | None:
     if not subject.fresh_weights:
-        return Evidence(_NAME, Status.SKIPPED, "the weights are loaded, not freshly initialised")
+        return Evidence.skipped(_NAME, "the weights are loaded, not freshly initialised")
     return hidden_by(subject.prerequisite_failure, _NAME)
 
 

@@ -52,17 +52,16 @@ def registration(subject: Subject, seed: int = 0) -> Evidence:
     hidden = dict(_hidden_parts(model))
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
     if not hidden:
-        return Evidence("registration", Status.OK, "every parameter and module is registered", 0.0, 0.0, "parts", counterexample)
+        return Evidence.counted("registration", Status.OK, "every parameter and module is registered", 0, "parts", counterexample)
     used = _trained_parts(subject, model, hidden, seed)
     path = used[0] if used else next(iter(hidden))
     kind = "module" if isinstance(hidden[path], nn.Module) else "parameter"
     wrong = f"{kind} `{path}` is not registered: the optimizer, state_dict() and .to() do not see it"
-    return Evidence(
+    return Evidence.counted(
         "registration",
         Status.FAIL if used else Status.WARN,
         wrong if used else f"{wrong}, though no gradient reaches it",
-        float(len(used) or len(hidden)),
-        0.0,
+        len(used) or len(hidden),
         "parts",
         counterexample,
         path,
@@ -161,12 +160,11 @@ def leaves_the_process(subject: Subject, seed: int = 0) -> Evidence:
         changes = tuple(change for change in changes if change.setting.name in again)
     if changes:
         grave = any(change.setting.grave for change in changes)
-        return Evidence(
+        return Evidence.counted(
             name,
             Status.FAIL if grave else Status.WARN,
             f"a call leaves the process changed, for all other models in it: {in_words(changes)}",
-            float(len(changes)),
-            0.0,
+            len(changes),
             "settings",
             counterexample,
             cause="a global setting changed inside forward; use its context manager (`with torch.no_grad():`), or set it in the training script",
@@ -181,7 +179,7 @@ def leaves_the_process(subject: Subject, seed: int = 0) -> Evidence:
             cause="a global setting changed at the top of a file or in a constructor; set it in the training script",
             code="changes_process_when_built",
         )
-    return Evidence(name, Status.OK, "calls leave the process as it was")
+    return Evidence.ok(name, "calls leave the process as it was")
 
 
 def _call_and_step(subject: Subject, model: nn.Module, seed: int) -> None:
@@ -295,7 +293,7 @@ def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
     original = subject.copies.model if subject.rebuild is not None else subject.model
     tied = tied_groups(original)
     if not tied:
-        return Evidence(NAME, Status.SKIPPED, "no weights are tied")
+        return Evidence.skipped(NAME, "no weights are tied")
     moves: dict[str, Callable[[], nn.Module]] = {"a dtype move": lambda: _in_other_dtype(subject.copies.of(original))}
     if not subject.copies.fault:
         moves = {"deepcopy": lambda: copy.deepcopy(original), **moves}
@@ -318,7 +316,7 @@ def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
             stored_once = _through_safetensors(subject, seed)
             if stored_once.status is Status.FAIL:
                 return unless_owned(subject, "tied_weights", stored_once)
-    return Evidence(NAME, Status.OK, f"{len(tied)} groups of tied weights stay tied")
+    return Evidence.ok(NAME, f"{len(tied)} groups of tied weights stay tied")
 
 
 def _in_other_dtype(model: nn.Module) -> nn.Module:

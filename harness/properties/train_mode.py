@@ -75,18 +75,18 @@ def equals_eval(subject: Subject, seed: int = 0) -> Evidence:
     try:
         trained = _Stilled(subject, batch, seed)
     except UserError as error:
-        return Evidence(NAME, Status.SKIPPED, f"forward cannot be called in train mode: {error}")
+        return Evidence.skipped(NAME, f"forward cannot be called in train mode: {error}")
     evaluated = subject.logits(batch)
     if not _of_one_form(trained.calls, calls_of(subject.model, partial(subject.logits, batch))):
-        return Evidence(NAME, Status.SKIPPED, "forward returns other tensors in train mode than in eval mode")
+        return Evidence.skipped(NAME, "forward returns other tensors in train mode than in eval mode")
     if subject.bound(NAME) < difference(trained.logits, evaluated):
         if trained.draws:
             return _judge_drawn(subject, batch, trained, counterexample)
         if added := _added_in_eval_mode(trained.logits, evaluated, subject.bound(NAME)):
-            return Evidence(NAME, Status.OK, f"eval mode adds {added} to what train mode gives", counterexample=counterexample)
+            return Evidence.ok(NAME, f"eval mode adds {added} to what train mode gives", counterexample=counterexample)
         if trained.is_weighted_by_rates(evaluated):
             message = "eval mode weights what train mode drops at random by how often it is kept"
-            return Evidence(NAME, Status.OK, message, counterexample=counterexample)
+            return Evidence.ok(NAME, message, counterexample=counterexample)
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
         return subject.logits(batch, model), trained.logits_of(model)
@@ -124,15 +124,15 @@ def _judge_drawn(subject: Subject, batch: Batch, trained: _Stilled, counterexamp
     with WithoutNoise():
         middle, again = trained.logits_of_draw(0), trained.logits_of_draw(1)
     if difference(middle, again) > bound:  # it draws other things than Gaussian noise
-        return Evidence(NAME, Status.SKIPPED, DRAWS)
+        return Evidence.skipped(NAME, DRAWS)
     if difference(middle, evaluated) <= bound:
         message = "eval mode gives what train mode gives at the mean of the noise that it draws"
-        return Evidence(NAME, Status.OK, message, counterexample=counterexample)
+        return Evidence.ok(NAME, message, counterexample=counterexample)
     draws = torch.stack([trained.logits_of_draw(number).double() for number in range(_DRAWN)])
     error = draws.std(0) / math.sqrt(_DRAWN)
     off = ((draws.mean(0) - evaluated.double()).abs() - bound).clamp(min=0) / error.clamp(min=torch.finfo(error.dtype).tiny)
     if float(off.median()) < _BESIDE:
-        return Evidence(NAME, Status.OK, "eval mode gives the mean of what train mode draws", counterexample=counterexample)
+        return Evidence.ok(NAME, "eval mode gives the mean of what train mode draws", counterexample=counterexample)
     return Evidence(
         NAME,
         Status.WARN,
@@ -206,24 +206,23 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
             code="eval_pass_changes_training",
         )
     except UserError as error:
-        return Evidence(NAME, Status.SKIPPED, f"forward cannot be called in train mode: {error}")
+        return Evidence.skipped(NAME, f"forward cannot be called in train mode: {error}")
     if evidence.status is Status.FAIL and depends_on_earlier_calls(subject, batch, other, seed, train=False):
         return left_to(NAME, "stateless", "a call changes the next one in eval mode too", code="depends_on_earlier_calls")
     if evidence.status is Status.FAIL and depends_on_earlier_calls(subject, batch, other, seed, train=True):
-        return Evidence(
-            NAME, Status.SKIPPED, "a call in train mode depends on the calls before it, in whichever mode, as on masks they drew"
+        return Evidence.skipped(
+            NAME, "a call in train mode depends on the calls before it, in whichever mode, as on masks they drew"
         )
     return evidence
 
 
 def _untrained(paths: list[str], said: str, cause: str, code: str, counterexample: str) -> Evidence:
     """A failure of parameters that a call in eval mode has left untrained."""
-    return Evidence(
+    return Evidence.counted(
         NAME,
         Status.FAIL,
         f"after a call in eval mode parameter `{paths[0]}` {said}",
-        float(len(paths)),
-        0.0,
+        len(paths),
         "parameters",
         counterexample,
         paths[0].rpartition(".")[0],

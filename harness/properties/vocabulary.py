@@ -119,12 +119,11 @@ def _vocabulary_of(subject: Subject, name: str, seed: int) -> Evidence:
         if not reading.ids and reading.error is not None:
             raise reading.error  # whatever is read
     if reading.refused:
-        return Evidence(
+        return Evidence.counted(
             _NAME,
             Status.FAIL,
             f"{_listed(reading.refused)} of `{name}` cannot be read: {reading.error}",
-            measured=float(len(reading.refused)),
-            bound=0.0,
+            number=len(reading.refused),
             unit=f"of {len(ids)} ids",
             counterexample=reading.shown(reading.refused[0]),
             module=reading.error.module if reading.error else "",
@@ -132,7 +131,7 @@ def _vocabulary_of(subject: Subject, name: str, seed: int) -> Evidence:
             code="unreadable_ids",
         )
     if not is_text:
-        return Evidence(_NAME, Status.OK, "every id can be read", counterexample=f"{len(ids)} of {vocab} ids of `{name}`")
+        return Evidence.ok(_NAME, "every id can be read", counterexample=f"{len(ids)} of {vocab} ids of `{name}`")
     found = _told_apart(subject, reading, vocab)
     if found.status is Status.OK and alone.refused and alone.ids:
         return _refuses_rows(subject, alone)
@@ -178,24 +177,23 @@ def _told_apart(subject: Subject, reading: _Reading, vocab: int) -> Evidence:
     twins = (first[group] != torch.arange(len(ids))).nonzero().flatten()
     counterexample = f"{len(ids)} of {vocab} ids of `{reading.name}`, one a row"
     if not len(twins):
-        return Evidence(
-            _NAME, Status.OK, "every token id can be read, and no two are read as the same token", counterexample=counterexample
+        return Evidence.ok(
+            _NAME, "every token id can be read, and no two are read as the same token", counterexample=counterexample
         )
     second = int(twins[0])
     pair = (ids[int(first[group[second]])], ids[second])
     everything = len(twins) == len(ids) - 1
     if everything and subject.task.declared is not None:  # which others may, and `input_dependence` judges
         told = f"output `{subject.task.signature.main.name}` does not depend on `{reading.name}`"
-        return Evidence(_NAME, Status.SKIPPED, told, counterexample=counterexample)
-    return Evidence(
+        return Evidence.skipped(_NAME, told, counterexample=counterexample)
+    return Evidence.counted(
         _NAME,
         # Trained models keep rows that no tokenizer uses, often equal ones.
         Status.FAIL if subject.fresh_weights and not everything else Status.WARN,
         f"all token ids of `{reading.name}` give the same logits"
         if everything
         else f"tokens {pair[0]} and {pair[1]} give the same logits{and_others(len(twins) - 1, 'pair')}",
-        measured=float(len(twins)),
-        bound=0.0,
+        number=len(twins),
         unit="ids read as another",
         counterexample=" and ".join(map(reading.shown, pair)),
         cause="ids clamped, wrapped with % or hashed before the embedding, or a special token's row copied",

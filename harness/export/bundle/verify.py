@@ -106,11 +106,11 @@ class Replays:
 
     def _made(self) -> Evidence:
         if self.origin:
-            return Evidence("origin", Status.OK, "made on this machine")
+            return Evidence.ok("origin", "made on this machine")
         if self.trust:
-            return Evidence("origin", Status.OK, "made elsewhere, and trusted as you said")
+            return Evidence.ok("origin", "made elsewhere, and trusted as you said")
         message = f"made elsewhere: hashes do not say by whom, so compare the sha256 of {MANIFEST} with the one its maker gives"
-        return Evidence("origin", Status.SKIPPED, message)
+        return Evidence.skipped("origin", message)
 
     def _replay(self, format: str) -> Evidence:
         if format not in formats():
@@ -166,7 +166,7 @@ class Replays:
             )
             return Evidence(name, Status.FAIL, what, measured, bound, cause=cause)
         what = "logits" if output == LOGITS else "outputs"
-        return Evidence(name, Status.OK, f"gives the golden {what} of {counted(len(outputs), 'batch')}", measured, bound)
+        return Evidence.ok(name, f"gives the golden {what} of {counted(len(outputs), 'batch')}", measured, bound)
 
     def _weights(self, format: str, path: Path) -> Evidence:
         """Fills the model that a config of this machine builds; where there is none, compares the weights with what is recorded of them."""
@@ -174,9 +174,7 @@ class Replays:
         if config.is_file():
             found = self._run(format, path, config)
             if found.status is Status.OK:
-                return Evidence(
-                    format, Status.OK, f"{found.message} in the model that {config.name} builds", found.measured, found.bound
-                )
+                return Evidence.ok(format, f"{found.message} in the model that {config.name} builds", found.measured, found.bound)
             why = found.message
         run = self._file(format, path).run((), expected=self.golden.state)
         if run.error:
@@ -186,15 +184,15 @@ class Replays:
             return Evidence(format, Status.WARN, message, cause="the code or the config was changed since the bundle was made")
         held = counted(len(self.golden.state), "tensor")
         message = f"{held} of the recorded name, shape, dtype and sha256; running them takes the model's code"
-        return Evidence(format, Status.OK, message)
+        return Evidence.ok(format, message)
 
     def _script(self, formats: Sequence[str]) -> Evidence:
         """Runs ``inference.py`` on a golden batch, where it is the script that this version writes."""
         script = self.folder / INFERENCE
         if script.read_bytes() != inference_script(self.files).encode():
-            return Evidence(INFERENCE, Status.SKIPPED, "not run: it is not the script that this version writes")
+            return Evidence.skipped(INFERENCE, "not run: it is not the script that this version writes")
         if not formats:
-            return Evidence(INFERENCE, Status.SKIPPED, "not run: none of its formats was replayed")
+            return Evidence.skipped(INFERENCE, "not run: none of its formats was replayed")
         format = formats[0]
         number = self.golden.taken(format)[0]
         with tempfile.TemporaryDirectory(prefix="modeltiers-bundle-", ignore_cleanup_errors=True) as scratch:
@@ -264,11 +262,9 @@ def verify_bundle(folder: str | Path, trust: bool = False, timeout: float = 120.
     if wrong:
         findings = [Evidence("files", Status.FAIL, mistake) for mistake in wrong[:_SHOWN]]
         findings += [Evidence("files", Status.FAIL, f"and {len(wrong) - _SHOWN} more")] if len(wrong) > _SHOWN else []
-        findings += [
-            Evidence(format, Status.SKIPPED, "not loaded, since the files are not those of the manifest") for format in formats
-        ]
+        findings += [Evidence.skipped(format, "not loaded, since the files are not those of the manifest") for format in formats]
         return BundleReport(folder, sha256, tuple(findings))
-    whole = Evidence("files", Status.OK, f"{counted(len(listed), 'file')}, each with the sha256 that the manifest gives")
+    whole = Evidence.ok("files", f"{counted(len(listed), 'file')}, each with the sha256 that the manifest gives")
     try:
         golden = read_golden(folder, listed, formats)
     except (LookupError, TypeError, ValueError, AttributeError, OSError, BadZipFile) as error:

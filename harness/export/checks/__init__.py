@@ -102,7 +102,7 @@ def _of_file(name: str, exports: Exports, format: str) -> Evidence:
     try:
         exports.exporter(format)
     except MissingPackageError as error:
-        return Evidence(name, Status.SKIPPED, str(error))
+        return Evidence.skipped(name, str(error))
     with threads_for(exports.subject.model):
         return _judge(name, exports, format)
 

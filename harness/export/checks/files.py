@@ -56,7 +56,7 @@ def validation(exports: Exports, format: str) -> Evidence:
         return Evidence(name, Status.FAIL, f"{format}: {'; '.join(problems)}", cause=cause, details=details, code="unsound_file")
     known = {"opset": "opset", "nodes": "nodes", "tensors": "tensors"}
     facts = ", ".join(f"{label} {inspection.facts[key]}" for key, label in known.items() if key in inspection.facts)
-    return Evidence(name, Status.OK, f"sound, {artifact.size / 2**20:.2f} MiB" + (f", {facts}" if facts else ""), details=details)
+    return Evidence.ok(name, f"sound, {artifact.size / 2**20:.2f} MiB" + (f", {facts}" if facts else ""), details=details)
 
 
 def fresh_process(exports: Exports, format: str) -> Evidence:
@@ -94,9 +94,8 @@ def _judge_clean_process(exports: Exports, format: str) -> Evidence:
         return Evidence(name, Status.FAIL, f"{format}: {run.error}", cause=cause, details=details, code="clean_process_failed")
     here = _outputs_here(exports, format, points)
     if here is None:
-        return Evidence(
+        return Evidence.skipped(
             name,
-            Status.SKIPPED,
             f"{format}: gives different {exports.program.returns} at every call (see inference_mode[{format}])",
             details=details,
         )
@@ -113,7 +112,7 @@ def _judge_clean_process(exports: Exports, format: str) -> Evidence:
     message = (
         f"loads in {details['load_ms']:.0f} ms, first call {details['first_call_ms']:.1f} ms, peak {details['peak_mib']:.0f} MiB"
     )
-    return Evidence(name, Status.OK, message, measured, bound, details=details)
+    return Evidence.ok(name, message, measured, bound, details=details)
 
 
 def _outputs_here(exports: Exports, format: str, points: Sequence[Point]) -> list[Outputs] | None:
@@ -176,7 +175,7 @@ def exports_to(exports: Exports, format: str) -> Evidence:
     details: dict[str, Any] = {"path": str(artifact.path), "bytes": artifact.size, "seconds": round(artifact.seconds, 3)}
     if artifact.manifest is None:
         message = f"{artifact.path.name} was already there and was not written by this project; it is checked as it is"
-        return Evidence(name, Status.OK, message, details=details)
+        return Evidence.ok(name, message, details=details)
     details |= {"attempts": [f"{a.way}: {a.error}" if a.error else a.way for a in artifact.manifest.attempts]}
     if artifact.changed:
         return Evidence(
@@ -200,8 +199,8 @@ def exports_to(exports: Exports, format: str) -> Evidence:
         )
     if artifact.manifest.notes.get("frozen"):
         frozen = artifact.manifest.notes["frozen"]
-        return Evidence(name, Status.OK, f"{size}, by {way}, which warns about {counted(len(frozen), 'line')}", details=details)
-    return Evidence(name, Status.OK, f"{size}, by {way}" if exporter.kind == "weights" else f"{size}, {way}", details=details)
+        return Evidence.ok(name, f"{size}, by {way}, which warns about {counted(len(frozen), 'line')}", details=details)
+    return Evidence.ok(name, f"{size}, by {way}" if exporter.kind == "weights" else f"{size}, {way}", details=details)
 
 
 def dynamic_axes(exports: Exports, format: str) -> Evidence:
@@ -213,7 +212,7 @@ def dynamic_axes(exports: Exports, format: str) -> Evidence:
     name, program = "dynamic_axes", exports.program
     run, artifact = exports.runner(format), exports.artifact(format)
     if not program.limits:
-        return Evidence(name, Status.SKIPPED, "no axis is declared free (`dynamic_shapes`)")
+        return Evidence.skipped(name, "no axis is declared free (`dynamic_shapes`)")
     manifest = artifact.manifest
     static = dict(manifest.static) if manifest else {}
     static = {**exports.exporter(format).static_axes(artifact.path, program), **static}
@@ -229,7 +228,7 @@ def dynamic_axes(exports: Exports, format: str) -> Evidence:
         sizes = ", ".join(
             f"{axis} {low} to {high}{_in_steps(program.step(axis))}" for axis, (low, high) in program.limits.items()
         )
-        return Evidence(name, Status.OK, f"free as declared: {sizes}", details=details)
+        return Evidence.ok(name, f"free as declared: {sizes}", details=details)
     reasons = [*static.values(), *(_narrowing(axis, limits, program, guards) for axis, limits in narrowed.items())]
     if not reasons:
         point, reason = next(iter(refused.items()))
@@ -285,7 +284,7 @@ def inference_mode(exports: Exports, format: str) -> Evidence:
         message = f"{format}: two calls with the same batch give different {given}"
         return Evidence(name, Status.FAIL, message, spread, bound, cause=cause, code="random_logits")
     message = f"no training operators, and the same {exports.program.returns} at every call"
-    return Evidence(name, Status.OK, message, spread, bound)
+    return Evidence.ok(name, message, spread, bound)
 
 
 def _in_steps(step: int) -> str:

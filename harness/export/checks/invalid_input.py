@@ -58,7 +58,7 @@ def invalid_input(exports: Exports, format: str) -> Evidence:
     if found:
         return max(found, key=lambda evidence: evidence.status.severity)
     message = f"behaves like the model on {', '.join(behaviour)}"
-    return Evidence("invalid_input", Status.OK, message, details={"behaviour": behaviour})
+    return Evidence.ok("invalid_input", message, details={"behaviour": behaviour})
 
 
 def _alike(exports: Exports, format: str, name: str, actual: Tensor, expected: Tensor) -> bool:

@@ -42,7 +42,7 @@ def architecture_validation(exports: Exports) -> Evidence:
             code="stays_in_train_mode",
         )
     common = ", ".join(f"{count} {kind}" for kind, count in counts.most_common(_SHOWN))
-    return Evidence(name, Status.OK, f"{counted(sum(counts.values()), 'leaf module')}: {common}", details=details)
+    return Evidence.ok(name, f"{counted(sum(counts.values()), 'leaf module')}: {common}", details=details)
 
 
 def parameter_validation(exports: Exports) -> Evidence:
@@ -71,12 +71,11 @@ def parameter_validation(exports: Exports) -> Evidence:
         message = f"`{bad[0]}` holds {nan[bad[0]]} NaN and {infinite.get(bad[0], 0)} infinite values"
         others = f" (and {counted(len(bad) - 1, 'other tensor')})" if len(bad) > 1 else ""
         cause = "a training run that diverged: lower the learning rate, clip gradients, or go back to an earlier checkpoint"
-        return Evidence(
+        return Evidence.counted(
             name,
             Status.FAIL,
             message + others,
-            float(len(bad)),
-            0.0,
+            len(bad),
             "tensors",
             module=bad[0],
             cause=cause,
@@ -86,7 +85,7 @@ def parameter_validation(exports: Exports) -> Evidence:
     if not parameters:
         return Evidence(name, Status.WARN, "the model has no parameters", details=details, code="no_parameters")
     message = f"{details['total_params']:,} parameters ({trainable:,} trainable), none of them NaN or infinite"
-    return Evidence(name, Status.OK, message, details=details)
+    return Evidence.ok(name, message, details=details)
 
 
 def shape_validation(exports: Exports) -> Evidence:
@@ -169,7 +168,7 @@ def _at_input_shapes(exports: Exports, name: str) -> Evidence:
     if name == "shape_validation" and task.image_size:
         details["other_image_size"] = _other_image_size(exports)
     what = "the promised shape" if name == "shape_validation" else f"finite {exports.program.returns}"
-    return Evidence(name, Status.OK, f"{what} at {counted(len(shapes), 'input shape')}", details=details)
+    return Evidence.ok(name, f"{what} at {counted(len(shapes), 'input shape')}", details=details)
 
 
 def _wrong_shape(exports: Exports, sizes: Sizes, outputs: Outputs) -> str:

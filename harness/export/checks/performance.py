@@ -291,7 +291,7 @@ def performance_benchmark(exports: Exports, format: str) -> Evidence:
             details=details,
             code="slower_than_model",
         )
-    return Evidence(name, Status.OK, figures, artifact.p50, bound, "ms", at, details=details)
+    return Evidence.ok(name, figures, artifact.p50, bound, "ms", at, details=details)
 
 
 def quantisation(exports: Exports, format: str) -> Evidence:

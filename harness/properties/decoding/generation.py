@@ -73,13 +73,13 @@ def greedy_is_likeliest(subject: Subject) -> Evidence:
     """
     text = whole_text(subject)
     if not callable(getattr(subject.model, "generate", None)):
-        return Evidence(_NAME, Status.SKIPPED, "the model has no `generate`")
+        return Evidence.skipped(_NAME, "the model has no `generate`")
     if text is None or text.ids is None or not subject.adapter.takes_more(subject.model):
-        return Evidence(_NAME, Status.SKIPPED, "there are no token ids along a causal axis that could be written on")
+        return Evidence.skipped(_NAME, "there are no token ids along a causal axis that could be written on")
     try:
         writer = find_writer(subject, text)
     except CannotWriteError as error:
-        return Evidence(_NAME, Status.SKIPPED, str(error))
+        return Evidence.skipped(_NAME, str(error))
     found: list[Evidence] = []
     steps = near = 0
     for prompts in _prompts(subject, text, writer):
@@ -91,7 +91,7 @@ def greedy_is_likeliest(subject: Subject) -> Evidence:
                 answer = _tried(subject, text, writer, prompts)
         except (CannotWriteError, ModelRaisedError) as error:
             if not found and isinstance(error, CannotWriteError):
-                return Evidence(_NAME, Status.SKIPPED, str(error))
+                return Evidence.skipped(_NAME, str(error))
             if not found:
                 raise
             continue  # a way that it does not have, such as several rows
@@ -110,7 +110,7 @@ def greedy_is_likeliest(subject: Subject) -> Evidence:
     ways = counted(len(found), "way")
     told = f"{counted(steps, 'token')} written in {ways} are the likeliest; {100 * near / max(steps, 1):.0f}% near ties"
     told += f"; but for one way, of {short.shared.blocks}" if short is not None else ""
-    return Evidence(_NAME, Status.OK, told, max(each.measured or 0.0 for each in found), found[0].bound)
+    return Evidence.ok(_NAME, told, max(each.measured or 0.0 for each in found), found[0].bound)
 
 
 def _tried(subject: Subject, text: Text, writer: Writer, prompts: Prompts) -> tuple[Evidence, int, int]:

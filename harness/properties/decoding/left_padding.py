@@ -35,15 +35,15 @@ def left_padding_ignored(subject: Subject, sizes: Sizes, seed: int = 0) -> Evide
     """
     text = whole_text(subject)
     if text is None or text.ids is None or text.mask is None or not subject.adapter.takes_more(subject.model):
-        return Evidence(_NAME, Status.SKIPPED, "there are no token ids with a mask that could be padded on the left")
+        return Evidence.skipped(_NAME, "there are no token ids with a mask that could be padded on the left")
     if not subject.adapter.takes(subject.model, text.mask.name):
-        return Evidence(_NAME, Status.SKIPPED, f"forward takes no `{text.mask.name}` that would tell padding on the left")
+        return Evidence.skipped(_NAME, f"forward takes no `{text.mask.name}` that would tell padding on the left")
     decoder = find_decoder(subject)
     if isinstance(decoder, NoDecoder) and not callable(getattr(subject.model, "generate", None)):
-        return Evidence(_NAME, Status.SKIPPED, f"{decoder.reason}; padding is judged on the side that is declared")
+        return Evidence.skipped(_NAME, f"{decoder.reason}; padding is judged on the side that is declared")
     rows = _LeftPadded(subject, text, sizes, seed)
     if not rows.most:
-        return Evidence(_NAME, Status.SKIPPED, "a text of one token cannot be padded")
+        return Evidence.skipped(_NAME, "a text of one token cannot be padded")
     at_once = rows.judged(rows.in_one_call, "")
     if at_once.status is Status.FAIL and not rows.positions:
         told = f"{at_once.message}, and forward takes no positions that would tell where a row begins"

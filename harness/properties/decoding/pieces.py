@@ -63,7 +63,7 @@ def cache_equals_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
     """
     decoder = find_decoder(subject)
     if isinstance(decoder, NoDecoder):
-        return Evidence(NAME, Status.SKIPPED, decoder.reason)
+        return Evidence.skipped(NAME, decoder.reason)
     text = whole_text(subject)
     assert text is not None
     batch = subject.batch(sizes, seed)
@@ -71,7 +71,7 @@ def cache_equals_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
     found: list[Evidence] = []
     length, counterexample = text.length_of(batch), f"{sizes.describe(subject.task)}, seed={seed}"
     if length < 2:
-        return Evidence(NAME, Status.SKIPPED, "a text of one token cannot be cut")
+        return Evidence.skipped(NAME, "a text of one token cannot be cut")
     refused: ModelRaisedError | None = None
     for cut in _single_cuts(length):
         try:
@@ -122,17 +122,17 @@ def another_request(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """A text gives the same whether or not another text was read before it, or between two of its tokens."""
     decoder = find_decoder(subject)
     if isinstance(decoder, NoDecoder):
-        return Evidence(NAME, Status.SKIPPED, decoder.reason)
+        return Evidence.skipped(NAME, decoder.reason)
     if isinstance(decoder, HeldCache) and not decoder.can_restart:
-        return Evidence(
-            NAME, Status.SKIPPED, "no method of the model is known to empty its cache, and no argument says where a text begins"
+        return Evidence.skipped(
+            NAME, "no method of the model is known to empty its cache, and no argument says where a text begins"
         )
     text = whole_text(subject)
     assert text is not None
     batch, other = subject.batch(sizes, seed), subject.batch(sizes, seed + 1)
     length, counterexample = text.length_of(batch), f"{sizes.describe(subject.task)}, seed={seed}"
     if length < 2:
-        return Evidence(NAME, Status.SKIPPED, "a text of one token cannot be cut")
+        return Evidence.skipped(NAME, "a text of one token cannot be cut")
     try:
         return _requests(subject, decoder, text, (batch, other), Cut((length - 1, 1), ""), counterexample)
     except ModelRaisedError:  # such as a prompt that is longer than a rolling cache

@@ -67,13 +67,13 @@ def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
     check = entry.load(case)
     if not (entry.needs(subject.task) and (not case or entry.cases[case].needs(subject.task))):
         message = "the loss reads no labels that follow from the outputs; where it reads others, name them in `labels`"
-        return Evidence(name, Status.SKIPPED, message)
+        return Evidence.skipped(name, message)
 
     def measured() -> Evidence:
         if name not in _WITHOUT_STEPS and (broken := broken_weight(subject.model)):
             return broken.evidence(name)
         reason = too_long(trial, _STEPS[name]) if name in _STEPS else ""
-        return Evidence(name, Status.SKIPPED, reason) if reason else check(trial)
+        return Evidence.skipped(name, reason) if reason else check(trial)
 
     def raises(error: Exception) -> Evidence:
         """Whatever the user's own training step raises is a finding about it."""

@@ -78,7 +78,7 @@ def accumulation(trial: Trial) -> Evidence:
         return _judge_weighted(trial)
     seen = observe(trial, [_batch(trial, 2)] * MOST_BATCHES)
     if not seen.took_step:
-        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} took no optimizer step in {MOST_BATCHES} batches")
+        return Evidence.skipped(_NAME, f"{loss_name(trial)} took no optimizer step in {MOST_BATCHES} batches")
     if seen.optimizers > 1:
         return _judge_several(trial)
     every = max(1, seen.rows // 2)
@@ -149,11 +149,8 @@ def _judge_weighted_mean(trial: Trial, gap: Gap) -> Evidence | None:
         return None
     accumulated = trial.config.accumulate_grad_batches
     if accumulated == 1:
-        return Evidence(
-            _NAME,
-            Status.OK,
-            "the gradient of a large batch is a weighted mean of those of small ones",
-            counterexample=_shown(trial),
+        return Evidence.ok(
+            _NAME, "the gradient of a large batch is a weighted mean of those of small ones", counterexample=_shown(trial)
         )
     message = (
         f"{loss_name(trial)} divides by what the labels of a batch weigh, so with `accumulate_grad_batches` {accumulated} labels in a batch "
@@ -165,7 +162,7 @@ def _judge_weighted_mean(trial: Trial, gap: Gap) -> Evidence | None:
 def _judge_manual(trial: Trial, every: int) -> Evidence:
     if every == 1:
         message = "each batch takes a separate step, and no gradient of the batch before is left"
-        return Evidence(_NAME, Status.OK, message, counterexample=_shown(trial))
+        return Evidence.ok(_NAME, message, counterexample=_shown(trial))
     count = 2 * every
     whole = _batch(trial, count)
     gap = find_gap(trial, partial(_step_of_wholes, every, whole), partial(_step_of_parts, every, whole))
@@ -197,7 +194,7 @@ def _judge_several(trial: Trial) -> Evidence:
     left, who = left_over_from_optimizer(trial, _batch(trial, 2)), loss_name(trial)
     if left is None:
         message = "no optimizer takes a step with a gradient that was used before"
-        return Evidence(_NAME, Status.OK, message, counterexample=_shown(trial))
+        return Evidence.ok(_NAME, message, counterexample=_shown(trial))
     which = f"`{left.names[0]}`{and_others(len(left.names) - 1, 'parameter')}"
     message = f"{who} does not clear the gradient of {which} after a step: it is still there at the next"
     status, code, cause = Status.FAIL, "gradient_not_cleared", "manual optimisation without opt.zero_grad()"
@@ -256,7 +253,7 @@ def _say_left_over(trial: Trial, every: int) -> tuple[str, str, str]:
 
 
 def _sound(gap: Gap, message: str, counterexample: str) -> Evidence:
-    return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "between the gradients", counterexample)
+    return Evidence.ok(_NAME, message, gap.measured, gap.bound, "between the gradients", counterexample)
 
 
 def _finding(trial: Trial, gap: Gap, message: str, cause: str, code: str, status: Status = Status.FAIL) -> Evidence:

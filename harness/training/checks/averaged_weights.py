@@ -152,12 +152,12 @@ def averaged_weights(trial: Trial) -> Evidence:
     of where the other one was.
     """
     if not find_pairs(trial.subject.model) and not find_trained_copies(trial.subject.model):
-        return Evidence(
-            _NAME, Status.SKIPPED, "no part of the model is a copy of another one, nor frozen and built as one that is trained"
+        return Evidence.skipped(
+            _NAME, "no part of the model is a copy of another one, nor frozen and built as one that is trained"
         )
     count = _BATCHES * max(1, trial.batches_per_step)
     if reason := too_long(trial, count * _EPOCHS):
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     watch = _Watch()
     batches = [trial.subject.batch(seed=seed) for seed in range(count)]
     model = trial.train(batches, TrialOptions(epochs=_EPOCHS), prepare=watch.start, on_gradients=watch.look).model
@@ -167,7 +167,7 @@ def averaged_weights(trial: Trial) -> Evidence:
             return found
     averages = [pair for pair in watch.pairs if _moved(pair, model, watch.before, after)]
     if not averages:
-        return Evidence(_NAME, Status.SKIPPED, f"no frozen part moves in {counted(len(watch.path), 'step')} of {_EPOCHS} epochs")
+        return Evidence.skipped(_NAME, f"no frozen part moves in {counted(len(watch.path), 'step')} of {_EPOCHS} epochs")
     if any(_is_late(_shares(pair, model, watch, after)) for pair in averages):  # still warming up, or for good
         watch = _Watch()
         model = trial.train(batches, TrialOptions(epochs=_MORE), prepare=watch.start, on_gradients=watch.look).model
@@ -183,7 +183,7 @@ def averaged_weights(trial: Trial) -> Evidence:
         if found is not None:
             return found
     message = f"`{averages[0].path}` is an average of `{averages[0].source}`, its running statistics included"
-    return Evidence(_NAME, Status.OK, message)
+    return Evidence.ok(_NAME, message)
 
 
 def _moved(pair: Average, model: nn.Module, before: Values, after: Values) -> list[str]:

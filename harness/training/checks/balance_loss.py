@@ -91,7 +91,7 @@ def balance(trial: Trial) -> Evidence:
     """The auxiliary loss of a mixture of experts lowers the scores of an expert that every token prefers."""
     routers = [each for each in find_routers(trial.subject.model) if trial.subject.model.get_parameter(each.name).requires_grad]
     if not routers:
-        return Evidence(_NAME, Status.SKIPPED, "the model has no router that is trained beside its experts")
+        return Evidence.skipped(_NAME, "the model has no router that is trained beside its experts")
     batch = trial.subject.batch()
     judged = 0
     for router in routers[:_MOST]:
@@ -102,8 +102,8 @@ def balance(trial: Trial) -> Evidence:
             return found
         judged += 1
     if not judged:
-        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} holds no term for the routers beside that of the outputs")
-    return Evidence(_NAME, Status.OK, f"the auxiliary loss leads away from one expert for all, at router `{routers[0].path}`")
+        return Evidence.skipped(_NAME, f"{loss_name(trial)} holds no term for the routers beside that of the outputs")
+    return Evidence.ok(_NAME, f"the auxiliary loss leads away from one expert for all, at router `{routers[0].path}`")
 
 
 @dataclass(frozen=True)

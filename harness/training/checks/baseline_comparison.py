@@ -51,7 +51,7 @@ def baseline_comparison(trial: Trial) -> Evidence:
     try:
         race = _Race(trial, trial.stream(_LOOKS[-1]), _held_out(trial))
     except DataError as error:
-        return Evidence(_NAME, Status.SKIPPED, f"there is no data to train on and to evaluate on: {error}")
+        return Evidence.skipped(_NAME, f"there is no data to train on and to evaluate on: {error}")
     try:
         race.run()
     except DivergedError as error:

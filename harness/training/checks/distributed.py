@@ -51,14 +51,12 @@ _SECONDARY = ("onnection", "closed", *_WAITING)
 def distributed(trial: Trial) -> Evidence:
     """A step of two processes, each with half of a batch, has the gradients of one process with all of it, and leaves them alike."""
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
-        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+        return Evidence.skipped(_NAME, "the model has no trainable parameter")
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        return Evidence(
-            _NAME, Status.SKIPPED, "this PyTorch was built without gloo, which training in several processes on CPUs needs"
-        )
+        return Evidence.skipped(_NAME, "this PyTorch was built without gloo, which training in several processes on CPUs needs")
     reason = too_long(trial, _STEPS)
     if reason:
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     return _Comparison(on_cpu(trial), time.monotonic() + min(trial.seconds, _LONGEST)).judge()
 
 

@@ -40,19 +40,19 @@ def fine_tuning(trial: Trial) -> Evidence:
     """With all but the last layer frozen, and again with a new one in its place, a few steps lower the loss and change only that layer."""
     every = trial.batches_per_step
     if not every:
-        return Evidence(_NAME, Status.SKIPPED, f"no optimizer step of its training step is seen in {MOST_BATCHES} batches")
+        return Evidence.skipped(_NAME, f"no optimizer step of its training step is seen in {MOST_BATCHES} batches")
     reason = too_long(trial, 3 * _STEPS * every)
     if reason:
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     head = find_head(trial)
     if head is None:
-        return Evidence(_NAME, Status.SKIPPED, "the model has no layer before its last one that could be frozen")
+        return Evidence.skipped(_NAME, "the model has no layer before its last one that could be frozen")
     batch = trial.subject.batch(replace(trial.subject.typical, batch=_ROWS))
     free = _Watch(frozenset())
     optimizers = trial.train([batch] * every, TrialOptions(limit=1), on_gradients=free).optimizers
     if not free.reached & head.parameters:
-        return Evidence(
-            _NAME, Status.SKIPPED, f"no gradient reaches `{_named(head)}` at the first step, whether or not the rest is frozen"
+        return Evidence.skipped(
+            _NAME, f"no gradient reaches `{_named(head)}` at the first step, whether or not the rest is frozen"
         )
     tuning = _Tuning(trial, head, batch, free, len(optimizers))
     return tuning.judge(renewed=False) or tuning.judge(renewed=True) or tuning.sound()
@@ -161,7 +161,7 @@ class _Tuning:
         message = (
             f"`{_named(self.head)}` can be trained with the rest frozen, as it is and newly initialised, and nothing else changes"
         )
-        return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "", self._at)
+        return Evidence.counted(_NAME, Status.OK, message, 0, "", self._at)
 
     @property
     def _at(self) -> str:
@@ -202,7 +202,7 @@ class _Tuning:
             reason = (
                 f"the training step uses {self.optimizers} optimizers, and some have no parameter left to train: {raised(error)}"
             )
-            return Evidence(_NAME, Status.SKIPPED, reason)
+            return Evidence.skipped(_NAME, reason)
         has_no_graph = any(words in str(error) for words in _NO_GRAPH)
         return self._evidence(
             "with the rest frozen, no gradient reaches the last layer"

@@ -111,9 +111,9 @@ def gradient_clipping(trial: Trial) -> Evidence:
     Clipping by PyTorch's functions is seen, and that by the Trainer is not judged: it is Lightning's.
     """
     if not trial.is_own:
-        return Evidence(_NAME, Status.SKIPPED, "gradients are clipped by the suite, as `max_grad_norm` says")
+        return Evidence.skipped(_NAME, "gradients are clipped by the suite, as `max_grad_norm` says")
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
-        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+        return Evidence.skipped(_NAME, "the model has no trainable parameter")
     watch = _Watch()
     count = _STEPS * max(1, trial.batches_per_step)
     unclipped = replace(trial, config=trial.config.model_copy(update={"max_grad_norm": 0.0}))
@@ -125,9 +125,9 @@ def gradient_clipping(trial: Trial) -> Evidence:
     finally:
         hook.remove()
     if not any(isinstance(event, _Clipped) for event in watch.events):
-        return Evidence(_NAME, Status.SKIPPED, "the model clips no gradients itself")
+        return Evidence.skipped(_NAME, "the model clips no gradients itself")
     if not any(isinstance(event, _Stepped) for event in watch.events):
-        return Evidence(_NAME, Status.SKIPPED, "no optimizer step was seen")
+        return Evidence.skipped(_NAME, "no optimizer step was seen")
     return _judge(trial, watch)
 
 
@@ -147,7 +147,7 @@ def _judge(trial: Trial, watch: _Watch) -> Evidence:
         if found is not None:
             return found.at(clipped[-1].place)
         pending, taken = [call for call in pending if not call.held & event.held], event
-    return Evidence(_NAME, Status.OK, "every step is taken with the gradients that were clipped")
+    return Evidence.ok(_NAME, "every step is taken with the gradients that were clipped")
 
 
 def _judge_call(call: _Clipped, taken: _Stepped | None, who: str) -> Evidence | None:

@@ -51,25 +51,23 @@ def hyperparameter_sensitivity(trial: Trial) -> Evidence:
     passes = _affordable(trial, batches)
     if passes < _FEWEST:
         reason = f"{len(_FACTORS) + 1} trainings of {_FEWEST * len(batches)} steps would take longer than the {trial.seconds:.2g} s available"
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     runs = _Runs(trial, batches, passes)
     try:
         runs.stand_still()
         curves = {factor: runs.at(factor) for factor in _FACTORS}
         if runs.is_blind:
-            return Evidence(
-                _NAME,
-                Status.SKIPPED,
-                "the training step takes no optimizer step whose learning rate could be scaled, or returns no loss",
+            return Evidence.skipped(
+                _NAME, "the training step takes no optimizer step whose learning rate could be scaled, or returns no loss"
             )
         for factor in _FAR_BELOW if curves[1.0].gain < 0 else _FAR_ABOVE:
             if any(curve.learns for curve in curves.values()):
                 break
             curves[factor] = runs.at(factor)
     except DivergedError as error:
-        return Evidence(_NAME, Status.SKIPPED, f"the loss is not finite at any learning rate: {error}")
+        return Evidence.skipped(_NAME, f"the loss is not finite at any learning rate: {error}")
     except TrainingError as error:
-        return Evidence(_NAME, Status.SKIPPED, f"the learning rate cannot be changed: {error}")
+        return Evidence.skipped(_NAME, f"the learning rate cannot be changed: {error}")
     return _Table(trial, curves, runs.first, passes * len(batches), runs.is_warming_up).judge()
 
 

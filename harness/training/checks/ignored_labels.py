@@ -55,7 +55,7 @@ def _judge(trial: Trial, line: Line) -> Evidence:
     subject = trial.subject
     sizes = replace(subject.typical, batch=_ROWS)
     if _length(trial, line, sizes) < 3:
-        return Evidence(_NAME, Status.SKIPPED, "sequences are too short to ignore some of their labels")
+        return Evidence.skipped(_NAME, "sequences are too short to ignore some of their labels")
     padded = _with_gaps(trial, line, sizes)
     try:
         seen = observe(trial, [padded])
@@ -90,7 +90,7 @@ def _judge_map(trial: Trial, line: Line) -> Evidence:
     subject, signature = trial.subject, trial.subject.task.signature
     sizes = replace(subject.typical, batch=_ROWS)
     if _length(trial, line, sizes) < 3:
-        return Evidence(_NAME, Status.SKIPPED, f"`{line.axis}` is too short to ignore some of the labels")
+        return Evidence.skipped(_NAME, f"`{line.axis}` is too short to ignore some of the labels")
     batch, first, _ = _halves(trial, line, sizes)
     try:
         seen = observe(trial, [{**batch, signature.label_name(line.output): first}])
@@ -98,14 +98,14 @@ def _judge_map(trial: Trial, line: Line) -> Evidence:
         if isinstance(error, UserError):
             raise
         observe(trial, [batch])  # what raises on any batch is no matter of the ignored labels
-        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} takes no labels of -100")
+        return Evidence.skipped(_NAME, f"{loss_name(trial)} takes no labels of -100")
     slope = seen.slopes.get(line.output.name)
     if slope is None or bool(aligned(signature, line.output, slope, first)[0][first == IGNORED].any()):
-        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} does not ignore labels of -100")
+        return Evidence.skipped(_NAME, f"{loss_name(trial)} does not ignore labels of -100")
     classes = -1 if line.output.classes is None else line.output.classes
     mean = float(mean_loss("cross_entropy", seen.values[line.output.name], first, classes))
     if seen.loss is not None and float(seen.loss) > mean * float((first[0] != IGNORED).sum()) ** 0.5:
-        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} is a sum over places, not a mean (see initial_loss)")
+        return Evidence.skipped(_NAME, f"{loss_name(trial)} is a sum over places, not a mean (see initial_loss)")
     return _judge_mean(trial, line, sizes)
 
 
@@ -125,13 +125,12 @@ def _judge_slope(trial: Trial, line: Line, slope: Tensor, batch: Batch, sizes: S
     target = int(slopes[tuple(first)].argmin())
     # A language model's step may make its labels from the input ids; then only what it does at the padding is wrong for certain.
     status = Status.WARN if is_shifted and not at_padding else Status.FAIL
-    return Evidence(
+    return Evidence.counted(
         _NAME,
         status,
         f"{loss_name(trial)} trains position {position} of row {row}, which is {'padding' if at_padding else 'labelled -100'}, towards class "
         f"{target}{and_others(int(trained.sum()) - 1, 'position')}",
-        float(trained.sum()),
-        0.0,
+        int(trained.sum()),
         "positions",
         f"{sizes.describe(trial.subject.task)}, row={row}, position={position}",
         cause="labels taken from `input_ids` instead of the batch's `labels`, labels clamped to 0, or a loss without ignore_index=-100",
@@ -152,12 +151,11 @@ def _judge_smoothing(trial: Trial, line: Line, value: Tensor, slope: Tensor, bat
     along = torch.nn.functional.cosine_similarity(pulled, uniform, dim=-1)
     if not bool((along > _PARALLEL).all()):
         return None  # it may be an auxiliary term
-    return Evidence(
+    return Evidence.counted(
         _NAME,
         Status.FAIL,
         f"{loss_name(trial)} smooths the labels of positions labelled -100: their scores are pulled towards equal shares",
-        float(ignored.sum()),
-        0.0,
+        int(ignored.sum()),
         "positions",
         sizes.describe(trial.subject.task),
         cause="a mean of all log-probabilities beside the loss of the labels: leave out the positions without a label there too, or use "
@@ -185,10 +183,10 @@ def _judge_mean(trial: Trial, line: Line, sizes: Sizes) -> Evidence:
     gap = find_gap(trial, together, apart)
     counterexample = f"{sizes.describe(trial.subject.task)}, half of the labels -100"
     if gap.is_real and not line.may_end and find_gap(trial, halved, apart).is_real:
-        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} is not a mean over the places along `{line.axis}`")
+        return Evidence.skipped(_NAME, f"{loss_name(trial)} is not a mean over the places along `{line.axis}`")
     if not gap.is_real:
         message = "positions labelled -100 contribute neither loss nor gradient"
-        return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "between the losses or gradients", counterexample)
+        return Evidence.ok(_NAME, message, gap.measured, gap.bound, "between the losses or gradients", counterexample)
     return Evidence(
         _NAME,
         Status.FAIL,
@@ -266,14 +264,14 @@ def padding(trial: Trial) -> Evidence:
     A small difference is left alone: of a penalty that is meant as a mean over all places.
     """
     if not trial.is_own:
-        return Evidence(_NAME, Status.SKIPPED, "the loss is not made by a training step (see train_mode[padding])")
+        return Evidence.skipped(_NAME, "the loss is not made by a training step (see train_mode[padding])")
     rows, reason = with_more_padding(trial.subject)
     if rows is None or not rows.has_loss:
-        return Evidence(_NAME, Status.SKIPPED, reason or "labels at padding cannot be told from others")
+        return Evidence.skipped(_NAME, reason or "labels at padding cannot be told from others")
     try:
         reads_padding = rows.reads_padding
     except UserError as error:
-        return Evidence(_NAME, Status.SKIPPED, f"forward cannot be called with rows that are all shorter than the batch: {error}")
+        return Evidence.skipped(_NAME, f"forward cannot be called with rows that are all shorter than the batch: {error}")
     if reads_padding:
         return left_to(_NAME, "padding_ignored", "padding changes the outputs in eval mode too", code="reads_padding")
 
@@ -303,7 +301,7 @@ def padding(trial: Trial) -> Evidence:
                 code="padding_in_loss",
             )
         message = f"padding behind the rows changes only {share:.1%} of what the training step sends back"
-    return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "between the gradients", at)
+    return Evidence.ok(_NAME, message, gap.measured, gap.bound, "between the gradients", at)
 
 
 def _told(trial: Trial) -> Iterator[tuple[str, Evidence]]:
@@ -320,26 +318,24 @@ def end_of_text(trial: Trial) -> Evidence:
     signature = trial.subject.task.signature
     found = next(((each, told) for each in signature.taught if (told := signature.next_of(each)) is not None), None)
     if found is None:
-        return Evidence(_NAME, Status.SKIPPED, "no output scores the next token")
+        return Evidence.skipped(_NAME, "no output scores the next token")
     output, (axis, name) = found
     values = next(each.values for each in signature.inputs if each.name == name)
     assert isinstance(values, Ids)
     end = end_token(trial.subject.model, values.count) if isinstance(values.count, int) else None
     if end is None:
-        return Evidence(
-            _NAME, Status.SKIPPED, "no attribute or setting of the model, such as `eos_token_id`, says which id ends a text"
-        )
+        return Evidence.skipped(_NAME, "no attribute or setting of the model, such as `eos_token_id`, says which id ends a text")
     batch = _ended(trial, output, axis, name, end)
     slope = observe(trial, [batch]).slopes.get(output.name)
     if slope is None:
-        return Evidence(_NAME, Status.SKIPPED, "the training step's scores cannot be told apart from other tensors")
+        return Evidence.skipped(_NAME, "the training step's scores cannot be told apart from other tensors")
     slopes, _ = aligned(signature, output, slope, labels_in(signature, output, batch))
     sizes = slopes.abs().amax(-1)
     share = float(sizes[:, -1].min() / sizes.max())
     is_pad = end == values.pad
     counterexample = f"rows without padding that end in id {end}{', which is that of padding' if is_pad else ''}"
     if share > _SILENT:
-        return Evidence(_NAME, Status.OK, f"the token that ends a text, id {end}, is taught", share, _SILENT, "", counterexample)
+        return Evidence.ok(_NAME, f"the token that ends a text, id {end}, is taught", share, _SILENT, "", counterexample)
     return Evidence(
         _NAME,
         Status.FAIL,

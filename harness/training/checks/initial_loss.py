@@ -47,7 +47,7 @@ def initial_loss(trial: Trial) -> Evidence:
     """
     subject, signature = trial.subject, trial.subject.task.signature
     if not subject.fresh_weights:
-        return Evidence(_NAME, Status.SKIPPED, "the weights are loaded, not freshly initialised")
+        return Evidence.skipped(_NAME, "the weights are loaded, not freshly initialised")
     sizes = replace(subject.typical, batch=_ROWS) if signature.has_rows else subject.typical
     batch = subject.batch(sizes)
     if len(signature.taught) > 1:
@@ -56,9 +56,7 @@ def initial_loss(trial: Trial) -> Evidence:
     output = guessing(signature)[0]
     trained = observe(trial, [batch], train=True)
     if trained.loss is None:
-        return Evidence(
-            _NAME, Status.SKIPPED, f"{loss_name(trial)} does not call backward through Lightning, so its loss is not seen"
-        )
+        return Evidence.skipped(_NAME, f"{loss_name(trial)} does not call backward through Lightning, so its loss is not seen")
     still = observe(trial, [batch])
     loss, formula = float(trained.loss) / output.weight, find_loss_formula(signature, output, still, batch)
     if still.repeats > 1 and formula != MEAN:

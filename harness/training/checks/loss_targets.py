@@ -46,7 +46,7 @@ def targets(trial: Trial) -> Evidence:
     does to them on the way. Each output that has labels is judged.
     """
     if not targeted(trial.subject.task.signature):
-        return Evidence(_NAME, Status.SKIPPED, "no output has labels that it is trained towards")
+        return Evidence.skipped(_NAME, "no output has labels that it is trained towards")
     batch, sizes = _telling_batch(trial)
     first = _judge_under(trial, batch, sizes, 0)
     if first.status is not Status.FAIL:
@@ -56,7 +56,7 @@ def targets(trial: Trial) -> Evidence:
     found = next((other for other in others if other.status is Status.OK), first)
     if found.status is Status.FAIL and observe(trial, [batch]).optimizers > 1:
         message = f"{loss_name(trial)} has several optimizers, and the loss of the first may be adversarial on purpose"
-        return Evidence(_NAME, Status.SKIPPED, message, counterexample=found.counterexample)
+        return Evidence.skipped(_NAME, message, counterexample=found.counterexample)
     if found.status is Status.FAIL and scores(trial).status is Status.FAIL:  # the label's own gradient may be cut off
         return replace(found, details={**found.details, **owned_by("training_loss[scores]")})
     return found
@@ -75,7 +75,7 @@ def _judge_output(judged: _Judged, seen: Observation) -> Evidence:
     value, slope = (each.get(judged.output.name) for each in (seen.values, seen.slopes))
     if value is None or slope is None:
         what = "the logits" if judged.trial.subject.task.declared is None else f"output `{judged.output.name}`"
-        return Evidence(_NAME, Status.SKIPPED, f"{what} of {loss_name(judged.trial)} cannot be told from other tensors")
+        return Evidence.skipped(_NAME, f"{what} of {loss_name(judged.trial)} cannot be told from other tensors")
     labels = labels_in(judged.signature, judged.output, judged.batch)
     if labels.is_floating_point():
         return judged.numbers(value, slope, labels)
@@ -147,17 +147,16 @@ class _Judged:
         wrong = (((predictions - labels).sign() != slope.sign()) & apart & (labels != IGNORED)).nonzero().tolist()
         if not wrong:
             message = f"all {labels.numel()} predictions{self.named} are trained towards their labels"
-            return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "rows", self.counterexample)
+            return Evidence.counted(_NAME, Status.OK, message, 0, "rows", self.counterexample)
         place = tuple(wrong[0])
         way = {1.0: "down", -1.0: "up"}.get(float(slope[place].sign()), "nowhere")
         what = "row" if labels.ndim == 1 else "element"
-        return Evidence(
+        return Evidence.counted(
             _NAME,
             Status.FAIL,
             f"{loss_name(self.trial)} pushes the prediction {float(predictions[place]):.3g}{self.named} {way}, away from its label "
             f"{float(labels[place]):.3g}{and_others(len(wrong) - 1, what)}",
-            float(len(wrong)),
-            0.0,
+            len(wrong),
             "rows",
             f"{self.counterexample}, {f'row={place[0]}' if labels.ndim == 1 else self._place(list(place))}",
             cause="predictions [B, 1] minus labels [B], which broadcasts to [B, B]; labels rounded to integers; labels on another scale than "
@@ -181,13 +180,12 @@ class _Judged:
             number = float(wrong.sum())
             return Evidence(_NAME, Status.FAIL, message, number, 0.0, "labels", self.counterexample, "", cause, facts, code=code)
         if bool(silent.any()):
-            return Evidence(
+            return Evidence.counted(
                 _NAME,
                 Status.WARN,
                 f"{loss_name(self.trial)} ignores {counted(int(silent.sum()), 'label')} of {total}{self.named}, such as that of "
                 f"{self._place(silent.nonzero()[0].tolist())}",
-                float(silent.sum()),
-                0.0,
+                int(silent.sum()),
                 "labels",
                 self.counterexample,
                 cause="a slice that is one position short, or a loss over only some of the positions",
@@ -195,7 +193,7 @@ class _Judged:
                 details=facts,
             )
         message = f"every position{self.named} is trained towards its label ({total} labels)"
-        return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "labels", self.counterexample, details=facts)
+        return Evidence.counted(_NAME, Status.OK, message, 0, "labels", self.counterexample, details=facts)
 
     def _without_gradient(self, total: int, facts: dict[str, Any] | None = None) -> Evidence:
         message = f"the loss of {loss_name(self.trial)} has no gradient with respect to the logits"
@@ -206,9 +204,7 @@ class _Judged:
             cause = "an output that is detached, or a term that the loss leaves out; give the output `weight: 0` if it is not to be trained"
             code = "no_gradient_to_output"
             details = dict(facts or {}) if self.is_one_of_several else details
-        return Evidence(
-            _NAME, Status.FAIL, message, float(total), 0.0, "labels", self.counterexample, "", cause, details, code=code
-        )
+        return Evidence.counted(_NAME, Status.FAIL, message, total, "labels", self.counterexample, "", cause, details, code=code)
 
     def _say_wrong(self, slopes: Tensor, labels: Tensor, wrong: Tensor, slope: Tensor) -> tuple[str, str, str]:
         """Message, cause and code."""
@@ -349,8 +345,8 @@ def scores(trial: Trial) -> Evidence:
             code="activation_before_loss",
         )
     if not known:
-        return Evidence(_NAME, Status.SKIPPED, "the training step's scores cannot be told apart from other tensors")
-    return Evidence(_NAME, Status.OK, f"{loss_name(trial)} takes scores through no softmax, sigmoid, tanh or ReLU")
+        return Evidence.skipped(_NAME, "the training step's scores cannot be told apart from other tensors")
+    return Evidence.ok(_NAME, f"{loss_name(trial)} takes scores through no softmax, sigmoid, tanh or ReLU")
 
 
 def _finding(trial: Trial, output: Output, activation: _Activation, at: str) -> Evidence:

@@ -66,7 +66,7 @@ def optimizer_coverage(trial: Trial) -> Evidence:
         held.look(training.model, [])
     held.tensors = [tensor for optimizer in training.optimizers for tensor in tensors_of(optimizer)]
     if not held.trainable:
-        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+        return Evidence.skipped(_NAME, "the model has no trainable parameter")
     return _judge(held, len(training.optimizers))
 
 
@@ -98,12 +98,12 @@ def _judge(held: _Held, optimizers: int) -> Evidence:
     idle = [name for name in held.trainable if not times[id(held.owned[name])]]
     left_out = f"; {counted(len(idle), 'parameter')} without gradient in none" if idle else ""
     message = f"{total} in {counted(optimizers, 'optimizer')}, each exactly once{left_out}"
-    return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "parameters", details=facts)
+    return Evidence.counted(_NAME, Status.OK, message, 0, "parameters", details=facts)
 
 
 def _finding(code: str, message: str, cause: str, count: int, module: str, facts: dict[str, object]) -> Evidence:
-    return Evidence(
-        _NAME, Status.FAIL, message, float(count), 0.0, "parameters", module=module, cause=cause, details=facts, code=code
+    return Evidence.counted(
+        _NAME, Status.FAIL, message, count, "parameters", module=module, cause=cause, details=facts, code=code
     )
 
 

@@ -91,11 +91,11 @@ def overfits_one_batch(trial: Trial) -> Evidence:
     Of several outputs the one that is furthest from being learnt decides.
     """
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
-        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+        return Evidence.skipped(_NAME, "the model has no trainable parameter")
     batch, sizes = _batch(trial)
     goals = {name: goal for name, goal in _goals(trial, batch).items() if goal.reducible > 0}
     if not goals:
-        return Evidence(_NAME, Status.SKIPPED, "the data has no batch with anything to learn: all rows or all labels are equal")
+        return Evidence.skipped(_NAME, "the data has no batch with anything to learn: all rows or all labels are equal")
     if not trial.is_own:
         trial = replace(trial, config=trial.config.model_copy(update={"warmup_ratio": _WARM_UP / LONGEST}))
     ended = processor_seconds() + trial.seconds
@@ -125,7 +125,7 @@ def overfits_one_batch(trial: Trial) -> Evidence:
         )
         return Evidence(_NAME, Status.FAIL, message, cause=cause, code="output_on_another_scale", **facts)
     if first.late and not _is_stuck(first, goal):
-        return Evidence(_NAME, Status.SKIPPED, first.late, counterexample=facts["counterexample"])
+        return Evidence.skipped(_NAME, first.late, counterexample=facts["counterexample"])
     owner = _owner(trial)
     if owner is not None:
         facts["details"] |= owned_by(owner[0])

@@ -167,24 +167,24 @@ def decay(trial: Trial) -> Evidence:
     of scales under a strong decay is it warned.
     """
     if not trial.is_own:
-        return Evidence(_NAME, Status.SKIPPED, _OUR_OWN)
+        return Evidence.skipped(_NAME, _OUR_OWN)
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
-        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+        return Evidence.skipped(_NAME, "the model has no trainable parameter")
     watch = _watch(trial, 1)
     held = list(watch.held.values())
     decayed, spared = [each for each in held if each.decay > 0], [each for each in held if not each.decay]
     if not held:
-        return Evidence(_NAME, Status.SKIPPED, f"no optimizer step in {MOST_BATCHES} batches, or none with a learning rate")
+        return Evidence.skipped(_NAME, f"no optimizer step in {MOST_BATCHES} batches, or none with a learning rate")
     if not decayed:
-        return Evidence(_NAME, Status.OK, "no parameter has weight decay")
+        return Evidence.ok(_NAME, "no parameter has weight decay")
     found = _spares_none(watch, decayed) or _uneven_blocks(held) or _leaks(decayed, spared) or _strong(decayed, spared)
     if found is None:
         message = f"weight decay goes to {counted(len(decayed), 'parameter')}, and spares {len(spared)}"
-        return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "parameters")
+        return Evidence.counted(_NAME, Status.OK, message, 0, "parameters")
     names, message, cause, code = found
     facts = {"parameters": names}
-    return Evidence(
-        _NAME, Status.WARN, message, float(len(names)), 0.0, "parameters", module=names[0], cause=cause, details=facts, code=code
+    return Evidence.counted(
+        _NAME, Status.WARN, message, len(names), "parameters", module=names[0], cause=cause, details=facts, code=code
     )
 
 
@@ -287,12 +287,12 @@ def rates(trial: Trial) -> Evidence:
     may be applied by nobody; and a filter by prefix may take block 10 for block 1.
     """
     if not trial.is_own:
-        return Evidence(_NAME, Status.SKIPPED, _OUR_OWN)
+        return Evidence.skipped(_NAME, _OUR_OWN)
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
-        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+        return Evidence.skipped(_NAME, "the model has no trainable parameter")
     watch = _watch(trial, _STEPS)
     if not watch.held:
-        return Evidence(_NAME, Status.SKIPPED, f"no optimizer step in {MOST_BATCHES} batches, or none with a learning rate")
+        return Evidence.skipped(_NAME, f"no optimizer step in {MOST_BATCHES} batches, or none with a learning rate")
     found = _judge_lost(watch) or _judge_factors(watch) or _judge_parts(watch) or _judge_order(watch)
     if found is not None:
         names, message, cause, code = found
@@ -300,7 +300,7 @@ def rates(trial: Trial) -> Evidence:
     distinct = len({round(each.rate, 12) for each in watch.held.values()})
     total = counted(len(watch.held), "parameter")
     message = f"{total} with {distinct} learning rates, which stay apart" if distinct > 1 else f"one learning rate for {total}"
-    return Evidence(_NAME, Status.OK, message)
+    return Evidence.ok(_NAME, message)
 
 
 def _judge_lost(watch: _Watch) -> _Found | None:

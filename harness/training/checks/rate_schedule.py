@@ -146,9 +146,9 @@ def learning_rate_schedule(trial: Trial) -> Evidence:
     of twice the epochs or batches, its length is a number that somebody chose, of which only the first steps are judged.
     """
     if not trial.is_own:
-        return Evidence(_NAME, Status.SKIPPED, "the schedule is the suite's own, which ends with the run")
+        return Evidence.skipped(_NAME, "the schedule is the suite's own, which ends with the run")
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
-        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+        return Evidence.skipped(_NAME, "the model has no trainable parameter")
     first = _schedules(trial, _USUAL)
     if not first:
         return _judge_by_hand(trial)
@@ -172,20 +172,20 @@ def learning_rate_schedule(trial: Trial) -> Evidence:
         if found is not None:
             return found
         told = told or f"{first[number].kind}: {_told(curves[usual], pace.steps(usual))}"
-    return Evidence(_NAME, Status.OK, told, counterexample=usual.describe())
+    return Evidence.ok(_NAME, told, counterexample=usual.describe())
 
 
 def _judge_by_hand(trial: Trial) -> Evidence:
     """Rates that the model sets itself, without a schedule: a warm-up must not begin again in each epoch."""
     if len(set(_rates_by_hand(trial, 1, 2))) < 2:
-        return Evidence(_NAME, Status.SKIPPED, "the model has no learning rate schedule that follows the steps")
+        return Evidence.skipped(_NAME, "the model has no learning rate schedule that follows the steps")
     rates = _rates_by_hand(trial, _EPOCHS, _BATCHES)
     size = len(rates) // _EPOCHS
     begin, *later = [rates[size * number : size * (number + 1)] for number in range(_EPOCHS)]
     told = f"the learning rate, set without a schedule, goes from {rates[0]:.3g} to {rates[-1]:.3g}"
     at = Run(_EPOCHS, _BATCHES).describe()
     if not begin or begin != sorted(begin) or begin[0] >= begin[-1] or any(each != begin for each in later):
-        return Evidence(_NAME, Status.OK, told, counterexample=at)
+        return Evidence.ok(_NAME, told, counterexample=at)
     return _finding(
         f"the learning rate, set without a schedule, rises from {begin[0]:.3g} to {begin[-1]:.3g} in each of {_EPOCHS} epochs: its warm-up "
         "begins again with every epoch",

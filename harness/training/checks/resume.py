@@ -43,12 +43,12 @@ _OF_OPTIMIZERS = ("defaults", "state", "param_groups")
 def resume(trial: Trial) -> Evidence:
     """A run resumed from a checkpoint, with a newly built model, is equal to the bit to one that was never interrupted."""
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
-        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+        return Evidence.skipped(_NAME, "the model has no trainable parameter")
     if not trial.batches_per_step:
-        return Evidence(_NAME, Status.SKIPPED, f"the training step takes no visible optimizer step in {MOST_BATCHES} batches")
+        return Evidence.skipped(_NAME, f"the training step takes no visible optimizer step in {MOST_BATCHES} batches")
     reason = too_long(trial, 2 * _BATCHES * _EPOCHS * trial.batches_per_step)
     if reason:
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     with tempfile.TemporaryDirectory(prefix="modeltiers-resume-") as folder:
         return _Interruption(trial, Path(folder)).judge()
 
@@ -80,7 +80,7 @@ class _Interruption:
         whole = self._run()
         part = self._run(TrialOptions(limit=_CUT, folder=self.folder))
         if len(part.training.steps) < _CUT or not (self.folder / LAST).is_file():
-            return Evidence(_NAME, Status.SKIPPED, "the training step takes no optimizer step that could be counted")
+            return Evidence.skipped(_NAME, "the training step takes no optimizer step that could be counted")
         difference = _before(whole.trace, part.trace)
         if difference is not None:
             return self._unrepeatable(difference)
@@ -106,7 +106,7 @@ class _Interruption:
             )
             if mismatch is None:
                 message = f"a run resumed after {_CUT} steps equals the uninterrupted run, to the bit"
-                return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "", self.at)
+                return Evidence.counted(_NAME, Status.OK, message, 0, "", self.at)
             what = "the logits in eval mode differ" if mismatch.name == "logits" else f"the optimizer's {mismatch.name} differs"
             size, bound, is_rounding = mismatch.size, mismatch.bound, mismatch.is_rounding
         found = self._evidence(
@@ -133,10 +133,8 @@ class _Interruption:
                 difference.mismatch.size,
                 0.0,
             )
-        return Evidence(
-            _NAME,
-            Status.SKIPPED,
-            f"the training is not repeatable, interrupted or not: {difference.describe()} (see seeded_repeat)",
+        return Evidence.skipped(
+            _NAME, f"the training is not repeatable, interrupted or not: {difference.describe()} (see seeded_repeat)"
         )
 
     def _evidence(

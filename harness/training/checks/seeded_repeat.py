@@ -54,10 +54,10 @@ def seeded_repeat(trial: Trial) -> Evidence:
     batches = _batches(trial)
     counterexample = f"{_STEPS} steps, {trial.subject.typical.describe(trial.subject.task)}, seed={_SEED}"
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
-        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+        return Evidence.skipped(_NAME, "the model has no trainable parameter")
     reason = too_long(trial, 2 * len(batches))
     if reason:
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     models = [trial.new_model(_SEED), trial.new_model(_SEED)]
     mismatch = find_mismatch(weights_of(models[0]), weights_of(models[1]))
     if mismatch is not None:
@@ -175,8 +175,8 @@ def _in_another_process(
 
 
 def _sound(where: str, counterexample: str) -> Evidence:
-    return Evidence(
-        _NAME, Status.OK, f"a training of {counted(_STEPS, 'step')} repeats to the bit, {where}", 0.0, 0.0, "", counterexample
+    return Evidence.counted(
+        _NAME, Status.OK, f"a training of {counted(_STEPS, 'step')} repeats to the bit, {where}", 0, "", counterexample
     )
 
 

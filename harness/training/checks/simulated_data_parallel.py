@@ -239,7 +239,7 @@ def judge_simulated_data_parallel(trial: Trial, stance: ModuleMode) -> Evidence 
             "cannot be "
             "compared with the whole batch"
         )
-        return Evidence(_NAME, Status.SKIPPED, message, counterexample=counterexample_of(trial))
+        return Evidence.skipped(_NAME, message, counterexample=counterexample_of(trial))
     if not find_gap(trial, partial(steps.whole, 1 / PARTS), steps.in_turn).is_real:
         return _finding(
             trial,

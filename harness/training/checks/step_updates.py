@@ -95,7 +95,7 @@ class _Watch:
 def step_updates(trial: Trial) -> Evidence:
     """A few steps change every trainable parameter that got a gradient, nothing that is frozen, and no buffers but running statistics."""
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
-        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+        return Evidence.skipped(_NAME, "the model has no trainable parameter")
     watch, training = _take_steps(trial)
     values = {name: parameter.detach() for name, parameter in training.model.named_parameters()}
     counterexample = f"{counted(len(training.steps), 'step')} on {trial.subject.typical.describe(trial.subject.task)}"
@@ -111,22 +111,12 @@ def step_updates(trial: Trial) -> Evidence:
     if found is None:
         frozen = f", {counted(len(watch.frozen), 'frozen parameter')} did not" if watch.frozen else ""
         message = f"all {len(watch.reached)} parameters with a gradient changed{frozen}"
-        return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "parameters", counterexample)
+        return Evidence.counted(_NAME, Status.OK, message, 0, "parameters", counterexample)
     status, code, message, module, cause, names = found
     owner = owned_by("optimizer_coverage") if names and not set(names) & watch.in_optimizer and status is Status.FAIL else {}
     facts = {"parameters": names, **(owner if not set(names) & watch.frozen else {})}
-    return Evidence(
-        _NAME,
-        status,
-        message,
-        float(len(names) or 1),
-        0.0,
-        "parameters",
-        counterexample,
-        module,
-        cause=cause,
-        details=facts,
-        code=code,
+    return Evidence.counted(
+        _NAME, status, message, len(names) or 1, "parameters", counterexample, module, cause=cause, details=facts, code=code
     )
 
 

@@ -55,7 +55,7 @@ def reduction(trial: Trial) -> Evidence:
     counterexample = f"{sizes.describe(trial.subject.task)}, each row twice"
     if not gap.is_real:
         message = "the loss is averaged over the labels: with each row twice, loss and gradient are the same"
-        return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, _BETWEEN, counterexample)
+        return Evidence.ok(_NAME, message, gap.measured, gap.bound, _BETWEEN, counterexample)
     how, cause, code = _say_how(once(trial), twice(trial))
     # Without labels there is no mean over them to keep to: a loss may be meant to compare rows, and nobody has said so.
     is_free = code == _COMPARES and not trial.subject.task.signature.label_names
@@ -101,11 +101,9 @@ def rows(trial: Trial) -> Evidence:
     if not gap.is_real and _is_silent(taught):  # as where no two rows of the batch are of one class
         gap, taught = find_gap(trial, partial(together, alike), partial(apart, alike)), together(alike, trial)
     if not gap.is_real and _is_silent(taught):
-        return Evidence(
-            _NAME, Status.SKIPPED, f"no gradient reaches the model from {_ROWS} rows, so it is not known what is compared"
-        )
+        return Evidence.skipped(_NAME, f"no gradient reaches the model from {_ROWS} rows, so it is not known what is compared")
     if gap.is_real:
-        return Evidence(_NAME, Status.OK, "the loss compares the rows of a batch", gap.measured, gap.bound, _BETWEEN, at)
+        return Evidence.ok(_NAME, "the loss compares the rows of a batch", gap.measured, gap.bound, _BETWEEN, at)
     return Evidence(
         _NAME,
         Status.FAIL,
@@ -197,10 +195,8 @@ def one_class(trial: Trial) -> Evidence:
             what = f"the gradient of `{bad[0]}`" if bad else name
             return Evidence(_NAME, Status.FAIL, f"{what} is not finite where {told}", code="gradient_not_finite", **facts)
     if not judged:
-        return Evidence(_NAME, Status.SKIPPED, "no label is a class, or yes or no")
-    return Evidence(
-        _NAME, Status.OK, "the loss is finite where every label is of one class, and for one row", counterexample=sizes
-    )
+        return Evidence.skipped(_NAME, "no label is a class, or yes or no")
+    return Evidence.ok(_NAME, "the loss is finite where every label is of one class, and for one row", counterexample=sizes)
 
 
 def _of_one_class(trial: Trial, batch: Batch) -> Iterator[tuple[str, Batch]]:
@@ -255,14 +251,14 @@ def weights(trial: Trial) -> Evidence:
     declared = {output.name: output.weight for output in signature.outputs if output.name in shares}
     if len(shares) < 2:
         message = f"{loss_name(trial)} trains outputs by other losses than those declared, so their shares cannot be compared"
-        return Evidence(_NAME, Status.SKIPPED, message, counterexample=at)
+        return Evidence.skipped(_NAME, message, counterexample=at)
     first = next(iter(shares))
     apart = {name: abs(shares[name] / shares[first] / (declared[name] / declared[first]) - 1) for name in shares}
     worst = max(apart, key=lambda name: apart[name])
     facts = {"shares": shares, "declared": declared}
     if apart[worst] <= _SAME_SHARE:
         message = f"the outputs have their declared shares in the loss: {_shown(declared)}"
-        return Evidence(_NAME, Status.OK, message, apart[worst], _SAME_SHARE, "between the shares", at, details=facts)
+        return Evidence.ok(_NAME, message, apart[worst], _SAME_SHARE, "between the shares", at, details=facts)
     scale = declared[first] / shares[first]
     return Evidence(
         _NAME,

@@ -68,31 +68,29 @@ class _Watch:
 def validation_pass(trial: Trial) -> Evidence:
     """With a validation pass between two epochs, a training ends with the weights that it ends with otherwise, to the bit."""
     if not trial.is_own:
-        return Evidence(_NAME, Status.SKIPPED, "the model is not a LightningModule, which would have a validation step")
+        return Evidence.skipped(_NAME, "the model is not a LightningModule, which would have a validation step")
     if not brings_validation(trial.subject.model):
-        return Evidence(_NAME, Status.SKIPPED, "the model has no `validation_step`")
+        return Evidence.skipped(_NAME, "the model has no `validation_step`")
     plain, again = (_trained(trial, validates=False) for _ in range(2))
     if trial.validates:
         reason = "a callback or a schedule of the model reads the result of validation, so that there is no training without it"
-        return Evidence(_NAME, Status.SKIPPED, reason)
+        return Evidence.skipped(_NAME, reason)
     if _difference(plain, again):
-        return Evidence(_NAME, Status.SKIPPED, "the training is not repeatable, with or without validation (see seeded_repeat)")
+        return Evidence.skipped(_NAME, "the training is not repeatable, with or without validation (see seeded_repeat)")
     try:
         validated = _trained(trial, validates=True)
     except Exception as error:
         told = str(error) if isinstance(error, UserError) else raised(error)
-        return Evidence(_NAME, Status.SKIPPED, f"`validation_step` cannot be called with a batch of training: {told}")
+        return Evidence.skipped(_NAME, f"`validation_step` cannot be called with a batch of training: {told}")
     at = f"{_EPOCHS} epochs, a validation pass after the first, {trial.subject.typical.describe(trial.subject.task)}"
     found = _difference(plain, validated)
     if not found:
-        return Evidence(
-            _NAME, Status.OK, "training is the same, to the bit, with a validation pass between its epochs", counterexample=at
+        return Evidence.ok(
+            _NAME, "training is the same, to the bit, with a validation pass between its epochs", counterexample=at
         )
     message, module, code = found
     if code == "rate":
-        return Evidence(
-            _NAME, Status.SKIPPED, "the learning rate follows from the result of validation, so that training may differ"
-        )
+        return Evidence.skipped(_NAME, "the learning rate follows from the result of validation, so that training may differ")
     return Evidence(_NAME, Status.FAIL, message, module=module, counterexample=at, cause=_CAUSE, code=code)
 
 
