@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,27 @@ from typing import Any
 from torch import nn
 
 from harness.catalogue import CATALOGUE
+from harness.errors import TimeBudgetError
 from harness.evidence import Excerpt, Status
 from harness.fixes import find_fix
+from harness.fixes.edits import Edit
 from harness.fixes.state_rules import OF_STATE, rules_of_training
+from harness.internal_errors import describe
 from harness.models.copies import Copies
 from harness.models.loading import ModelSource
 from harness.properties.places import shown_place
 from harness.properties.reproduction import Building, script_of
 from harness.properties.subject import Shared, Subject
-from harness.runtime import bytes_of_weights
+from harness.runtime import bytes_of_weights, processor_seconds
 from harness.user_code import is_written_here
 from pytest_modeltiers.property_tests import run_test
 from pytest_modeltiers.verdicts import Judge
 
 SECONDS = 2.0
 """Processor time that is spent on a finding."""
+
+_MOST_TIMES = 6
+"""Times the time for one finding that a process spends: where much is broken, the first findings are what to begin with."""
 
 _LAST_TIER = 3
 """The last tier whose tests ask the model itself."""
@@ -53,7 +59,49 @@ Remake = Callable[[str, Subject], Any]
 """A fixture's value for another subject, by the fixture's name."""
 
 
-def look_for_fix(judge: Judge, case: str | None, remake: Remake, seconds: float = SECONDS) -> None:
+@dataclass
+class Help:
+    """Help for the findings of a process.
+
+    Attributes:
+        each: Processor seconds that may be spent on a finding; none is helped with 0.
+        used: Those that were spent.
+        fixes: The changes that were found, with their files: tried first on what else is found, as one mistake shows in many properties.
+    """
+
+    each: float
+    used: float = 0.0
+    fixes: list[tuple[str, Edit]] = field(default_factory=list)
+
+    def add(self, judge: Judge, case: str | None, remake: Remake, most: float, source: ModelSource | None) -> None:
+        """Adds a script and a fix to what a judge found, where there are any.
+
+        Args:
+            judge: Who found it.
+            case: The case of the property.
+            remake: Makes what the tier works on from a subject.
+            most: Processor seconds that the time budget leaves for it.
+            source: How the model is built; ``None`` where a script cannot say it.
+        """
+        if self.each <= 0 or most <= 0:
+            return
+        started = processor_seconds()
+        try:
+            if source is not None:
+                add_script(judge, source)
+            look_for_fix(judge, case, remake, min(self.each, _MOST_TIMES * self.each - self.used, most), self.fixes)
+        except TimeBudgetError:
+            pass
+        except Exception as error:  # the finding stands; an error of ours is told with it
+            found, (message, details) = judge.finish(), describe(judge.name, error)
+            told = f"{found.message}; a fix could not be looked for: {message}"
+            judge.finish(replace(found, message=told, details=found.details | details))
+        self.used += processor_seconds() - started
+
+
+def look_for_fix(
+    judge: Judge, case: str | None, remake: Remake, seconds: float = SECONDS, earlier: list[tuple[str, Edit]] | None = None
+) -> None:
     """Adds a change of the code that fixes it to what a judge found, where it is a failure and there is one.
 
     Args:
@@ -61,10 +109,11 @@ def look_for_fix(judge: Judge, case: str | None, remake: Remake, seconds: float 
         case: The case of the property.
         remake: Makes what the tier works on from a subject.
         seconds: Processor time that the search may take.
+        earlier: See ``find_fix``.
     """
     subject, evidence = judge.subject, judge.finish()
     entry = CATALOGUE.get(evidence.name)
-    if seconds <= 0 or evidence.status not in (Status.FAIL, Status.WARN) or entry is None or entry.tier > _LAST_TIER:
+    if evidence.status not in (Status.FAIL, Status.WARN) or entry is None or entry.tier > _LAST_TIER:
         return
     if bytes_of_weights(subject.model) > _MOST_BYTES or subject.rebuild is None:
         return
@@ -77,7 +126,7 @@ def look_for_fix(judge: Judge, case: str | None, remake: Remake, seconds: float 
     again = _Again(judge, evidence.name, case, remake)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = find_fix(place, files, again.holds, again.broken, seconds, only)
+        found = find_fix(place, files, again.holds, again.broken, seconds, only, earlier)
     if found is None:
         return
     fix, is_known = found

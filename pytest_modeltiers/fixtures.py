@@ -18,7 +18,6 @@ from harness.catalogue import CATALOGUE, rank
 from harness.config import EvalConfig, TrainingConfig
 from harness.errors import MemoryFullError, TimeBudgetError
 from harness.evidence import Evidence
-from harness.internal_errors import describe
 from harness.owners import Selection
 from harness.tasks import TaskSpec
 from pytest_modeltiers.checks import FOUND
@@ -40,14 +39,12 @@ if TYPE_CHECKING:
     from harness.monitoring.monitor import Monitor
     from harness.properties.subject import Subject
     from harness.training.trial import Trial
+    from pytest_modeltiers.fixes import Help
     from pytest_modeltiers.verdicts import Judge
 
 
-_HINTED = pytest.StashKey[float]()
-"""Processor seconds that this process has spent on hints."""
-
-_MOST_HINTED = 6
-"""Times the time for one failure that a process spends on hints: where much is broken, the first findings are what to begin with."""
+_HELP: pytest.StashKey[Help] = pytest.StashKey()
+"""What helps to fix the findings of this process."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -361,8 +358,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
 
 def _look_for_fix(item: pytest.Function, judge: Judge, suite: Suite) -> None:
     """Looks for a change of the model's code that fixes a failure, while there is time for it."""
-    from harness.runtime import processor_seconds
-    from pytest_modeltiers.fixes import add_script, look_for_fix
+    from pytest_modeltiers.fixes import Help
 
     def remake(fixture: str, subject: Subject) -> Any:
         made = {
@@ -372,19 +368,9 @@ def _look_for_fix(item: pytest.Function, judge: Judge, suite: Suite) -> None:
         return made[fixture]()
 
     case = str(item.callspec.params["case"]) if hasattr(item, "callspec") else None
-    each, used = float(item.config.getoption("model_hints")), item.config.stash.get(_HINTED, 0.0)
-    started = processor_seconds()
-    try:
-        if each > 0 and not any(_overrides(item, name) for name in ("model", "adapter", "task_spec")):
-            add_script(judge, suite.source)
-        look_for_fix(judge, case, remake, min(each, _MOST_HINTED * each - used, suite.budget.part))
-    except TimeBudgetError:
-        pass
-    except Exception as error:  # the finding stands; an error of ours is told with it
-        found, (message, details) = judge.finish(), describe(judge.name, error)
-        told = f"{found.message}; a fix could not be looked for: {message}"
-        judge.finish(replace(found, message=told, details=found.details | details))
-    item.config.stash[_HINTED] = used + processor_seconds() - started
+    is_own = any(_overrides(item, name) for name in ("model", "adapter", "task_spec"))
+    helping = item.config.stash.setdefault(_HELP, Help(float(item.config.getoption("model_hints"))))
+    helping.add(judge, case, remake, suite.budget.part, None if is_own else suite.source)
 
 
 def _suite_of(item: pytest.Item) -> Suite | None:

@@ -23,6 +23,7 @@ from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
 from harness.errors import ExampleError, FactoryError, did_you_mean
 from harness.evidence import Evidence, Status
+from harness.fixes.edits import Edit
 from harness.health import ExportHealthReport
 from harness.health.checks import SkippedCheck
 from harness.models.copies import Copies
@@ -315,10 +316,11 @@ def judged(
         with threads_for(given.model):
             found = run_test(judge, case, partial(_provide, subject))
             if fix_seconds:
-                look_for_fix(judge, case, lambda fixture, other: _provide(other, fixture), fix_seconds)
+                look_for_fix(judge, case, lambda fixture, other: _provide(other, fixture), fix_seconds, fixes)
                 found = judge.finish()
         return found
 
+    fixes = list[tuple[str, Edit]]()
     answers = Answers(given.task, _TIERS)
     selection = Selection(frozenset(name for name, _ in tests), given.task.switched_off, partial(answers.of, run))
     for name, case in tests:

@@ -53,6 +53,7 @@ def find_fix(
     broken: Callable[[], frozenset[str]],
     seconds: float,
     only: frozenset[str] | None = None,
+    earlier: list[tuple[str, Edit]] | None = None,
 ) -> tuple[Fix, bool] | None:
     """The first change with which a property holds, the most likely tried first; a usual one where there is one.
 
@@ -63,20 +64,25 @@ def find_fix(
         broken: The same of other properties: those that do not hold. None may join them.
         seconds: Processor time that the search may take.
         only: Names of the rules whose changes may be fixes; all by default.
+        earlier: The fixes of other findings of this model, with their files. They are tried before all others, also when the time is up,
+            as one mistake often shows in many properties; a new fix joins them.
 
     Returns:
         The change, and whether it is a usual fix, that may be offered: another one only shows which line it depends on. ``None`` where
         none was found in that time.
     """
     started = processor_seconds()
+    earlier = [] if earlier is None else earlier
+    if seconds <= 0 and not earlier:
+        return None
     with _running_lines(set(files)) as lines:
         if holds():  # not this time: what then fixes it is chance
             return None
     sources = {file: Source(file, "".join(linecache.getlines(file))) for file in {file for file, _ in lines}}
     was_broken: frozenset[str] | None = None
     other: Fix | None = None
-    for _, file, edit in sorted(_ranked(place, sources, lines), key=lambda ranked: ranked[:1]):
-        if processor_seconds() - started > seconds:
+    for file, edit in _in_order(place, sources, lines, earlier):
+        if processor_seconds() - started > seconds and (file, edit) not in earlier:
             break
         is_known = edit.is_known and (only is None or edit.rule in only)
         if other is not None and not is_known:
@@ -92,9 +98,18 @@ def find_fix(
         if not also_broken - (was_broken or frozenset()):
             found = Fix(from_here(file), edit.line, tuple(sources[file].lines[edit.line - 1 : edit.end]), edit.new)
             if is_known:
+                earlier.extend([(file, edit)] * ((file, edit) not in earlier))
                 return found, True
             other = found
     return None if other is None else (other, False)
+
+
+def _in_order(
+    place: tuple[str, int] | None, sources: dict[str, Source], lines: set[tuple[str, int]], earlier: Iterable[tuple[str, Edit]]
+) -> Iterator[tuple[str, Edit]]:
+    yield from [(file, edit) for file, edit in earlier if file in sources]
+    for _, file, edit in sorted(_ranked(place, sources, lines), key=lambda ranked: ranked[:1]):
+        yield file, edit
 
 
 def _ranked(

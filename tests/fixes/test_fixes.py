@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.evidence import Fix
+from harness.evidence import Fix, Status
 from harness.fixes.edits import CannotChangeError, Source, changed, edits_of, scopes_of
 from harness.fixes.rules import RULES
 from harness.fixes.state_rules import STATE_RULES, rules_of_training
@@ -76,7 +76,22 @@ def test_nothing_is_looked_for_in_no_time(tmp_path: Path) -> None:
     assert fix_of(tmp_path, SOUND.replace("triu(1)", "triu(2)"), "causal", seconds=1e-6) is None
 
 
-def test_what_no_rule_mends_is_offered_nothing(tmp_path: Path) -> None:
+def test_a_fix_is_tried_first_on_what_else_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "model.py"
+    file.write_text(
+        SOUND.replace("self.mix = nn.Linear(8, 8)", "self.mixes = [nn.Linear(8, 8)]").replace("self.mix(", "self.mixes[0](")
+    )
+    model = import_file(file, "model_file").Decoder
+
+    found = judge_model(model, TASK, only=("registration", "dtype_move"), fix_seconds=1.0)
+
+    fixes = {name: evidence.fix for name, evidence in found.items() if evidence.status is Status.FAIL}
+    assert fixes.keys() > {"registration", "dtype_move[float64]"}
+    assert {fix.new for fix in fixes.values() if fix} == {("        self.mixes = nn.ModuleList([nn.Linear(8, 8)])",)}
+    assert None not in fixes.values()
+
+
+def test_what_no_rule_fixes_is_offered_nothing(tmp_path: Path) -> None:
     mixed = SOUND.replace("length = input_ids.shape[1]", "length = input_ids.shape[1]\n        input_ids = input_ids.sort(1)[0]")
 
     assert fix_of(tmp_path, mixed, "causal", seconds=0.4) is None

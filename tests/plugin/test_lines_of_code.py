@@ -108,7 +108,7 @@ def test_a_bug_in_code_elsewhere_is_shown_beside_the_config(tmp_path: Path) -> N
     assert annotation(cause, tmp_path / "cfg.json", tmp_path) == "::error file=cfg.json,title=tier 1%3A causal::it leaks"
 
 
-def test_a_change_that_mends_a_failure_is_shown_and_the_file_stays_as_it_is(
+def test_a_change_that_fixes_a_failure_is_shown_and_the_file_stays_as_it_is(
     project: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -149,7 +149,7 @@ def test_a_script_shows_a_failure_without_this_package(project: Any) -> None:
     assert '<pre class="excerpt command"' in (project.path / "out/cfg/health_report.html").read_text()
 
 
-def test_an_error_while_a_mending_is_looked_for_leaves_the_finding(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_while_a_fix_is_looked_for_leaves_the_finding(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_given: Any) -> None:
         raise KeyError("of ours")
 
