@@ -24,9 +24,9 @@ from harness.internal_errors import is_from_backward, is_internal
 from harness.models.wrapped import left_out
 from harness.owners import Selection, is_left, left_to, settled
 from harness.properties.calling import CALLS, BackwardRaisedError, ModelRaisedError
+from harness.properties.computed_dtypes import HIDDEN_BY
 from harness.properties.contracts import call_of, unusable
 from harness.properties.model_variants import shortened
-from harness.properties.noise import HIDDEN_BY
 from harness.properties.places import located
 from harness.properties.prerequisites import (
     FINITE_OWNER,

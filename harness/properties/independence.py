@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -13,6 +14,7 @@ from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import ModelRaisedError
+from harness.properties.computed_dtypes import HIDDEN_BY, MARGIN, hidden_by, in_float64
 from harness.properties.gradient_tracing import is_finite, recording_graph
 from harness.properties.noise import FACTOR, difference, first_failure, judge_equal, judge_rows, remembered
 from harness.properties.prerequisites import (
@@ -120,14 +122,36 @@ def gradient_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evid
 
     Token ids have no gradient; that of the token embeddings' output stands in for it.
     """
+    found = _gradients_of_rows(subject, sizes, seed, subject.model, FACTOR * subject.floor.epsilon)
+    if found.status is not Status.OK:
+        return found
+    bound = FACTOR * MARGIN * torch.finfo(torch.float32).eps
+    finer = in_float64(subject, found.name, lambda model: _gradients_of_rows(subject, sizes, seed, model, bound))
+    if finer is None or finer[1].status is not Status.FAIL:
+        return found
+    details = hidden_by(subject)
+    unit = f"{finer[1].unit} in float64; rounding in {details[HIDDEN_BY]} hides it"
+    return replace(finer[1], unit=unit, details={**finer[1].details, **details})
+
+
+def _gradients_of_rows(subject: Subject, sizes: Sizes, seed: int, model: nn.Module, bound: float) -> Evidence:
     batch, signature = subject.batch(sizes, seed), subject.task.signature
     grouped = BATCH in signature.grouping
     elements = [each for each in signature.inputs if each.axes and each.axes[0] in signature.grouped_axes]
-    inputs, logits = _differentiable_inputs(subject, batch, [each.name for each in elements] if grouped else ())
+    inputs, logits = _differentiable_inputs(subject, batch, model, [each.name for each in elements] if grouped else ())
     if not inputs or not logits.requires_grad:
         return Evidence.skipped("batch_independence", "there is no embedding or floating-point input to differentiate")
     groups = batch[signature.grouped_axes[str(elements[0].axes[0])].name] if grouped else None
-    return first_failure(_row_gradient(subject, sizes, row, inputs, logits, seed, groups) for row in range(sizes.batch))
+
+    def where_they_meet(row: int) -> str:
+        return "" if grouped else _where_gradients_meet(subject, sizes, row, bound, seed, model)
+
+    def judge(row: int) -> Evidence:
+        row_of(logits, row, sizes.batch)
+        measured = _foreign_share(inputs, [logits], row, seed, groups)
+        return _row_gradient(subject, sizes, row, seed, measured, bound, where_they_meet)
+
+    return first_failure(map(judge, range(sizes.batch)))
 
 
 def ends_along(signature: Signature, output: Output, axis: str, size: int, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
@@ -250,11 +274,8 @@ def _independence_of_parts(subject: Subject, sizes: Sizes, base: Batch, others: 
 
 
 def _row_gradient(
-    subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor], logits: Tensor, seed: int, groups: Tensor | None
+    subject: Subject, sizes: Sizes, row: int, seed: int, measured: float, bound: float, where: Callable[[int], str]
 ) -> Evidence:
-    row_of(logits, row, sizes.batch)
-    measured = _foreign_share(inputs, [logits], row, seed, groups)
-    bound = FACTOR * subject.floor.epsilon
     if math.isnan(measured):
         return Evidence(
             "batch_independence",
@@ -277,15 +298,15 @@ def _row_gradient(
         f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
         cause="" if holds else (LENGTH_FIRST_CAUSE if turned else usual),
         details=owned_by(LENGTH_FIRST_OWNER) if turned else {},
-        investigate=None if holds or groups is not None else lambda: _where_gradients_meet(subject, sizes, row, bound, seed),
+        investigate=None if holds else partial(where, row),
         code="" if holds else "gradient_of_other_rows",
     )
 
 
-def _where_gradients_meet(subject: Subject, sizes: Sizes, row: int, bound: float, seed: int) -> str:
+def _where_gradients_meet(subject: Subject, sizes: Sizes, row: int, bound: float, seed: int, model: nn.Module) -> str:
     """Path of the first module one row of whose outputs has a gradient at other rows of its inputs; empty where none stands out."""
-    with recording_graph(subject.model) as calls:
-        _differentiable_inputs(subject, subject.batch(sizes, seed))
+    with recording_graph(model) as calls:
+        _differentiable_inputs(subject, subject.batch(sizes, seed), model)
     for call in calls:
         read, returned = (
             [tensor for tensor in tensors if tensor.requires_grad and tensor.ndim and len(tensor) == sizes.batch]
@@ -330,7 +351,9 @@ def row_of(logits: Tensor, row: int, rows: int) -> Tensor:
     return logits[row]
 
 
-def _differentiable_inputs(subject: Subject, batch: Batch, elements: Collection[str] = ()) -> tuple[list[Tensor], Tensor]:
+def _differentiable_inputs(
+    subject: Subject, batch: Batch, model: nn.Module, elements: Collection[str] = ()
+) -> tuple[list[Tensor], Tensor]:
     """Runs the model; returns its floating inputs and what the embeddings made of the batch's token ids, and the logits.
 
     Where rows are groups, ``elements`` names the inputs that have the elements of all groups, and only those are returned.
@@ -354,7 +377,7 @@ def _differentiable_inputs(subject: Subject, batch: Batch, elements: Collection[
         captured.append(leaf)
         return leaf.transpose(0, 1) * 1 if turned else leaf * 1
 
-    handles = [m.register_forward_hook(keep) for m in subject.model.modules() if isinstance(m, nn.Embedding)]
+    handles = [m.register_forward_hook(keep) for m in model.modules() if isinstance(m, nn.Embedding)]
     fields = {
         name: value.detach().clone().requires_grad_() if value.is_floating_point() else value for name, value in batch.items()
     }
@@ -362,7 +385,7 @@ def _differentiable_inputs(subject: Subject, batch: Batch, elements: Collection[
     given = {name: value * 1 if value.requires_grad else value for name, value in fields.items()}
     try:
         with torch.enable_grad():
-            logits = subject.logits_with_grad(given)
+            logits = subject.logits_with_grad(given, model)
     finally:
         for handle in handles:
             handle.remove()

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from harness.errors import ForwardError
 from harness.evidence import WHOLE, Evidence, Status
-from harness.properties.computed_dtypes import coarsest_epsilon, finer_model, float64_tells
+from harness.properties.computed_dtypes import HIDDEN_BY, MARGIN, coarsest_epsilon, float64_tells, hidden_by, in_float64
 from harness.properties.large_tensors import largest_gap, views_of
 from harness.runtime import seeded
 
@@ -150,12 +151,6 @@ def _or_zero(value: float) -> float:
 _COMPARES_CALLS = ("batch_independence", "causal", "padding_ignored", "eval_deterministic", "memory_layout")
 """Properties that compare calls of one model, which earlier calls may disturb."""
 
-HIDDEN_BY = "hidden_by"
-"""Key of evidence's details: the dtype whose rounding is larger than a difference that float64 shows."""
-
-_MARGIN = 16
-"""How much more than the bound of float32, in which many models compute a part, a difference in float64 must be."""
-
 Result = TypeVar("Result")
 
 Comparison = Callable[[nn.Module], "tuple[Tensor, Tensor]"]
@@ -193,22 +188,20 @@ def judge_equal(
     bound = subject.bound(name) if bound is None else subject.task.tolerances.get(name, bound)
     facts: dict[str, Any] = {"name": name, "measured": measured, "bound": bound, "counterexample": counterexample}
     facts["unit"] = "(largest difference)"
-    precise = finer_model(subject, name) if measured <= bound else None
-    finer = None if precise is None else difference(*compare(precise))
-    fine = bound * _MARGIN * torch.finfo(torch.float32).eps / torch.finfo(subject.dtype).eps
-    if finer is not None and fine < finer < float("inf"):
-        bound, coarse = fine, str(subject.dtype).removeprefix("torch.")
-        facts |= {
-            "measured": finer,
-            "bound": bound,
-            "unit": f"(largest difference in float64; rounding in {coarse} hides it)",
-            "details": {HIDDEN_BY: coarse},
-        }
-    elif measured <= bound:
-        return Evidence(status=Status.OK, message="equal within rounding", **facts)
+    precise = None
+    if measured <= bound:
+        precise, finer = in_float64(subject, name, lambda model: difference(*compare(model))) or (None, 0.0)
+        if precise is None or not (fine := finer_bound(subject, bound)) < finer < float("inf"):
+            return Evidence(status=Status.OK, message="equal within rounding", **facts)
+        details, bound = hidden_by(subject), fine
+        told = f"(largest difference in float64; rounding in {details[HIDDEN_BY]} hides it)"
+        facts |= {"measured": finer, "bound": bound, "unit": told, "details": details}
     double = subject.double if name not in subject.task.tolerances else None
     if double is not None and precise is None:
-        confirmed = difference(*compare(double))
+        try:
+            confirmed = difference(*compare(double))
+        except ForwardError:  # what raises in float64 only cannot be confirmed there
+            confirmed, double = measured, None
         if confirmed < measured / FACTOR:
             return Evidence(
                 status=Status.OK,
@@ -244,6 +237,11 @@ def judge_equal(
         code=code,
         **facts,
     )
+
+
+def finer_bound(subject: Subject, bound: float) -> float:
+    """Largest difference in float64 that counts as equal, from the bound of half precision."""
+    return bound * MARGIN * torch.finfo(torch.float32).eps / torch.finfo(subject.dtype).eps
 
 
 def judge_rows(

@@ -13,6 +13,7 @@ from harness.errors import OutputError
 from harness.evidence import WHOLE, Blame, Evidence, Status
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError
+from harness.properties.computed_dtypes import HIDDEN_BY, hidden_by, in_float64
 from harness.properties.noise import FACTOR, first_failure, judge_equal, remembered
 from harness.properties.numerics import extreme_batch
 from harness.properties.padding import padded, placed, tells_padding
@@ -41,32 +42,38 @@ def declared_outputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         if content == "typical":
             counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
             batch, real = _partly_padded(subject, sizes, batch)
+        sized = signature.complete(sizes.by_axis(subject.task))
+
+        def first_broken(
+            model: nn.Module, slack: float | None = None, batch: Batch = batch, sized: dict[str, int] = sized, real: Any = real
+        ) -> tuple[Output, _Broken] | None:
+            outputs = subject.outputs(batch, model)
+            judged = [each for each in signature.outputs if each.name in outputs]
+            return next(filter(None, (_broken(subject, each, outputs[each.name], sized, real, slack) for each in judged)), None)
+
         try:
-            outputs = subject.outputs(batch)
+            found, details = first_broken(subject.model), dict[str, Any]()
         except ModelRaisedError as error:
             return left_to(name, SHAPE_OWNER, f"forward raises: {error}", counterexample=counterexample, code="raises")
         except OutputError as error:
             return Evidence(name, Status.FAIL, str(error), counterexample=counterexample, module=WHOLE, code="missing_output")
-        sized = signature.complete(sizes.by_axis(subject.task))
-        if found := next(
-            filter(
-                None,
-                (_broken(subject, each, outputs[each.name], sized, real) for each in signature.outputs if each.name in outputs),
-            ),
-            None,
-        ):
-            output, broken = found
-            message, code, measured, bound = broken
+        if not found:
+            # A constant that is stored in half precision is off by its rounding in float64 too.
+            finer = in_float64(subject, name, partial(first_broken, slack=torch.finfo(subject.dtype).eps))
+            found, details = (finer[1], hidden_by(subject)) if finer is not None else (None, {})
+        if found:
+            output, (message, code, measured, bound) = found
             told = f"output `{output.name}` {message}"
             return Evidence(
                 name,
                 Status.FAIL,
-                told,
+                f"{told}, in float64; rounding in {details[HIDDEN_BY]} hides it" if details else told,
                 measured,
                 bound,
                 "",
                 counterexample,
                 investigate=partial(_where_made, subject, batch, output.name),
+                details=details,
                 code=code,
             )
     return Evidence.ok(name, "every output is as declared", counterexample=counterexample)
@@ -113,14 +120,19 @@ def _partly_padded(subject: Subject, sizes: Sizes, batch: Batch) -> tuple[Batch,
 
 
 def _broken(
-    subject: Subject, output: Output, value: Any, whole: dict[str, int], lengths: dict[str, Tensor] | None
+    subject: Subject,
+    output: Output,
+    value: Any,
+    whole: dict[str, int],
+    lengths: dict[str, Tensor] | None,
+    slack: float | None,
 ) -> tuple[Output, _Broken] | None:
-    """What an output does not keep."""
+    """What an output does not keep, by more than a share of it; by default by more than its own rounding."""
     if isinstance(output.kind, State):
         return None  # of any nesting: the matter of `carried_state`
     if not isinstance(value, Tensor):
         return output, (f"is a {type(value).__name__}, promised a tensor", "no_tensor", None, None)
-    broken = _broken_promise(output, value, output.shape(whole))
+    broken = _broken_promise(output, value, output.shape(whole), slack)
     if broken is None and isinstance(output.kind, Lengths):
         broken = _wrong_lengths(subject, output.kind.of, value, whole, lengths or {})
     return None if broken is None else (output, broken)
@@ -148,14 +160,14 @@ def _has_bounds(output: Output) -> bool:
     return output.bounds is not None or isinstance(output.kind, Probabilities) or getattr(output.kind, "norm", None) is not None
 
 
-def _broken_promise(output: Output, value: Tensor, shape: tuple[int, ...]) -> _Broken | None:
+def _broken_promise(output: Output, value: Tensor, shape: tuple[int, ...], most: float | None) -> _Broken | None:
     """What an output does not keep, with a code and the numbers; ``None`` where it keeps all, or is not finite."""
     if not fits_shape(value.shape, shape):
         return f"has shape {list(value.shape)}, promised {shape_text(shape)}", "wrong_shape", None, None
     if not value.numel() or not bool(torch.isfinite(value).all()):
         return None  # what is not finite is the matter of `finite_output`
     eps = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
-    slack = FACTOR * eps
+    slack = FACTOR * eps if most is None else most
     bounds = output.bounds if output.bounds is not None or not isinstance(output.kind, Probabilities) else (0.0, 1.0)
     if bounds is not None:
         low, high = bounds
@@ -166,13 +178,13 @@ def _broken_promise(output: Output, value: Tensor, shape: tuple[int, ...]) -> _B
     if isinstance(output.kind, Probabilities) and output.classes is not None:
         sums = value.double().sum(output.classes)
         off = float(sums.flatten()[(sums - 1).abs().argmax()])
-        if abs(off - 1) > max(1e-3, slack * value.shape[output.classes]):
+        if abs(off - 1) > (most or max(1e-3, slack * value.shape[output.classes])):
             return f"adds up to {off:.4g} along its classes, promised 1", "wrong_sum", off, 1.0
     norm = getattr(output.kind, "norm", None)
     if norm is not None:
         lengths = value.float().norm(dim=-1)
         off = float(lengths.flatten()[(lengths - norm).abs().argmax()])
-        if abs(off - norm) > max(1e-3, slack * value.shape[-1]) * norm:
+        if abs(off - norm) > (most or max(1e-3, slack * value.shape[-1])) * norm:
             return f"has length {off:.4g}, promised {norm:g}", "wrong_norm", off, norm
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
+from harness.properties.computed_dtypes import hidden_by, in_float64
 from harness.properties.decoding import Text, whole_text
 from harness.properties.decoding.writers import CannotWriteError, Writer, Written, find_writer
 from harness.properties.model_variants import shortened
-from harness.properties.noise import judge_equal, remembered
+from harness.properties.noise import finer_bound, judge_equal, remembered
 from harness.properties.padding import padded, placed
 from harness.properties.places import method_of, placed_at
 from harness.properties.subject import Subject
@@ -258,12 +260,7 @@ def _judged(subject: Subject, text: Text, writer: Writer, prompts: Prompts, firs
     written, expected = remembered(subject, write), remembered(subject, expect)
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-        try:
-            logits, told = expected(model), written(model).logits
-        except ModelRaisedError:
-            if model is subject.model:
-                raise
-            return compare(subject.model)  # a `generate` that does not run in float64 cannot be confirmed there
+        logits, told = expected(model), written(model).logits
         assert told is not None
         return logits, told.to(logits.dtype)
 
@@ -278,22 +275,25 @@ def _judged(subject: Subject, text: Text, writer: Writer, prompts: Prompts, firs
         wrong = f"{told} follows other logits than one call of forward gives"
         found = judge_equal(subject, _NAME, compare, wrong, counterexample, _CAUSE, code="other_logits_than_forward")
         return placed_at(found, place), near
-    chosen = first.ids[:, begin:]
-    gaps = [_gap(expected(subject.model), chosen)]
-    if float(gaps[0].max()) > bound and subject.double is not None:
-        gaps.append(_gap(expected(subject.double), written(subject.double).ids[:, begin:]))
-    measured = min(float(gap.max()) for gap in gaps)
-    facts: dict[str, Any] = {"measured": measured, "bound": bound, "counterexample": counterexample}
-    if measured <= bound:
+
+    def gap(model: nn.Module) -> Tensor:
+        """How far the logit of each token that is written is below the largest."""
+        logits = expected(model)
+        return logits.amax(-1) - logits.gather(-1, written(model).ids[:, begin:, None]).squeeze(-1)
+
+    gaps = gap(subject.model)
+    facts: dict[str, Any] = {"measured": float(gaps.max()), "bound": bound, "counterexample": counterexample}
+    if facts["measured"] > bound and subject.double is not None:
+        with suppress(ModelRaisedError):  # a `generate` that does not run in float64 cannot be confirmed there
+            facts["measured"] = min(facts["measured"], float(gap(subject.double).max()))
+    elif (finer := in_float64(subject, _NAME, gap)) and float(finer[1].max()) > (fine := finer_bound(subject, bound)):
+        gaps = finer[1]
+        facts |= {"measured": float(gaps.max()), "bound": fine, "unit": "in float64", "details": hidden_by(subject)}
+    if facts["measured"] <= facts["bound"]:
         return Evidence(_NAME, Status.OK, "each token is the likeliest", **facts), near
-    row, step = (int(index) for index in (gaps[0] > bound).nonzero()[0])
+    row, step = (int(index) for index in (gaps > facts["bound"]).nonzero()[0])
     message = f"{told} is not the likeliest: new token {step + 1} of row {row} is another one than a call of forward prefers"
     return Evidence(_NAME, Status.FAIL, message, cause=_CAUSE, code="not_the_likeliest", place=place, **facts), near
-
-
-def _gap(logits: Tensor, chosen: Tensor) -> Tensor:
-    """How far the logit of each token is below the largest."""
-    return logits.amax(-1) - logits.gather(-1, chosen[..., None]).squeeze(-1)
 
 
 def _row_before(text: Text, prompts: Prompts, ids: Tensor, row: int, begin: int) -> Batch:
