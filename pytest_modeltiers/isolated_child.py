@@ -190,6 +190,7 @@ class _Finding(_Message):
     cut: bool = False
     forwards: int = Field(0, ge=0, lt=2**63)
     rows: int = Field(0, ge=0, lt=2**63)
+    blocks: str = ""
 
 
 class Outcome(_Message):

@@ -27,6 +27,7 @@ from pytest_modeltiers.hooks import SHOWN_AS, VERDICT
 from pytest_modeltiers.progress import is_ci
 from pytest_modeltiers.results import (
     Result,
+    asked_of_some_blocks,
     check_name,
     junit_properties,
     read_result,
@@ -246,7 +247,7 @@ class Reporter:
                 for name, reason in suite.left_out(tier).items()
                 if not any(label.partition("[")[0] == name or label == name for _, label in judged)
             ]
-        report.model_facts = _model_facts(suite, report) | self._isolation_facts(path)
+        report.model_facts = _model_facts(suite, report, results) | self._isolation_facts(path)
         report.coverage = _coverage(suite, results)
         report.is_selection = _ran(results) < suite.test_count() or bool(_late(results))
         return report
@@ -346,7 +347,7 @@ def _relative_to(folder: Path, value: Any) -> Any:
     return value.replace(f"{folder}{os.sep}", "") if isinstance(value, str) else value
 
 
-def _model_facts(suite: Suite, report: ExportHealthReport) -> dict[str, str]:
+def _model_facts(suite: Suite, report: ExportHealthReport, results: list[Result]) -> dict[str, str]:
     facts = {"config": visible(suite.config.path.name), "task": suite.task.title}
     if not suite.config.isolation:  # the isolated process says it
         with suppress(UserError):
@@ -355,6 +356,8 @@ def _model_facts(suite: Suite, report: ExportHealthReport) -> dict[str, str]:
         total = sum(layer["count"] for layer in report.layers)
         trainable = sum(layer["count"] for layer in report.layers if layer["trainable"])
         facts["parameters"] = f"{total:,}" + (f" ({trainable:,} trainable)" if trainable != total else "")
+    if blocks := asked_of_some_blocks(results):
+        facts["asked of some blocks only"] = blocks
     return facts
 
 

@@ -85,6 +85,12 @@ class Result:
         found = self.finding.get("evidence")
         return Evidence.from_json(found) if found else None
 
+    @property
+    def blocks(self) -> str:
+        """Of which blocks of a large model it asked, in words; empty where it asked of all."""
+        evidence = self.finding.get("evidence") or {}
+        return str(self.finding.get("blocks") or evidence.get("details", {}).get("blocks") or "")
+
 
 def read_result(report: pytest.TestReport, about: dict[str, Any]) -> Result:
     """The result that a test report stands for.
@@ -184,6 +190,8 @@ def to_check(result: Result) -> CheckResult:
         }
     if result.finding.get("forwards"):
         details |= {"forwards": result.finding["forwards"], "rows": result.finding["rows"]}
+    if result.blocks:
+        details["blocks"] = result.blocks
     if result.finding.get("cut"):
         details["cut"] = "the time budget ended the search early"
     return CheckResult(
@@ -239,6 +247,15 @@ def most_calls(results: Iterable[Result]) -> str:
     total = sum(forwards for forwards, _, _ in counts)
     shown = [f"{label} {forwards:,} ({rows:,} rows)" for forwards, rows, label in counts[:_MOST_CALLS] if forwards]
     return f"{total:,} calls of the model, most of them in {', '.join(shown)}" if shown else ""
+
+
+def asked_of_some_blocks(results: Iterable[Result]) -> str:
+    """Which tests of a large model asked some of its blocks only, after the first examples, and which blocks; empty for none."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        if result.blocks:
+            found.setdefault(result.blocks, []).append(result.label)
+    return "; ".join(f"{', '.join(sorted(labels))}: of {blocks}" for blocks, labels in found.items())
 
 
 def check_name(result: Result) -> str:

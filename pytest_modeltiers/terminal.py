@@ -21,7 +21,7 @@ from harness.health.markdown import problems_text
 from harness.wording import counted, duration, visible
 from pytest_modeltiers.crashes import token_of
 from pytest_modeltiers.hooks import TIERS
-from pytest_modeltiers.results import Result, check_name, figures_of, most_calls
+from pytest_modeltiers.results import Result, asked_of_some_blocks, check_name, figures_of, most_calls
 
 if TYPE_CHECKING:
     from pytest_modeltiers.report import Reporter
@@ -158,6 +158,8 @@ def print_summary(
             print_wrapped(terminal, "  ", text, hanging="    ", light=True)
     if report.coverage:
         print_wrapped(terminal, "", report.coverage, yellow=True)
+    if blocks := asked_of_some_blocks(results):
+        print_wrapped(terminal, "", f"After their first examples asked of some blocks only: {blocks}", light=True)
     for cause in sorted(report.causes, key=lambda cause: cause.status != "failed"):
         terminal.line("")
         result = by_name[cause.owner.check_name]

@@ -88,6 +88,7 @@ class Judge:
         worst: The worst evidence so far, whoever owns it.
         examples: How many examples were judged.
         cut: Whether the time budget kept examples from being drawn.
+        blocks: Of which blocks of a large model some examples were asked, in words; empty where all were asked of all.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Judge:
         self.subject, self.selection, self.share = subject, selection, share
         self.start, self.looks_into = start, looks_into
         self.worst: Evidence | None = None
-        self.examples, self.cut = 0, False
+        self.examples, self.cut, self.blocks = 0, False, ""
         self._again: Callable[[], Evidence] | None = None
         self._final: Evidence | None = None
         self._called_before = replace(CALLS)
@@ -227,7 +228,7 @@ class Judge:
         evidence = None if self._final is None else self._final.to_json()
         calls = CALLS.since(self._called_before)
         found = {"property": self.name, "evidence": evidence, "examples": self.examples, "cut": self.cut}
-        return {**found, "forwards": calls.forwards, "rows": calls.rows}
+        return {**found, "forwards": calls.forwards, "rows": calls.rows, "blocks": self.blocks}
 
     def stop(self, reason: str) -> None:
         """Records that the test could not continue, which is a failure; nothing more is looked into."""
@@ -294,7 +295,8 @@ class Judge:
         """Judges an example, of a large model in few of its blocks; the whole is asked where they fail, but not for what its rounding hides."""
         short = shortened(subject, self.name, self.examples)
         held = None if short is None else self._judged(short, check, values)
-        if held is not None and (held.status is Status.OK or HIDDEN_BY in held.details):
+        if short is not None and held is not None and (held.status is Status.OK or HIDDEN_BY in held.details):
+            self.blocks = short.shared.blocks
             return held
         return self._judged(subject, check, values)
 
@@ -371,12 +373,7 @@ class Judge:
 
     def _rank(self, evidence: Evidence) -> tuple[int, bool, float, bool]:
         """Worse is larger: a failure of this property before one that is left to another; among equals one that measured something."""
-        return (
-            evidence.status.severity,
-            self._is_own_failure(evidence),
-            evidence.excess,
-            evidence.measured is not None,
-        )
+        return (evidence.status.severity, self._is_own_failure(evidence), evidence.excess, evidence.measured is not None)
 
 
 def conclude(evidence: Evidence, strict: bool) -> None:

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters import make_adapter
+from harness.catalogue import CATALOGUE
 from harness.evidence import Status
 from harness.models.stubs import build_stub
 from harness.properties.noise import FACTOR, difference, first_failure, judge_equal
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers.live import judge_model
+from pytest_modeltiers.property_tests import judge_property
+from pytest_modeltiers.results import Result, asked_of_some_blocks, to_check
+from pytest_modeltiers.verdicts import Judge
 
 TASK = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=6, num_classes=3)
 
@@ -221,3 +225,15 @@ def test_of_a_large_model_in_half_precision_the_block_that_mixes_rows_is_named(m
     assert (found.status, found.details["hidden_by"], found.module) == (Status.FAIL, "bfloat16", "blocks.5")
     assert "reproducible" not in found.details
     assert sound.status is Status.OK
+
+
+def test_which_blocks_a_large_model_was_asked_of_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.runtime._LARGE", 1)
+    judge = Judge("batch_independence", subject_of(Deep()), share=0.3, case="forward")
+    judge_property(CATALOGUE["batch_independence"], judge, judge.subject, "forward")
+    judge.finish()
+    blocks = "2 of 8 blocks of `blocks`, the others are like them"
+    asked = Result("c.json::TestTier1::test_batch_independence[forward]", "c.json", 1, Status.OK, "", 0.0, judge.verdict())
+    of_all = Result("c.json::TestTier1::test_causal", "c.json", 1, Status.OK, "", 0.0, {"blocks": ""})
+    assert asked_of_some_blocks([of_all, asked]) == f"batch_independence[forward]: of {blocks}"
+    assert (to_check(asked).details["blocks"], asked_of_some_blocks([of_all])) == (blocks, "")

@@ -111,8 +111,8 @@ def greedy_is_likeliest(subject: Subject) -> Evidence:
         return warned
     ways = counted(len(found), "way")
     told = f"{counted(steps, 'token')} written in {ways} are the likeliest; {100 * near / max(steps, 1):.0f}% near ties"
-    told += f"; but for one way, of {short.shared.blocks}" if short is not None else ""
-    return Evidence.ok(_NAME, told, max(each.measured or 0.0 for each in found), found[0].bound)
+    details = {"blocks": short.shared.blocks} if short is not None else {}
+    return Evidence.ok(_NAME, told, max(each.measured or 0.0 for each in found), found[0].bound, details=details)
 
 
 def _tried(subject: Subject, text: Text, writer: Writer, prompts: Prompts) -> tuple[Evidence, int, int]:
