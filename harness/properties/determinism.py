@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from harness.batches import Batch, Sizes
 from harness.evidence import Blame, Evidence, Status
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, NoGradientError, mode
+from harness.properties.large_tensors import keeping_state
 from harness.properties.noise import difference, judge_equal
 from harness.properties.padding import padded, placed, tells_padding
 from harness.properties.places import drawing_line
@@ -103,22 +103,20 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             cause="a hidden state, key/value cache, mask or counter kept on the module between calls",
             code="depends_on_earlier_calls",
         )
-    weights = copy.deepcopy(model.state_dict())
-    model.train()
-    if not model.training:
-        return Evidence(
-            name,
-            Status.FAIL,
-            "train() leaves the model in eval mode",
-            counterexample=counterexample,
-            cause="an overridden train()",
-            code="stays_in_eval_mode",
-        )
-    frozen = {module for module in model.modules() if not module.training}
-    if flipped := _flipped(model, lambda: _under_seed(0, subject, batch, model), expected=True, ignoring=frozen):
-        return _flip_evidence(flipped, "eval", counterexample)
-    with torch.no_grad():
-        model.load_state_dict(weights)
+    with keeping_state(model):
+        model.train()
+        if not model.training:
+            return Evidence(
+                name,
+                Status.FAIL,
+                "train() leaves the model in eval mode",
+                counterexample=counterexample,
+                cause="an overridden train()",
+                code="stays_in_eval_mode",
+            )
+        frozen = {module for module in model.modules() if not module.training}
+        if flipped := _flipped(model, lambda: _under_seed(0, subject, batch, model), expected=True, ignoring=frozen):
+            return _flip_evidence(flipped, "eval", counterexample)
     model.eval()
 
     def compare(judge: nn.Module) -> tuple[Tensor, Tensor]:
@@ -126,9 +124,8 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             return before, subject.logits(batch)
         first = subject.logits(batch, judge)
         judge.train()
-        state = copy.deepcopy(judge.state_dict())
-        _under_seed(0, subject, batch, judge)
-        judge.load_state_dict(state)
+        with keeping_state(judge):
+            _under_seed(0, subject, batch, judge)
         judge.eval()
         return first, subject.logits(batch, judge)
 

@@ -97,6 +97,20 @@ def through_a_file(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
+@contextmanager
+def keeping_state(model: nn.Module) -> Iterator[None]:
+    """A block after which a model has the state from before; a large one is given back only what was written to."""
+    before = copy.copy(model.state_dict())  # with the versions of its modules
+    before.update({name: value_of(each) if isinstance(each, Tensor) else copy.deepcopy(each) for name, each in before.items()})
+    yield
+    now = model.state_dict() if is_large(model) else {}
+    same = [name for name, each in now.items() if isinstance(each, Tensor) and torch.equal(each, before[name])]
+    for name in same:
+        del before[name]
+    with torch.no_grad():
+        model.load_state_dict(before, strict=not same)
+
+
 @without_compiler
 class RepeatedDraws(TorchDispatchMode):
     """Fills large tensors with random numbers that repeat after a while: what a second instance holds only has to be something else.

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters import make_adapter
+from harness.compat import is_shared_until_written
 from harness.evidence import Status
+from harness.models.copies import clone
 from harness.properties.large_tensors import (
     GradientGap,
     RepeatedDraws,
     gradient_gaps,
     is_widened,
+    keeping_state,
     pickled,
     reading_gradients,
     through_a_file,
@@ -214,3 +217,16 @@ def test_a_deep_copy_of_a_large_model_is_told_from_one_that_shares_weights(monke
     assert all(map(torch.equal, before, subject.copies.model.parameters()))
     monkeypatch.setattr("harness.properties.state.copy", SimpleNamespace(deepcopy=lambda model: model))
     assert deepcopy_independent(subject).code == "copy_shares_weights"
+
+
+@pytest.mark.parametrize("is_large", [True, False])
+def test_a_state_that_is_put_back_keeps_the_memory_of_what_was_not_written_to(
+    is_large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.runtime._LARGE", 1 if is_large else 1 << 40)
+    model = nn.Sequential(nn.Linear(600, 600), nn.BatchNorm1d(600))
+    copied = clone(model)
+    with keeping_state(copied):
+        copied.train()(torch.randn(4, 600))
+    assert all(torch.equal(one, other) for one, other in zip(model.buffers(), copied.buffers(), strict=True))
+    assert is_shared_until_written(copied[0].weight) is is_large
