@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -277,11 +277,13 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
 
 
+@cache
 def is_users_file(filename: str) -> bool:
     """Whether a frame's file is neither torch's nor this project's."""
     return not filename.startswith("<") and not any(folder in Path(filename).parents for folder in _NOT_THE_USERS)
 
 
+@cache
 def is_written_here(filename: str) -> bool:
     """Whether a file is the user's to change: neither torch's, nor this project's, nor that of an installed package."""
     return is_users_file(filename) and not _is_installed(Path(filename).parent)
@@ -292,6 +294,7 @@ def _is_standard_library(filename: str) -> bool:
     return Path(traceback.__file__).parent in Path(filename).parents and not {"site-packages", "dist-packages"} & set(parts)
 
 
+@cache
 def is_ours(filename: str) -> bool:
     """Whether a frame's file is this project's."""
     return any(folder in Path(filename).parents for folder in _OURS)
