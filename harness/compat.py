@@ -203,6 +203,11 @@ def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
     return module._modules
 
 
+def hooks_of_tensor(tensor: Tensor) -> int:
+    """How many hooks a tensor has: ``_backward_hooks`` and ``_post_accumulate_grad_hooks``. Without them, one added each step is not found."""
+    return len(getattr(tensor, "_backward_hooks", None) or ()) + len(getattr(tensor, "_post_accumulate_grad_hooks", None) or ())
+
+
 def saved_names(module: nn.Module) -> set[str]:
     """Names of a module's own parameters, submodules, and buffers that its state dict holds.
 

@@ -96,6 +96,13 @@ TRAINING = (
         sign=facts.LIGHTNING,
     ),
     Property(
+        "memory_growth",
+        3,
+        "A training step leaves no graph, tensor or hook behind that the steps before it left too",
+        "harness.training.checks.memory_growth:memory_growth",
+        needs=_trains,
+    ),
+    Property(
         "averaged_weights",
         3,
         "A moving average of weights follows all of them, and their running statistics, from where they began",

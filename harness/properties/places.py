@@ -256,14 +256,15 @@ def _statements_of(file: str, qualname: str) -> tuple[ast.stmt, ...]:
 
 def _body_of(file: str, qualname: str) -> list[ast.stmt]:
     """The statements of a class."""
-    body = _parsed(file)
+    body = parsed_file(file)
     for name in qualname.split("."):
         body = next((node.body for node in body if isinstance(node, ast.ClassDef) and node.name == name), [])
     return body
 
 
 @lru_cache(maxsize=16)
-def _parsed(file: str) -> list[ast.stmt]:
+def parsed_file(file: str) -> list[ast.stmt]:
+    """The statements of a file; none where it cannot be read."""
     try:
         return ast.parse("".join(linecache.getlines(file))).body
     except SyntaxError:

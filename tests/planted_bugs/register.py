@@ -66,6 +66,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "schedules",
         "clipping",
         "validation",
+        "memory",
         "divisors",
         "averages",
         "experts",

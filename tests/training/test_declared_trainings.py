@@ -66,7 +66,7 @@ def followed_by(keys: Keys) -> set[str]:
 BASELINE = "baseline_comparison"
 EVERY = {"step_updates", "optimizer_coverage", "seeded_repeat", "resume", "fine_tuning", "hyperparameter_sensitivity"} | {
     *("averaged_weights", "gradient_clipping", "learning_rate_schedule", "parameter_groups[decay]", "parameter_groups[rates]"),
-    *("training_loss[balance]", "validation_pass"),
+    *("training_loss[balance]", "validation_pass", "memory_growth"),
 }
 OWN_LABELS = {"training_loss[one_class]"}
 SCORES = {"initial_loss", "overfits_one_batch", "training_loss[targets]", "training_loss[scores]"}

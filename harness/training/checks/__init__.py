@@ -48,6 +48,7 @@ _STEPS = {
     "learning_rate_schedule": 4,
     "gradient_clipping": 4,
     "validation_pass": 12,
+    "memory_growth": 8,
 }
 """Training steps that a check takes, where it does not see to its time itself."""
 
