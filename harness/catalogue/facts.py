@@ -23,6 +23,7 @@ CHECKPOINTING = Sign(r"checkpoint|ckpt|recompute|^cp$|_cp$", "the model's code n
 OWN_FORMAT = Sign(
     r"pretrained|Lightning|^def save(_model|_weights|_checkpoint)?$", "the model's code has no methods that save and load it"
 )
+OWN_LOADING = Sign("load_state_dict|load_from_state_dict", "the model's code loads no weights in its own way")
 RESIZING = Sign("resize_token_embeddings", "the model's code has no `resize_token_embeddings`")
 ROUTERS = Sign("rout|gat(e|ing)|switch", "the model's code names no router beside experts")
 END_OF_TEXT = Sign(r"eos|eot|end_?of_?text|(end|stop)_(token|id)", "the model's code names no token that ends a text")

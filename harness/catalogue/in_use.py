@@ -54,6 +54,12 @@ SAVING = (
                 owned_by=("serialisation[state_dict]", "serialisation[meta]"),
                 sign=facts.OWN_FORMAT,
             ),
+            "partial": Case(
+                "A file in which a weight is missing is refused, or the loss is told",
+                "harness.properties.partial_files:missing_weights_are_told",
+                owned_by=(*_UNSAVED, *(f"serialisation[{case}]" for case in ("own_methods", "tied_weights", "dtype"))),
+                sign=facts.OWN_LOADING,
+            ),
             "resized": Case(
                 "resize_token_embeddings leaves the known tokens, and ties, as they were",
                 "harness.properties.own_formats:resized_vocabulary",

@@ -3,7 +3,7 @@
 A view keeps the order in memory: all it can do is to split axes and to merge them. For every tensor that depends on an input it is kept which
 axes, or pieces of axes, each of its axes is made of. The sizes have to tell axes apart: a view of [8, 4] as [4, 8] may as well join every two
 steps. What shifts rows against each other on purpose, as attention with relative positions does, pads or cuts them beside the view, and is left
-alone.
+alone. A table that is resized to the input's sizes is followed as well.
 """
 
 from __future__ import annotations
@@ -104,6 +104,19 @@ class Reshape:
         return max(held)
 
 
+@dataclass(frozen=True)
+class Unlike:
+    """Two tensors that meet element by element, an axis of one made of the same two axes as that of the other, in the other order.
+
+    Attributes:
+        blame: The module that runs, and the user's line.
+        sizes: Of the two axes, as the first tensor has them.
+    """
+
+    blame: Blame
+    sizes: tuple[int, int]
+
+
 @dataclass(eq=False)
 class _Known:
     """What is known of a tensor that depends on an input.
@@ -131,6 +144,7 @@ class Reshapes(TorchDispatchMode):
 
     Attributes:
         views: How many views there were of what depends on an input.
+        unlike: Where axes in another order meet, in order.
 
     Args:
         model: The model that runs.
@@ -142,6 +156,7 @@ class Reshapes(TorchDispatchMode):
     def __init__(self, model: nn.Module, inputs: Sequence[tuple[Tensor, int | None]]) -> None:
         super().__init__()
         self.views = 0
+        self.unlike: dict[Unlike, None] = {}
         self._excused: set[Reshape] = set()
         self._paths = {id(module): path_of(name) for name, module in model.named_modules()}
         self._found: dict[Reshape, None] = {}
@@ -158,6 +173,8 @@ class Reshapes(TorchDispatchMode):
         given = [(leaf, known) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and (known := self._of(leaf))]
         shape = given[0][0].shape if given else ()
         result = func(*args, **(kwargs or {}))
+        if not given and "upsample" in str(func) and isinstance(result, Tensor):
+            self._note(result, _Known(self._fresh(result.shape)))  # a table of positions, resized to the input's sizes
         if given:
             name, holds = func.overloadpacket.__name__, frozenset[Reshape]().union(*(known.holds for _, known in given))
             for tensor in tree_leaves(result):
@@ -205,6 +222,8 @@ class Reshapes(TorchDispatchMode):
             return _Known(tuple(axis if place != 1 else fresh[1] for place, axis in enumerate(_kept(given, fresh, result.shape))))
         if torch.Tag.pointwise not in func.tags and name not in _KEEPS:
             return _Known(fresh)
+        if len(given) > 1 and (sizes := next(_in_other_order(given), None)):
+            self.unlike.setdefault(Unlike(self._running(sys._getframe(2)), sizes))
         made = _Known(_kept(given, fresh, result.shape), any(k.padded for _, k in given), any(k.skewed for _, k in given))
         if name == "clone":
             return replace(made, swapped=known.swapped, cut=known.cut)
@@ -329,6 +348,17 @@ def _moved(name: str, overload: str, args: Any, layout: Layout, result: Tensor) 
         dims = {dim % rank for dim in (args[1] if isinstance(args[1], (list, tuple)) else [args[1]])}
         axes = [axis for place, axis in enumerate(axes) if place not in dims or axis]
     return tuple(axes) if len(axes) == result.ndim else None
+
+
+def _in_other_order(given: list[tuple[Tensor, _Known]]) -> Iterator[tuple[int, int]]:
+    """Sizes of the two parts of an axis that another operand is made of in the other order."""
+    (first, known), *others = given
+    for tensor, other in others:
+        for back in range(1, min(tensor.ndim, first.ndim) + 1):
+            if max(back - len(known.layout), back - len(other.layout)) <= 0:
+                left, right = ([part.size for part in each.layout[-back]] for each in (known, other))
+                if len(left) == 2 and left == right[::-1] and left != right:
+                    yield left[0], left[1]
 
 
 def _kept(given: list[tuple[Tensor, _Known]], fresh: Layout, shape: Sequence[int]) -> Layout:

@@ -11,9 +11,11 @@ from harness.evidence import Evidence, Status
 from harness.properties.calling import NoGradientError, mode
 from harness.properties.large_tensors import reading_gradients
 from harness.properties.model_variants import calibrated, untouched_statistics
+from harness.properties.places import line_that_calls
 from harness.properties.subject import Subject
 from harness.properties.tracing import recording
 from harness.runtime import seeded
+from harness.wording import listed
 
 _NAME = "initialisation"
 _BATCHES = 4
@@ -95,6 +97,8 @@ def symmetry(subject: Subject, seed: int = 0) -> Evidence:
     twins = [(path, *pair) for path, groups in alike.items() if (pair := _twins(groups, slopes.get(path, [])))]
     twins = twins or [(path, 0, 1) for path in _stuck_at_one_value(subject, model, seed)]
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
+    if not twins and (repeated := _called_in_vain(subject, model, counterexample, seed)):
+        return repeated
     if not twins:
         return Evidence.counted(_NAME, Status.OK, "all units differ, or their gradients do", 0, "layers", counterexample)
     path, first, second = twins[0]
@@ -213,6 +217,55 @@ def _stuck_at_one_value(subject: Subject, model: nn.Module, seed: int) -> list[s
         for path, p in trained.named_parameters()
         if path in constant and p.grad is not None and not bool(p.grad.any()) and torch.equal(p, constant[path])
     ]
+
+
+def _called_in_vain(subject: Subject, model: nn.Module, counterexample: str, seed: int) -> Evidence | None:
+    """The warning on one module in several entries of a list that reads the same in each of its calls; ``None`` where there is none.
+
+    Layers that share their weights on purpose are called one after the other, so that each reads what the last one wrote.
+    """
+    entries = _one_in_several_entries(model)
+    if not entries:
+        return None
+    with recording(model) as calls:
+        subject.logits(subject.batch(seed=seed), model)
+    for paths in entries:
+        first, *others = [call.inputs for call in calls if call.module == paths[0]] or [[]]
+        if others and first and all(len(each) == len(first) and all(map(torch.equal, each, first)) for each in others):
+            kind = type(model.get_submodule(paths[0])).__name__
+            return Evidence(
+                _NAME,
+                Status.WARN,
+                f"{listed(paths)} are one module: its {len(others) + 1} calls read the same and compute the same, whatever is learnt",
+                counterexample=counterexample,
+                module=paths[0],
+                cause=f"a list that is multiplied, `[{kind}(...)] * {len(paths)}`, or one instance in every entry: make one for each, "
+                f"`[{kind}(...) for _ in range({len(paths)})]`; where one is meant, call it once",
+                place=line_that_calls(model, paths[0].rpartition(".")[0], (kind,)),
+                code="one_module_repeated",
+            )
+    return None
+
+
+def _one_in_several_entries(model: nn.Module) -> list[list[str]]:
+    """The paths of each module with parameters that several entries of one ``ModuleList`` are, or hold at the same place."""
+    paths: dict[nn.Module, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(module, []).append(path)
+    found = list[list[str]]()
+    for module, each in paths.items():
+        inside = found and each[0].startswith(f"{found[-1][0]}.")
+        if len(each) > 1 and not inside and _are_entries(model, each) and any(True for _ in module.parameters()):
+            found.append(each)
+    return found
+
+
+def _are_entries(model: nn.Module, paths: list[str]) -> bool:
+    parts = [path.split(".") for path in paths]
+    if len({len(each) for each in parts}) > 1:
+        return False
+    differing = [place for place, names in enumerate(zip(*parts, strict=True)) if len(set(names)) > 1]
+    return len(differing) == 1 and isinstance(model.get_submodule(".".join(parts[0][: differing[0]])), nn.ModuleList)
 
 
 def _is_scale(model: nn.Module, path: str, parameter: Tensor) -> bool:

@@ -277,8 +277,8 @@ class _Pairs:
 
 
 def unless_owned(subject: Subject, case: str, evidence: Evidence) -> Evidence:
-    """A failure of a case, left to the one that explains it where that fails too: what no state dict holds, no way of loading brings back."""
-    if evidence.status is not Status.FAIL:
+    """A finding of a case, left to the one that explains it where that fails: what no state dict holds, no way of loading brings back."""
+    if evidence.status not in (Status.FAIL, Status.WARN):
         return evidence
     owner = failing_owner(NAME, subject, case, (Status.FAIL,))
     return replace(evidence, details=owned_by(owner), investigate=None) if owner else evidence

@@ -123,14 +123,16 @@ def _way_of(model: nn.Module) -> tuple[Load | None, str]:
     return None, f"the model has no methods that save and load it ({_SAVE} and {_LOAD}, save and load, or those of Lightning)"
 
 
+def pairs_by_path(model: nn.Module) -> list[tuple[str, str]]:
+    """Names of methods of the model's that save it to a path, each with that which loads it from there."""
+    return [pair for pair in ((_SAVE, _LOAD), *_BY_PATH) if all(_takes_a_path(model, name) for name in pair)]
+
+
 def _pair_by_path(model: nn.Module) -> tuple[str, str] | None:
     """Names of the methods of a class of the user's that save it to a path and load it from there."""
     if isinstance(model, torch.jit.ScriptModule) or not all(p.requires_grad for p in model.parameters()):
         return None  # where a part is frozen, the rest may be all that is saved
-    for pair in _BY_PATH:
-        if all(_takes_a_path(model, name) for name in pair):
-            return pair
-    return None
+    return next((pair for pair in pairs_by_path(model) if pair[0] != _SAVE), None)
 
 
 def _takes_a_path(model: nn.Module, name: str) -> bool:
@@ -150,7 +152,7 @@ def _by_path(source: nn.Module, other: nn.Module) -> nn.Module:
     assert pair
     before = [parameter.detach().clone() for parameter in other.parameters()]
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = _written(source, pair[0], Path(folder))
+        path = written(source, pair[0], Path(folder))
         holds_all = _holds_weights(Path(folder), source)
         try:
             loaded = getattr(other, pair[1])(str(path))
@@ -182,7 +184,12 @@ def _holds_weights(folder: Path, source: nn.Module) -> bool:
     )
 
 
-def _written(source: nn.Module, save: str, folder: Path) -> Path:
+def written(source: nn.Module, save: str, folder: Path) -> Path:
+    """Where a method of the model's wrote it: a folder, or a file in it.
+
+    Raises:
+        ProbeUnsupportedError: It takes no path, or writes nothing there.
+    """
     for path in (folder, folder / "model.pt"):
         try:
             getattr(source, save)(str(path))

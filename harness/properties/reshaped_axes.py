@@ -17,7 +17,7 @@ from harness.batches import Sizes
 from harness.compat import tree_leaves
 from harness.evidence import Evidence, Status
 from harness.owners import left_to, owned_by
-from harness.properties.axis_tracking import Reshape, Reshapes
+from harness.properties.axis_tracking import Reshape, Reshapes, Unlike
 from harness.properties.calling import ModelRaisedError
 from harness.properties.prerequisites import SHAPE_OWNER, hidden_by
 from harness.properties.subject import Subject
@@ -47,18 +47,21 @@ def reshaped_axes(subject: Subject, seed: int = 0) -> Evidence:
     sizes = telling_sizes(subject.task, subject.typical)
     counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
     try:
-        found, views = _followed(subject, sizes, seed)
-        if not found:
-            message = f"{counted(views, 'reshape')} split and merge axes, and mix none"
+        found, calls = _followed(subject, sizes, seed)
+        if not found and not calls.unlike:
+            message = f"{counted(calls.views, 'reshape')} split and merge axes, and mix none"
             return Evidence.ok(_NAME, message, counterexample=counterexample)
-        others, _ = _followed(subject, telling_sizes(subject.task, subject.typical, sizes), seed)
+        others, again_calls = _followed(subject, telling_sizes(subject.task, subject.typical, sizes), seed)
     except ModelRaisedError as error:
         if failing := _raises(subject, sizes, seed):
             return left_to(_NAME, SHAPE_OWNER, f"forward raises: {failing}", counterexample=counterexample, code="raises")
         # What compiles itself, for example, refuses to be followed.
         return Evidence.skipped(_NAME, f"the model cannot be followed operator by operator: {error}".splitlines()[0])
     by_place = {(each.blame, each.blame.place): each for each in others}
+    unlike = next((each for each in calls.unlike if each.blame in {again.blame for again in again_calls.unlike}), None)
     confirmed = [(each, again) for each in found if (again := by_place.get((each.blame, each.blame.place)))]
+    if not confirmed and unlike is not None:
+        return _in_other_order(unlike, counterexample)
     if not confirmed:
         message = "a reshape that mixes axes at one size does not at another"
         return Evidence.ok(_NAME, message, counterexample=counterexample)
@@ -125,8 +128,23 @@ def _raises(subject: Subject, sizes: Sizes, seed: int) -> str:
     return ""
 
 
-def _followed(subject: Subject, sizes: Sizes, seed: int) -> tuple[list[Reshape], int]:
-    """The reshapes of one call that mix axes of what it returns, and how many there were in all."""
+def _in_other_order(found: Unlike, counterexample: str) -> Evidence:
+    one, other = found.sizes
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        f"an axis made of {one} x {other} steps meets one made of {other} x {one}, so that elements of different places are put together",
+        counterexample=counterexample,
+        module=str(found.blame),
+        cause="height and width in the wrong order where a table of positions is resized, or where one of the two is flattened",
+        details={"before": [one, other], "after": [other, one]},
+        place=found.blame.place,
+        code="axes_in_other_order",
+    )
+
+
+def _followed(subject: Subject, sizes: Sizes, seed: int) -> tuple[list[Reshape], Reshapes]:
+    """The reshapes of one call that mix axes of what it returns, and all that was followed."""
     batch, model, returned = subject.batch(sizes, seed), subject.fresh(), list[Any]()
     given = []
     for name, value in batch.items():
@@ -139,4 +157,4 @@ def _followed(subject: Subject, sizes: Sizes, seed: int) -> tuple[list[Reshape],
             returned.append(subject.logits(batch, model))
     finally:
         handle.remove()
-    return followed.mixing(returned), followed.views
+    return followed.mixing(returned), followed

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from harness.evidence import Status
 from tests.planted_bugs.setups import Model
 
 from .decoding_caches import TEXT, Decoder, Layer, change_token_by_token
@@ -157,7 +158,8 @@ wild(
     first_run=FirstRun(
         "b9f3707", found=False, named=False, said="nothing: a model may be written for single tokens with a cache"
     ),
-    missed="a model may be written for single tokens with a cache, and refuse several",
+    status=Status.WARN,
+    module="layers.0",
 )
 add(
     "last_token_lost_in_silence",

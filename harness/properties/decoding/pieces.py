@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,8 +20,10 @@ from harness.properties.decoding import Text, whole_text
 from harness.properties.decoding.caches import Decoder, HeldCache, NoDecoder, PassedCache, Session, StepMethod
 from harness.properties.decoding.finding import find_decoder, positions_of
 from harness.properties.noise import first_failure, judge_equal, remembered
+from harness.properties.places import raising_line
 from harness.properties.subject import Subject
 from harness.properties.tracing import View, calls_of, first_divergence, recording
+from harness.user_code import is_users_file
 
 Whole = Callable[[nn.Module], Tensor]
 """From a model to the logits of a text in one call."""
@@ -86,7 +90,11 @@ def cache_equals_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
     for cut in () if isinstance(decoder, StepMethod) else _several_cuts(length):
         try:
             evidence = _judged(subject, decoder, text, batch, whole, cut, counterexample)
-        except (SeveralRefusedError, ModelRaisedError):
+        except SeveralRefusedError as error:
+            if refused is None and isinstance(error.__cause__, ModelRaisedError) and _is_accident(error.__cause__.error):
+                return _refuses(decoder, cut, error.__cause__, counterexample)
+            break
+        except ModelRaisedError:
             break
         if evidence.status is Status.FAIL:
             evidence = replace(evidence, status=Status.WARN, code="wrong_in_chunks")
@@ -94,6 +102,26 @@ def cache_equals_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
         if evidence.status is Status.WARN:
             return evidence
     return first_failure(found)
+
+
+def _is_accident(error: BaseException) -> bool:
+    """Whether code that is not meant for something met it, and does not say so itself by a ``raise`` or an ``assert``."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users_file(frame.filename)]
+    return bool(frames) and not re.match(r"raise\b|assert\b", frames[-1].line or "")
+
+
+def _refuses(decoder: Decoder, cut: Cut, error: ModelRaisedError, counterexample: str) -> Evidence:
+    return Evidence(
+        NAME,
+        Status.WARN,
+        f"a text that is read {cut.told} with {decoder.title} raises, though a prompt and single tokens after it are read: {error}",
+        counterexample=f"{counterexample}, pieces={_shown(cut.sizes)}",
+        module=error.module,
+        place=raising_line(error.error),
+        cause="a causal mask or positions for the new tokens only, where keys and values of the cache stand before them; "
+        "chunks of a long prompt, the next turn of a chat and speculative decoding need several tokens beside a cache",
+        code="refuses_several_tokens",
+    )
 
 
 def _with_positions(

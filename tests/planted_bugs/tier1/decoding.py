@@ -37,6 +37,8 @@ class CachedAttention(nn.Module):
             ahead = places > places[:new, None]
         if self.wrong == "no mask with a cache" and past is not None:
             ahead = torch.zeros_like(ahead)
+        if self.wrong == "mask as large as what is new" and past is not None:
+            ahead = ahead[:, -new:]
         hidden = ahead | (mask[:, None, None, :] == 0)
         if self.wrong == "padding seen with a cache" and past is not None:
             hidden = ahead.expand(rows, 1, -1, -1)
@@ -127,6 +129,14 @@ _plant(
     code="wrong_in_chunks",
     status=Status.WARN,
     also=("decoding[left_padding]", "decoding[generate]"),
+)
+_plant(
+    "mask as large as what is new",
+    "decoding[cache]",
+    "rasbt/LLMs-from-scratch #697, several tokens beside a cache are refused",
+    "layers.0",
+    code="refuses_several_tokens",
+    status=Status.WARN,
 )
 _plant(
     "positions of the batch",

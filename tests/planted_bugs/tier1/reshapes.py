@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -108,6 +109,27 @@ class Wave(nn.Module):
         return self.head(self.enter(wave.reshape(len(wave), -1, self.size)).relu().mean(1))
 
 
+class Positioned(nn.Module):
+    """Patches with a table of positions that is resized to them; the bugs resize it to width and height, and see that as height and width."""
+
+    def __init__(self, wrong: str = "") -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.enter, self.places = nn.Conv2d(3, WIDTH, 4, 4), nn.Parameter(torch.randn(1, WIDTH, 3, 3))
+        self.read, self.head = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.enter(image)
+        height, width = x.shape[2:]
+        size = (width, height) if self.wrong else (height, width)
+        places = F.interpolate(self.places, size=size, mode="bilinear")
+        if self.wrong == "viewed":
+            places = places.reshape(1, WIDTH, height, width)
+        x = x.flatten(2).transpose(1, 2) + places.flatten(2).transpose(1, 2)
+        query, key, value = self.read(x).chunk(3, -1)
+        return self.head(F.scaled_dot_product_attention(query, key, value).mean(1))
+
+
 TEXT: Keys = {
     "inputs": {"words": {"axes": ["batch", "time"], "values": {"ids": 19}}},
     "outputs": {"tags": {"axes": ["batch", "time", 4], "kind": "class_scores"}},
@@ -144,6 +166,7 @@ for _name, _model, _keys, _wrong, _facts in (
     ("channels_viewed_before_frames", Sound, FRAMES, True, {}),
     ("patches_of_channels_that_come_first", Patches, IMAGE, True, {}),
     ("points_viewed_before_features", Cloud, POINTS, True, {}),
+    ("positions_of_width_and_height", Positioned, IMAGE, "viewed", {"source": "facebookresearch/dinov2#582"}),
     ("pieces_viewed_in_another_order", Film, MOVING, True, {"source": "huggingface/diffusers#5633"}),
 ):
     plant_declared(_name, _model, _keys, "reshaped_axes", wrong=_wrong, module="(model)", code="reshape_moves_axis", **_facts)
@@ -155,4 +178,14 @@ plant_declared(
     module="(model)",
     code="reshape_cuts_axes",
     status=Status.WARN,
+)
+plant_declared(
+    "positions_flattened_in_another_order",
+    Positioned,
+    IMAGE,
+    "reshaped_axes",
+    wrong="flattened",
+    module="(model)",
+    code="axes_in_other_order",
+    source="facebookresearch/dinov2#582",
 )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from harness.evidence import Status
 
 from ..register import HUMBATOVA, ISLAM, PYTORCH, RECIPE, ZHANG, planted
 from ..tasks import CLASSES, FEATURES, NUMBER, TABLE
@@ -310,6 +315,34 @@ class GainsInListsOfLists(Perceptron):
         return x * gain.to(x) * first
 
 
+class Committee(Perceptron):
+    """A perceptron with three layers side by side in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(self.made())
+
+    def made(self) -> list[nn.Linear]:
+        return [nn.Linear(FEATURES, FEATURES) for _ in range(3)]
+
+    def prepare(self, features: Tensor) -> Tensor:
+        return features + sum(member(features).tanh() for member in self.members)
+
+
+@planted(
+    "initialisation[symmetry]",
+    task=TABLE,
+    sound=Committee,
+    module="members.0",
+    status=Status.WARN,
+    code="one_module_repeated",
+    source="linkedin/Liger-Kernel#269",
+)
+class OneMemberThreeTimes(Committee):
+    def made(self) -> list[nn.Linear]:
+        return [nn.Linear(FEATURES, FEATURES)] * 3
+
+
 class SavedByPath(Perceptron):
     """A perceptron over normalised features that writes itself to a file, and reads it."""
 
@@ -327,7 +360,9 @@ class SavedByPath(Perceptron):
         torch.save(self.saved(), path)
 
     def load(self, path: str) -> None:
-        self.load_state_dict(torch.load(path), strict=False)
+        left = self.load_state_dict(torch.load(path), strict=False)
+        if left.missing_keys:
+            warnings.warn(f"not in {path}: {left.missing_keys}", stacklevel=2)
 
 
 @planted(
@@ -348,6 +383,92 @@ class StatisticsLeftOutOfTheFile(SavedByPath):
 class NothingLoadedByOtherNames(SavedByPath):
     def saved(self) -> dict[str, Tensor]:
         return {f"model.{name}": value for name, value in self.state_dict().items()}
+
+
+HIDES_WHAT_IS_MISSING = "PIQuIL/QuCumber#18"
+
+
+@planted(
+    "serialisation[partial]",
+    task=TABLE,
+    sound=SavedByPath,
+    status=Status.WARN,
+    code="hides_missing_weights",
+    module="stem.weight",
+    source=HIDES_WHAT_IS_MISSING,
+)
+class MissingWeightsThrownAway(SavedByPath):
+    def load(self, path: str) -> None:
+        self.load_state_dict(torch.load(path), strict=False)
+
+
+class ReadFromACheckpoint(Perceptron):
+    """A perceptron that is made from a checkpoint of a training, which others write."""
+
+    @classmethod
+    def from_checkpoint(cls, path: str) -> ReadFromACheckpoint:
+        model = cls()
+        model.load_state_dict(cls.fitting(torch.load(path)["state_dict"]))
+        return model
+
+    @classmethod
+    def fitting(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name.removeprefix("model."): value for name, value in state.items()}
+
+
+@planted(
+    "serialisation[partial]",
+    task=TABLE,
+    sound=ReadFromACheckpoint,
+    status=Status.WARN,
+    code="hides_missing_weights",
+    module="stem.weight",
+    source="pytorch/examples#1029",
+)
+class FilledUpWithFreshWeights(ReadFromACheckpoint):
+    @classmethod
+    def fitting(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**cls().state_dict(), **super().fitting(state)}
+
+
+class LoadsBothNames(Perceptron):
+    """A perceptron whose first weights had another name once."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        self.rename(state_dict, f"{prefix}first.weight", f"{prefix}stem.weight")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def rename(self, state: dict[str, Any], old: str, new: str) -> None:
+        if old in state:
+            state[new] = state.pop(old)
+
+
+@planted(
+    "serialisation[partial]",
+    task=TABLE,
+    sound=LoadsBothNames,
+    status=Status.WARN,
+    code="refuses_parts",
+    source=f"{PYTORCH}: with strict=False keys may be missing",
+)
+class OldNameTakenForGranted(LoadsBothNames):
+    def rename(self, state: dict[str, Any], old: str, new: str) -> None:
+        if new not in state:
+            state[new] = state.pop(old)
+
+
+@planted(
+    "serialisation[partial]",
+    task=TABLE,
+    sound=LoadsBothNames,
+    status=Status.WARN,
+    code="hides_missing_weights",
+    module="stem.weight",
+    source=HIDES_WHAT_IS_MISSING,
+)
+class NeverStrict(LoadsBothNames):
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        return super().load_state_dict(state_dict, strict=False, assign=assign)[1]
 
 
 class KeepsItsScale(Perceptron):
