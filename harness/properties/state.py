@@ -203,18 +203,14 @@ def _changer(subject: Subject, changes: Sequence[Change], seed: int) -> Blame:
 
 
 def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
-    """A pickled copy gives the same logits; a model that cannot be pickled is a warning."""
+    """A pickled copy gives the same logits; of a model that cannot be pickled it is said why, which Python tells whoever tries."""
     try:
         loaded = pickled(subject.model)
     except Exception as error:
-        return Evidence(
-            "serialisation",
-            Status.WARN,
-            f"the model cannot be pickled, so it cannot be passed to spawned processes: {type(error).__name__}: {str(error).splitlines()[0]}",
-            module=_unpicklable(subject.model),
-            cause="a lambda, a local class, a lock, a file or a generator kept as an attribute",
-            code="cannot_be_pickled",
-        )
+        at, told = _unpicklable(subject.model), f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        keeps = f"; `{at}` is a lambda, a local class, a lock, a file or a generator" if at else ""
+        why = f"the model cannot be pickled, which passing it to a spawned process and torch.save(model) need: {told}{keeps}"
+        return Evidence.skipped("serialisation", why)
     return same_logits(
         subject,
         loaded,

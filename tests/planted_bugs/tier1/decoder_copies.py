@@ -108,23 +108,6 @@ class EpsilonBelowHalfPrecision(Decoder):
 
 
 @planted(
-    "serialisation[pickle]",
-    task=CAUSAL,
-    sound=Decoder,
-    module="scale",
-    source=f"{PYTORCH}: torch.save of a whole module pickles it",
-    status=Status.WARN,
-)
-class LambdaAttribute(Decoder):
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = lambda logits: logits / WIDTH**0.5
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        return self.scale(super().forward(input_ids, attention_mask))
-
-
-@planted(
     "serialisation[deepcopy]",
     task=CAUSAL,
     sound=Decoder,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from harness.evidence import Status
 
 from ..register import HUMBATOVA, ISLAM, PYTORCH, RECIPE, planted
 from ..tasks import CAUSAL
@@ -153,6 +157,20 @@ class SeedSetInTrainMode(Decoder):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         if self.training:
             torch.manual_seed(1234)
+        return super().forward(input_ids, attention_mask)
+
+
+@planted(
+    "rng_untouched",
+    task=CAUSAL,
+    sound=Decoder,
+    module="(model)",
+    status=Status.WARN,
+    source="beartype documentation: it looks at one element of a list, drawn at random",
+)
+class ElementDrawnByPython(Decoder):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        assert isinstance(random.choice(self.blocks), Block)
         return super().forward(input_ids, attention_mask)
 
 
