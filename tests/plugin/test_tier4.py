@@ -46,7 +46,8 @@ def test_it_passes_and_leaves_its_files(project: Project, config: Path) -> None:
     assert check["details"]["facts"]["shapes_unseen"] >= 5
 
 
-def test_two_processes_find_the_same(project: Project, config: Path) -> None:
+def test_two_processes_find_the_same(project: Project) -> None:
+    config = project.config(only=None, tier="4", model=None, export={"formats": ["pytorch", "torchscript"]})
     result = project.run_apart("--model-config", str(config), "-n", "2", "--model-report", "out")
     assert result.ret == 0, result.outlines
     assert project.json("out/health_report.json")["all_passed"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -54,10 +56,19 @@ def same(left: str | Path, right: str | Path) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def train_here(config: Path, *arguments: str) -> dict[str, Any]:
+    """Trains in this process, which has imported Lightning already, as a new one must."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        patch.chdir(config.parent)
+        assert main(["train", "--json", "--quiet", "--config", str(config), *arguments]) == 0
+    return json.loads(said.getvalue())
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    return train(write(folder, log_to_db=True, run_name="whole"))
+    return train_here(write(folder, log_to_db=True, run_name="whole"))
 
 
 def test_it_learns_and_its_run_is_remembered(
@@ -104,7 +115,7 @@ def test_killed_twice_and_resumed_it_ends_with_the_same_bits(uninterrupted: dict
     second = kill_after(config, last, 3)
     assert 0 < first < second < 10
     (last.parent / ".epoch=00-val_loss=9.9999.ckpt.partial").touch()  # as a kill leaves it that comes while the best is kept
-    resumed = train(config, "--resume")
+    resumed = train_here(config, "--resume")
     assert same(resumed["last_checkpoint"], uninterrupted["last_checkpoint"])
     assert resumed["eval_summary"] == uninterrupted["eval_summary"]
     whole, again = (torch.load(path["last_checkpoint"], weights_only=True) for path in (uninterrupted, resumed))
