@@ -5,7 +5,8 @@ decided here, for all tiers alike:
 
 - The owner is judged in this run: the finding is a skip that ends in ``(see owner)``.
 - It is not, because it was deselected or its tier is not in the config: the owner is judged all the same, and where it fails the finding fails,
-  with the same message and with the owner's counterexample and blame. A run that leaves the owner out is never green because of that.
+  with the same message and with the owner's counterexample and blame. A run that leaves the owner out is never green because of that. Of several
+  tests that are left to such an owner, the first fails, and the others are skips that end in ``(see first)``.
 - A warning or a skip may refer to another property in its message. It stays what it is where that one runs, and fails where that one
   does not run and would fail.
 - The config switches it off: the finding stands as it is, except for ``eval_deterministic``, which is switched off for models that are random on
@@ -40,11 +41,13 @@ class Selection:
         labels: The tests that run, such as ``finite_output[typical]`` or ``causal``; only the name means all its cases.
         off: The properties that the config switches off.
         ask: Judges an owner that does not run; ``None`` where that is not possible.
+        stands_in: The test that fails in the place of an owner that does not run, given the owner and the test that met it.
     """
 
     labels: Collection[str]
     off: Container[str] = frozenset()
     ask: Callable[[str], Evidence | None] = _nobody
+    stands_in: Callable[[str, str], str] = lambda _owner, own: own
 
     def has(self, owner: str) -> bool:
         """Whether an owner runs: the case that is named, or any where none is."""
@@ -130,6 +133,8 @@ def settled(evidence: Evidence, own: str, selection: Selection) -> Evidence:
     base = owner.partition("[")[0]
     if base in selection.off:
         return skipped if base == _ON_PURPOSE else replace(evidence, message=message, details=details)
+    if selection.has(own) and (first := selection.stands_in(owner, own)) != own:
+        return replace(skipped, message=f"{evidence.message} (see {first})", details={**evidence.details, "owner": first})
     answer = selection.ask(owner)
     if answer is None or answer.status not in (Status.FAIL, Status.WARN):
         return replace(evidence, message=message, details=details)

@@ -270,7 +270,7 @@ def judge(request: pytest.FixtureRequest, subject: Subject, suite: Suite, select
         return run_test(Judge(owner, copy, share, suite.config.seed, selection, case), case, request.getfixturevalue)
 
     answers = Answers(subject.task, TIERS) if _is_foreign(request) else suite.answers
-    selection = Selection(selected_tests, subject.task.switched_off, partial(answers.of, run))
+    selection = Selection(selected_tests, subject.task.switched_off, partial(answers.of, run), answers.stands_in)
     case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
     return Judge(name, subject, share, suite.config.seed, selection, case)
 

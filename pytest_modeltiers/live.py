@@ -322,7 +322,9 @@ def judged(
 
     fixes = list[tuple[str, Edit]]()
     answers = Answers(given.task, _TIERS)
-    selection = Selection(frozenset(name for name, _ in tests), given.task.switched_off, partial(answers.of, run))
+    selection = Selection(
+        frozenset(name for name, _ in tests), given.task.switched_off, partial(answers.of, run), answers.stands_in
+    )
     for name, case in tests:
         started = time.perf_counter()
         evidence = run(name, case)

@@ -140,6 +140,11 @@ class Answers:
         self._task = task
         self._tiers = tiers
         self._known: dict[str, Evidence | None] = {}
+        self._standing_in: dict[str, str] = {}
+
+    def stands_in(self, owner: str, own: str) -> str:
+        """The test that fails in the place of an owner that does not run: the first that met what it owns."""
+        return self._standing_in.setdefault(owner, own)
 
     def of(self, run: Run, owner: str) -> Evidence | None:
         """The worst verdict of an owner's tests; ``None`` where it cannot be asked, or is being asked already."""

@@ -20,6 +20,7 @@ from harness.batches import Batch
 from harness.config import SuiteConfig, TrainingConfig
 from harness.data.data_reference import Datasets, open_datasets
 from harness.data.loader import make_loader
+from harness.errors import TrainingError
 from harness.properties.subject import Subject
 from harness.runtime import processor_seconds, seeded
 from harness.training import Listener, Plan, Step
@@ -132,6 +133,7 @@ class Trial:
     seconds: float = math.inf
     source: SuiteConfig | None = None
     validates: bool = False
+    _refused: list[TrainingError] = field(default_factory=list, init=False, repr=False)
 
     @staticmethod
     def of(subject: Subject, config: TrainingConfig, source: SuiteConfig | None = None) -> Trial:
@@ -160,6 +162,8 @@ class Trial:
         """
         if not self.is_own:
             return as_dict  # the adapter puts the axes in the declared order
+        if self._refused:
+            raise self._refused[0]
         unformed = replace(self, validates=False)  # of a trial that was made from another one
         unformed.batch_format = as_dict
 
@@ -172,7 +176,11 @@ class Trial:
                 unformed.train([form(self.subject.batch())], held_out=[form(self.held_out)])
                 self.validates = True
 
-        return find_batch_format(self.subject.model, self.subject.adapter, take_step)
+        try:
+            return find_batch_format(self.subject.model, self.subject.adapter, take_step)
+        except TrainingError as error:
+            self._refused.append(error)
+            raise
 
     @cached_property
     def held_out(self) -> Batch:
@@ -195,8 +203,7 @@ class Trial:
         """The trial of another form of the same model, such as in float64; what its training step needs to know is not found out again."""
         copies = self.subject.copies.of_variants(model)
         other = replace(self, subject=replace(self.subject, model=model, pristine=model, given_copies=copies, **shared))
-        other.batch_format, other.batches_per_step = self.batch_format, self.batches_per_step
-        other.validates = self.validates
+        other.batch_format, other.batches_per_step, other.validates = self.batch_format, self.batches_per_step, self.validates
         return other
 
     def new_model(self, seed: int = 0) -> nn.Module:
@@ -384,9 +391,7 @@ def seconds_per_step(trial: Trial) -> float:
 
 def too_long(trial: Trial, steps: int) -> str:
     """Why a number of steps is not taken; empty where there is time for it."""
-    if math.isinf(trial.seconds):
-        return ""
-    each = seconds_per_step(trial)
+    each = 0.0 if math.isinf(trial.seconds) else seconds_per_step(trial)
     if each * steps <= trial.seconds:
         return ""
     return (

@@ -59,6 +59,15 @@ def test_where_the_owner_does_not_run_it_is_asked() -> None:
     assert (verdict.counterexample, verdict.module, verdict.cause) == ("batch=2", "head", "a cause")
 
 
+def test_of_several_that_are_left_to_what_does_not_run_one_fails() -> None:
+    first = dict[str, str]()
+    selection = Selection({"causal", "padding_ignored"}, ask=finding_of, stands_in=first.setdefault)
+    verdicts = [settled(FOUND, test, selection) for test in ("causal", "padding_ignored", "causal")]
+    assert [verdict.status for verdict in verdicts] == [Status.FAIL, Status.SKIPPED, Status.FAIL]
+    assert verdicts[1].message == "gradients are NaN (see causal)"
+    assert settled(FOUND, "not_selected", selection).status is Status.FAIL
+
+
 @pytest.mark.parametrize("status", [Status.SKIPPED, Status.WARN])
 def test_what_refers_to_another_property_fails_where_that_one_does_not_run_and_fails(status: Status) -> None:
     found = Evidence("attention_patterns", status, "the output hardly depends on its input (see input_dependence)")

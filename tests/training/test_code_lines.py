@@ -57,6 +57,35 @@ class ClippedLate(ManualScores):
         clip_grad_norm_(self.parameters(), 1e-3)
 
 
+class Misshapen(LitScores):
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.mse_loss(logits, labels.view(2, -1).float())
+
+
+class MisshapenInPart(LitScores):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        hidden = self.net.hidden(batch["features"])
+        return self.net.head(hidden[:, 1:]).sum()
+
+
+@pytest.mark.parametrize(
+    ("build", "module", "line", "says"),
+    [
+        (Misshapen, "", "labels.view(2, -1)", "where `logits` is [3, 3] and `labels` is [3]"),
+        (MisshapenInPart, "net.head", "hidden[:, 1:]", "where `hidden` is [3, 16]"),
+    ],
+)
+def test_a_step_that_raises_is_told_with_module_line_and_shapes(
+    build: Callable[[], nn.Module], module: str, line: str, says: str, tmp_path: Path
+) -> None:
+    found = Training(TABLE, build).judge(["step_updates"], tmp_path)["step_updates"]
+    file, _, number = found.place.rpartition(":")
+    assert (found.code, found.module) == ("training_raises", module)
+    assert line in linecache.getline(file, int(number))
+    assert says in found.message
+    assert "TypeError" not in found.message  # as a tuple, it fails before it gets there
+
+
 @pytest.mark.parametrize(
     ("build", "test", "line"),
     [

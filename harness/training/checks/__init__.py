@@ -6,15 +6,17 @@ loss is made or ceases to be finite, an optimizer is made, a schedule is stepped
 
 from __future__ import annotations
 
+import linecache
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import Any
 from unittest.mock import patch
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.overrides import TorchFunctionMode
@@ -31,6 +33,7 @@ from harness.properties.places import shown_place
 from harness.properties.prerequisites import GRADIENT_OWNER, broken_weight
 from harness.training.trial import Trial, TrialOptions, too_long
 from harness.user_code import is_ours, raised
+from harness.wording import joined
 
 _OWNERS = ("overfits_one_batch", "step_updates")
 """The checks that say that a model cannot be trained: the first that makes sense for the task."""
@@ -80,12 +83,36 @@ def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
         """Whatever the user's own training step raises is a finding about it."""
         if (isinstance(error, BackwardRaisedError) or is_from_backward(error)) and subject.backward_raises():
             return left_to(name, GRADIENT_OWNER, subject.backward_raises(), code="backward_raises")
-        message = str(error) if isinstance(error, UserError) else f"training raises {raised(error)}"
         owner = next(each for each in _OWNERS if CATALOGUE[each].needs(subject.task))
-        found = Evidence(name, Status.FAIL, message, details=owned_by(owner), code="training_raises")
+        message = str(error) if isinstance(error, UserError) else f"training raises {raised(error)}"
+        at = Blame("") if isinstance(error, DivergedError) else where_raised(error)
+        message += f", where {at.note}" if at.note else ""
+        found = Evidence(
+            name, Status.FAIL, message, module=str(at), place=at.place, details=owned_by(owner), code="training_raises"
+        )
         return with_line(found, trial, diverged=True) if isinstance(error, DivergedError) else found
 
     return with_line(guarded(name, measured, raises, libraries=False), trial)
+
+
+def where_raised(error: BaseException) -> Blame:
+    """Where in the user's code a training step raised: the module, the line, and as its note the shapes of the tensors on that line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [frame for frame in frames if shown_place(frame.f_code.co_filename, 1)]
+    root, module = None, ""
+    for frame in frames:
+        running = frame.f_locals.get("self")
+        if isinstance(running, nn.Module) and running in (root or running).modules():
+            root = root or running
+            module = next(path for path, each in root.named_modules() if each is running)
+    if not own:
+        return Blame(module)
+    file, line = own[-1].f_code.co_filename, next(at for frame, at in traceback.walk_tb(error.__traceback__) if frame is own[-1])
+    names = dict.fromkeys(_WORD.findall(linecache.getline(file, line)))
+    shapes = {name: list(value.shape) for name in names if isinstance(value := own[-1].f_locals.get(name), Tensor)}
+    return Blame(module, shown_place(file, line), joined([f"`{name}` is {shape}" for name, shape in list(shapes.items())[:4]]))
 
 
 def first_failure(checks: Mapping[str, Callable[[Trial], Evidence]], trial: Trial) -> tuple[str, Evidence] | None:
@@ -101,6 +128,7 @@ def first_failure(checks: Mapping[str, Callable[[Trial], Evidence]], trial: Tria
 _OF_LOSS = ("initial_loss", "training_loss", "accumulation", "overfits_one_batch")
 _OF_OPTIMIZERS = ("parameter_groups", "optimizer_coverage")
 _OF_SCHEDULES = ("learning_rate_schedule",)
+_WORD = re.compile(r"[A-Za-z_]\w*")
 _NAMED = re.compile(r"`(\w+)`")
 _ENGINES = ("lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning", "torchmetrics")
 

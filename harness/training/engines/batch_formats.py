@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -118,17 +119,27 @@ def find_batch_format(model: nn.Module, adapter: Adapter, take_step: Callable[[B
     Raises:
         TrainingError: It takes neither.
     """
-    reasons = []
+    refused = list[tuple[tuple[int, int], Exception, str]]()
     for form, shown in _forms(model, adapter):
         try:
             take_step(form)
         except UserError:
             return form  # it ran, and what it found is not the form's fault
         except Exception as error:
-            reasons.append(f"{raised(error)} on {shown}")
+            refused.append((_reached(error), error, shown))
         else:
             return form
-    raise TrainingError(f"{type(model).__name__}.training_step raised {'; and '.join(reasons)}")
+    furthest = max(reached for reached, _, _ in refused)
+    told = [(error, shown) for reached, error, shown in refused if reached == furthest]
+    reasons = "; and ".join(f"{raised(error)} on {shown}" for error, shown in told)
+    raise TrainingError(f"{type(model).__name__}.training_step raised {reasons}") from told[0][0]
+
+
+def _reached(error: Exception) -> tuple[int, int]:
+    """How far a training step came before it raised: its line, and how deep the calls from there went; zeros where it did not begin."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = next((place for place, frame in reversed(list(enumerate(frames))) if frame.name == "training_step"), None)
+    return (0, 0) if place is None else (frames[place].lineno or 0, len(frames) - place)
 
 
 def _forms(model: nn.Module, adapter: Adapter) -> Iterator[tuple[BatchFormat, str]]:
