@@ -11,7 +11,7 @@ import json
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, reduce
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 from harness.errors import LeavesProcessError, ModelSourceError, did_you_mean
 from harness.files import NO_FILE, text_hash
 from harness.runtime import seeded
+from harness.scan import training_calls
+from harness.scan.definitions import definitions
 
 _OUT_OF_MEMORY = "out of memory: a smaller max_seq_len or image_size in the config, or a machine with more of it"
 
@@ -28,6 +30,9 @@ _LEVELS = 6
 
 _ROOT_FILES = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 """What lies in the root of a repository."""
+
+PART_OF_A_SCRIPT = "__modeltiers_part__"
+"""Attribute of a module of which only the definitions were run, because the rest trains or reads data."""
 
 FOLDERS_OF_CONFIGS: set[str] = set()
 """What was put on ``sys.path`` for the sake of a config's files."""
@@ -77,17 +82,46 @@ def import_file(path: Path, key: str) -> ModuleType:
     _make_siblings_importable(path.parent)
     try:
         with seeded(0), command_line_of(path):
-            spec.loader.exec_module(module)
+            if any(Path(finding.file) == path.resolve() for finding in training_calls(path)):
+                run_definitions(module, path)
+            else:
+                spec.loader.exec_module(module)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         sys.modules.pop(name, None)
         if isinstance(error, KeyboardInterrupt) and not is_raised_by_code(error):
             raise
         root = _root_wanted(path, error)
+        if root is None and _is_of_a_script(path, error):
+            with suppress(Exception, SystemExit), seeded(0), command_line_of(path):
+                part = importlib.util.module_from_spec(spec)
+                sys.modules[name] = part
+                run_definitions(part, path)
+                return part
+            sys.modules.pop(name, None)
         if root is None:
             raise ModelSourceError(f"`{key}`: importing {path} raised {raised(error)}{_missing_package(error)}") from error
         sys.path[:] = before
         sys.modules[name] = module = _import_as_part(path, root, key)
     return module
+
+
+def run_definitions(module: ModuleType, path: Path) -> None:
+    """Runs only that part of a script which its model needs, and marks its module.
+
+    Args:
+        module: The module, empty.
+        path: The file.
+    """
+    exec(compile(definitions(ast.parse(path.read_bytes())), str(path), "exec"), vars(module))
+    setattr(module, PART_OF_A_SCRIPT, True)
+
+
+def _is_of_a_script(path: Path, error: BaseException) -> bool:
+    """Whether a statement of the file itself raised, other than an import: it reads data which are not there, or a command line."""
+    if isinstance(error, (ImportError, SyntaxError)):
+        return False
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return bool(frames) and frames[0].name == "<module>"
 
 
 def _root_wanted(path: Path, error: BaseException) -> Path | None:
@@ -181,7 +215,7 @@ def import_dotted(name: str, folder: Path, key: str) -> ModuleType:
         sys.path.insert(0, str(folder))
         FOLDERS_OF_CONFIGS.add(str(folder))
     try:
-        with seeded(0), command_line_of(name):
+        with seeded(0), command_line_of(name), _without_shadows(folder, name):
             return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         file = folder.joinpath(*name.split(".")).with_suffix(".py")
@@ -191,6 +225,25 @@ def import_dotted(name: str, folder: Path, key: str) -> ModuleType:
             FOLDERS_OF_CONFIGS.add(str(other))
             return import_dotted(name, folder, key)
         raise ModelSourceError(f"`{key}`: importing {name!r} raised {raised(error)}{_missing_package(error)}") from error
+
+
+@contextmanager
+def _without_shadows(folder: Path, name: str) -> Iterator[None]:
+    """Leaves folders out of the path in which a file is called like the package that it is part of: ``model/model.py``.
+
+    Without an ``__init__.py`` the package would lose against that file.
+    """
+    top = name.partition(".")[0]
+    shadows = [each for each in sys.path if "." in name and Path(each or ".").resolve() == (folder / top).resolve()]
+    shadows = [each for each in shadows if (folder / top / f"{top}.py").is_file()]
+    loaded = sys.modules.get(top)
+    if shadows and loaded is not None and not hasattr(loaded, "__path__"):
+        del sys.modules[top]
+    sys.path[:] = [each for each in sys.path if each not in shadows]
+    try:
+        yield
+    finally:
+        sys.path += shadows
 
 
 def import_named(source: str, folder: Path, key: str) -> Any:

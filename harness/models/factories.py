@@ -84,7 +84,9 @@ def _is_called_like(module: ModuleType, name: str) -> bool:
     return stem not in ("model", "models", "net", "network", "networks") and re.sub(r"[^a-z]", "", name.lower()).startswith(stem)
 
 
-_FOR_TRAINING = re.compile(r"discriminator|critic(?!s)|loss|criterion|(?:^|_)ema(?:_|$)", re.IGNORECASE)
+_FOR_TRAINING = re.compile(
+    r"discriminator|critic(?!s)|loss|criterion|(?:^|_)ema(?:_|$)|(?:arc|cos|sphere)_?(?:face|margin)|am_?softmax", re.IGNORECASE
+)
 
 
 def is_only_for_training(name: str) -> bool:

@@ -42,6 +42,10 @@ REQUIRED_ARGUMENT = (
     + mlp("", "9", "3")
 )
 
+READS_REQUIRED_ARGUMENT = REQUIRED_ARGUMENT.replace("nn.Linear(9", "nn.Linear(args.data and 9")
+
+READS_DATA = HEAD + mlp("", "WIDTH", "3") + "\nrows = open('train.csv').read()\nWIDTH = 9\nnet = Net()\n"
+
 NAMESPACE = HEAD + "args = argparse.Namespace(width=9, classes=3)\n" + mlp("args", "args.width", "args.classes")
 
 PARSER = (

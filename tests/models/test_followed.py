@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from harness.config import load_config
 from harness.models.factories import factories
 from harness.models.factory import Factory
+from harness.models.first_call.examples import written_examples
 from harness.models.followed.call_sites import FoundCall, found_call
 from harness.models.loading import model_source
 from harness.scaffold import scaffold
@@ -244,3 +246,60 @@ def test_a_part_that_acts_is_called_where_the_model_only_gives_arrays(tmp_path: 
     assert ".pi\n" in (tmp_path / "modeltiers_model.py").read_text()
     names = [name for name, _ in model_source(load_config(found.config)).build().named_parameters()]
     assert names == ["weight", "bias"]  # of the actor only: what its training alone calls is no finding
+
+
+USED = """
+import numpy as np
+import torch
+from net import Net, Sizes
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, scale=2):
+        return self.net(x.reshape(-1, 6 * scale))
+
+def test_it(rows=5):
+    wrapped = Wrapped(Net(Sizes()).eval().to("cuda"))
+    for batch in load_everything():
+        wrapped(torch.randn(rows, 3, len(np.linspace(0, 1, 4))))
+"""
+
+CELL = ["%time\n", "import torch, net\n", "net.Net(1)(torch.ones(4, 3))"]
+NOTEBOOK = json.dumps({"cells": [{"cell_type": "code", "source": CELL}]})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "shape"),
+    [
+        ("tests/test_net.py", USED, (5, 12)),
+        ("README.md", "```python\nimport torch\nfrom net import Net\nNet(...)(torch.rand(2, 7))\n```\n", (2, 7)),
+        ("demo.ipynb", NOTEBOOK, (4, 3)),
+        ("train.py", "from net import Net\nfor x in loader:\n    Net(2)(x)\n", None),
+    ],
+)  # fmt: skip
+def test_an_input_is_read_from_what_the_repository_tries_its_model_with(
+    name: str, text: str, shape: tuple[int, ...] | None, tmp_path: Path
+) -> None:
+    module = repository(tmp_path, {name: text})
+    made = written_examples(module, module.Net(module.Sizes(width=4, depth=1)))
+    assert (tuple(made["x"][0].shape) if made else None) == shape
+    assert all(name.rpartition("/")[2] in where for _, where in made.values())
+
+
+def test_a_call_of_something_unknown_that_gives_every_argument_makes_the_model(tmp_path: Path) -> None:
+    script = """
+import argparse, net
+parser = argparse.ArgumentParser()
+commands = parser.add_subparsers(dest="mode")
+train = commands.add_parser("train")
+train.add_argument("--name", required=True)
+train.add_argument("--width", type=int, default=24)
+args = parser.parse_args()
+if args.mode == "train":
+    model = getattr(net, args.name)(width=args.width, depths=[2, args.more], drop=0.5)
+"""
+    found = call_of(tmp_path, {"main.py": script}, "Plain", ("width", "depths", "drop"))
+    assert found.values == {"width": 24, "drop": 0.5}

@@ -93,6 +93,24 @@ def test_a_file_that_parses_arguments_sees_none_of_ours(load: Any) -> None:
     assert load({"net.py": code}, "net.py").args.width == 5
 
 
+READS_ARGUMENTS = """
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument('data')
+class Net:
+    size = parser.parse_args().data
+"""
+
+
+def test_a_folder_of_the_name_of_a_file_in_it_is_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "base.py").write_text("SIZE = 3\n")
+    (tmp_path / "model" / "model.py").write_text("from base import SIZE\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "model"))  # as `python -m` does with the folder that one is in
+    module = import_file(tmp_path / "model" / "model.py", "model_file")
+    assert (module.__name__, module.SIZE) == ("model.model", 3)
+
+
 @pytest.mark.parametrize(
     ("files", "file", "says"),
     [
@@ -101,7 +119,7 @@ def test_a_file_that_parses_arguments_sees_none_of_ours(load: Any) -> None:
         ({"net.py": "import no_such_package_at_all\n"}, "net.py", "Install the package that has `no_such_package_at_all`"),
         ({"a.b/net.py": "from . import layers\n"}, "a.b/net.py", "attempted relative import with no known parent package"),
         (
-            {"net.py": "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('data')\nparser.parse_args()\n"},
+            {"net.py": READS_ARGUMENTS},
             "net.py",
             "the file parses a command line: the following arguments are required: data",
         ),

@@ -303,7 +303,7 @@ def _shapes_said(model: nn.Module, names: list[str]) -> dict[str, tuple[tuple[st
                 )
                 shape = (_SHAPE.search(line, match.end()) or _ROWS.search(line, match.end())) if match else None
                 if shape and name not in found and shape.start() - (match.end() if match else 0) < 40:
-                    axes = re.split(r"[,x×](?![a-z])", shape[1] or shape[2])
+                    axes = re.split(r"[,×]|\bx\b|(?<=\d)x(?=\d)", shape[1] or shape[2])
                     found[name] = (tuple(axis.strip().replace(" ", "_") for axis in axes), where)
     return found
 

@@ -24,6 +24,7 @@ from harness.models.first_call.repairs import last_resorts, repairs
 from harness.models.first_call.tried import FoundCall, TriedModel, shown, why_not
 from harness.models.first_call.watching import Failure, Watch, tensors_in
 from harness.runtime import threads_for
+from harness.user_code import raised
 
 _MOST_CALLS = 300
 _MOST_CALLS_OF_AN_OPTION = 12
@@ -263,11 +264,12 @@ def _first_options(optional: Mapping[str, Argument]) -> list[tuple[int, Guesses]
 
 def _options(guesses: Guesses, failure: Failure, optional: Mapping[str, Argument]) -> list[tuple[int, Guesses]]:
     """Arguments that forward seems to need although they have a default: those that the message names first, then in forward's order."""
-    lacks = "None" in failure.message or (not failure.operation and _LACKS.search(failure.message))
+    said = failure.message or raised(failure.error)  # an assertion without a message is quoted
+    lacks = "None" in said or (not failure.operation and _LACKS.search(said))
     if not lacks:
         return []
     left = [name for name in optional if name not in guesses.arguments]
-    named = [name for name in left if re.search(rf"\b{name}\b", failure.message)]
+    named = [name for name in left if re.search(rf"\b{name}\b", said)]
     costs = {name: 0 if name in named else 2 + bool(named) + (place > 0) for place, name in enumerate(left)}
     return [(cost, Guesses({**guesses.arguments, name: optional[name]})) for name, cost in costs.items()]
 

@@ -8,7 +8,7 @@ whatever packages it needs.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -43,12 +43,14 @@ class ReadCall:
         keywords: By name.
         file: Where it is.
         line: Its line.
+        is_sure: Whether it is known what is called, rather than that its name is ``model``.
     """
 
-    arguments: tuple[Any, ...]
+    arguments: Sequence[Any]
     keywords: Mapping[str, Any]
     file: Path
     line: int
+    is_sure: bool = True
 
 
 class Settings(dict[str, Any]):
@@ -171,3 +173,22 @@ def unknown(what: str) -> NoReturn:
         UnknownError: Always.
     """
     raise UnknownError(what)
+
+
+def gives_all(node: ast.AST, required: Collection[str]) -> bool:
+    """Whether a call gives every one of several arguments by name."""
+    return isinstance(node, ast.Call) and len(required) > 1 and set(required) <= {keyword.arg for keyword in node.keywords}
+
+
+def is_true(value: Any) -> bool:
+    """Whether a condition holds.
+
+    Raises:
+        UnknownError: It is not known, or of several values.
+    """
+    if isinstance(value, Outside):
+        raise UnknownError("a condition")
+    try:
+        return bool(value)
+    except Exception as error:  # an array of several values
+        raise UnknownError("a condition") from error

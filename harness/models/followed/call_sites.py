@@ -1,11 +1,14 @@
-"""The call in a repository that makes its model, found by following the scripts beside it from their command line on."""
+"""The calls in a repository that make its model and that give it inputs: its scripts, notebooks and README are followed by reading them."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import sys
+import textwrap
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.models.followed import UNKNOWN, Object, ReachedError, ReadCall, Settings, TooLongError
+from harness.models.followed import UNKNOWN, Object, ReachedError, ReadCall, Settings, TooLongError, gives_all
 from harness.models.followed.interpreter import Interpreter
 from harness.models.followed.outside import LARGEST_FILE
 from harness.runtime import Allowance
@@ -30,6 +33,9 @@ _ABOVE = 5
 
 _SCRIPTS = (r"train|main", r"run|demo|sample|infer|predict|generate", r"test|eval|export|convert")
 """Names of scripts, those first that make the model which people mean."""
+
+_TRIALS = (r"test|readme", r"demo|example|usage|sample|infer|predict|export|onnx|flops|bench|profile|summary", r"run|main|train")
+"""Names of scripts, those first that try a model on small values."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +68,16 @@ def found_call(target: Any, required: Collection[str]) -> FoundCall | None:
     if root is None:
         return None
     best: FoundCall | None = None
-    for call in _calls(root, file, target.__name__):
+    for call in _calls(root, file, target.__name__, required=required):
         found = _bound(target, call, root)
         missing = [name for name in required if found is None or name not in found.values]
         if found is not None and not missing:
             return found
-        if found is not None and found.settings and (best is None or len(found.values) > len(best.values)):
+        if (
+            found is not None
+            and (found.settings or 2 * len(missing) <= len(required))
+            and (best is None or len(found.values) > len(best.values))
+        ):
             best = found
     return best
 
@@ -81,32 +91,81 @@ def repository_of(file: Path) -> Path | None:
     return None
 
 
-def _calls(root: Path, file: Path, name: str) -> Iterator[ReadCall]:
+def found_inputs(model: type, makers: Collection[str] = ()) -> Iterator[ReadCall]:
+    """The calls of a model in its repository with the values that could be worked out, those of its own file first.
+
+    Args:
+        model: The class of the model.
+        makers: Names of functions that make it.
+    """
+    try:
+        file = Path(inspect.getsourcefile(model) or "").resolve()
+    except TypeError:
+        return
+    # A file outside a repository says only of itself how it is called.
+    yield from _calls(repository_of(file), file, model.__name__, makers, of_instances=True)
+
+
+def _calls(
+    root: Path | None,
+    file: Path,
+    name: str,
+    makers: Collection[str] = (),
+    of_instances: bool = False,
+    required: Collection[str] = (),
+) -> Iterator[ReadCall]:
     """The calls that scripts lead to, and those in functions that no script was seen to call."""
-    texts = dict(_python_files(root))
-    speak = [path for path, text in texts.items() if re.search(rf"\b{re.escape(name)}\b", text)]
-    scripts = [path for path in _leading_to(texts, speak) if path != file or "__main__" in texts[path]]
-    configs = list(_configs(root, file.stem, name))
+    texts = dict(_python_files(root, file)) if root is not None else {file: _text_of(file)}
+    names = (name, *makers)
+    speak = [path for path, text in texts.items() if re.search(rf"\b(?:{'|'.join(map(re.escape, names))})\b", text)]
+    scripts = [path for path in _leading_to(texts, speak) if path != file or of_instances or "__main__" in texts[path]]
+    configs = list(_configs(root, file.stem, name)) if root is not None else []
+    root = root or file.parent
     time = Allowance(_SECONDS)
-    for script in sorted(scripts, key=lambda path: _rank(path, root))[:_MOST_SCRIPTS]:
+    for script in sorted(scripts, key=lambda path: _rank(path, root, file if of_instances else None))[:_MOST_SCRIPTS]:
         if time.is_over:
             return
-        interpreter = Interpreter(root, (file, name), _parsed, configs)
+        interpreter = Interpreter(root, (file, name), _parsed, configs, of_instances, required)
         try:
             scope = interpreter.run(script)
-            for function in _functions_calling(_parsed(script), name) if script in speak else ():
+            for function in _functions_calling(_parsed(script), names, of_instances, required):
                 interpreter.enter(scope, function)
         except ReachedError as reached:
             yield reached.call
         except (TooLongError, RecursionError):
-            continue
+            pass
+        yield from interpreter.calls
 
 
-def _python_files(root: Path) -> Iterator[tuple[Path, str]]:
-    for path in _files(root, (".py",)):
+def _python_files(root: Path, file: Path) -> Iterator[tuple[Path, str]]:
+    """The files of a repository that have Python in them: modules, the READMEs above the model, notebooks."""
+    above = [folder for folder in file.parents if folder.is_relative_to(root)]
+    readmes = [path for folder in above for path in sorted(folder.glob("*.md")) if path.stem.lower().startswith("readme")]
+    for path in dict.fromkeys((*_files(root, (".py",)), *readmes, *_files(root, (".ipynb",))[:_MOST_SCRIPTS])):
         with suppress(OSError):
             if path.stat().st_size <= LARGEST_FILE:
-                yield path.resolve(), path.read_text(encoding="utf-8", errors="replace")
+                yield path.resolve(), _text_of(path)
+
+
+_CODE = re.compile(r"^[ \t]*```(?:python|py)\s*\n(.*?)^[ \t]*```", re.MULTILINE | re.DOTALL | re.IGNORECASE)
+_COMMAND = re.compile(r"^\s*[%!]", re.MULTILINE)
+
+
+def _text_of(path: Path) -> str:
+    """The Python of a module, of the examples of a README, or of the cells of a notebook."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if path.suffix == ".md":
+        parts = [textwrap.dedent(code) for code in _CODE.findall(text)]
+    elif path.suffix == ".ipynb":
+        try:
+            cells = json.loads(text).get("cells", ())
+            parts = ["".join(cell["source"]) for cell in cells if cell.get("cell_type") == "code"]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return ""
+        parts = [_COMMAND.sub(lambda found: f"# {found[0].strip()}", part) for part in parts]
+    else:
+        return text
+    return "\n".join(part for part in parts if _tree_of(part) is not None)
 
 
 def _files(root: Path, endings: tuple[str, ...]) -> list[Path]:
@@ -153,25 +212,40 @@ def _leading_to(texts: Mapping[Path, str], speak: Collection[Path]) -> list[Path
     return found
 
 
-def _rank(path: Path, root: Path) -> tuple[int, int, str]:
-    kind = next((place for place, words in enumerate(_SCRIPTS) if re.search(words, path.stem.lower())), len(_SCRIPTS))
-    is_test = path.stem.startswith("test_") or "tests" in path.relative_to(root).parts
-    return kind + 2 * is_test, len(path.relative_to(root).parts), str(path)
+def _rank(path: Path, root: Path, first: Path | None) -> tuple[bool, int, int, str]:
+    """Where a script comes among others; of those that try the model, tests and examples come before what trains it."""
+    words = _SCRIPTS if first is None else _TRIALS
+    kind = next((place for place, each in enumerate(words) if re.search(each, path.stem.lower())), len(words))
+    parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
+    is_test = first is None and (path.stem.startswith("test_") or "tests" in parts)
+    return path != first, kind + 2 * is_test, len(parts), str(path)
 
 
 @lru_cache(maxsize=256)
 def _parsed(path: Path) -> ast.Module | None:
     try:
-        return ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError):
+        return _tree_of(_text_of(path))
+    except OSError:
         return None
 
 
-def _functions_calling(tree: ast.Module | None, name: str) -> Iterator[str]:
-    """The functions of a module in which a name is used."""
+def _tree_of(text: str) -> ast.Module | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes in the user's strings
+            return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+
+
+def _functions_calling(
+    tree: ast.Module | None, names: Collection[str], or_any_model: bool, required: Collection[str]
+) -> Iterator[str]:
+    """The functions of a module in which a name is used, or whatever is called ``model``, or all arguments are given by name."""
+    used = {*names, *(("model", "net") if or_any_model else ())}
     for node in tree.body if tree is not None else ():
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and any(
-            isinstance(inner, ast.Name) and inner.id == name for inner in ast.walk(node)
+            (isinstance(inner, ast.Name) and inner.id in used) or gives_all(inner, required) for inner in ast.walk(node)
         ):
             yield node.name
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,18 @@ from harness.models.followed import (
     Settings,
     TooLongError,
     UnknownError,
+    gives_all,
     is_iterated,
+    is_true,
     unknown,
 )
+from harness.models.followed.arrays import ARRAYS, array_attribute, item_of_array, refuse_large
 from harness.models.followed.outside import (
     BUILTINS,
     CONFIGS,
     LARGEST_FILE,
     LONGEST,
+    MODULE_METHODS,
     OTHER_BUILTINS,
     SETTINGS_METHODS,
     Opened,
@@ -50,6 +54,9 @@ _OPERATORS: Mapping[type[ast.AST], Callable[..., Any]] = {
     ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b,
 }  # fmt: skip
 _HIGHEST_POWER = 64
+_MODELS = ("model", "net", "network")
+"""Names of what most likely is the model, where it is not known what they stand for."""
+
 _SAME = (ast.Is, ast.IsNot, ast.Eq, ast.NotEq)
 
 
@@ -58,15 +65,26 @@ class Expressions:
 
     Args:
         root: Its folder, which relative paths start from too.
-        wanted: The file and the name of what is called, at whose first call following ends.
+        wanted: The file and the name of what is called.
         sources: Parses a file; ``None`` where it cannot be read.
         configs: Config files of the repository, the likeliest of the model first.
+        of_instances: Whether the calls of a model are looked for, which are collected in ``calls``, rather than the first one that makes
+            it, at which following ends.
+        required: The arguments that make the model: a call of something unknown that gives all of them by name is taken for it.
     """
 
     def __init__(
-        self, root: Path, wanted: tuple[Path, str], sources: Callable[[Path], ast.Module | None], configs: Sequence[Path] = ()
+        self,
+        root: Path,
+        wanted: tuple[Path, str],
+        sources: Callable[[Path], ast.Module | None],
+        configs: Sequence[Path] = (),
+        of_instances: bool = False,
+        required: Collection[str] = (),
     ) -> None:
         self._root, self._wanted, self._parsed, self._configs = root, wanted, sources, configs
+        self._of_instances, self._required = of_instances, required
+        self.calls: list[ReadCall] = []
         self._modules: dict[Path, Scope] = {}
         self._steps = 0
         self._depth = 0
@@ -84,10 +102,7 @@ class Expressions:
         raise NotImplementedError
 
     def _truth(self, node: ast.expr, scope: Scope) -> bool:
-        value = self._value(node, scope)
-        if isinstance(value, Outside):
-            raise UnknownError("a condition")
-        return bool(value)
+        return is_true(self._value(node, scope))
 
     def _value(self, node: ast.expr, scope: Scope) -> Any:
         self._step()
@@ -126,16 +141,14 @@ class Expressions:
             value: Any = None
             for each in node.values:
                 value = self._value(each, scope)
-                if isinstance(value, Outside):
-                    raise UnknownError("a condition")
-                if bool(value) is isinstance(node.op, ast.Or):
+                if is_true(value) is isinstance(node.op, ast.Or):
                     break
             return value
         if isinstance(node, ast.Compare):
             left = self._value(node.left, scope)
             for op, right in zip(node.ops, node.comparators, strict=True):
                 other = self._value(right, scope)
-                if not self._operated(type(op), left, other):
+                if not is_true(self._operated(type(op), left, other)):
                     return False
                 left = other
             return True
@@ -182,17 +195,22 @@ class Expressions:
     def _item(self, owner: Any, key: ast.expr, scope: Scope) -> Any:
         if isinstance(owner, Object):
             return self._attribute(owner, str(self._value(key, scope)))
-        if isinstance(key, ast.Slice):
-            ends = [None if end is None else self._value(end, scope) for end in (key.lower, key.upper, key.step)]
-            place: Any = slice(*ends)
-        else:
-            place = self._value(key, scope)
+        place = self._place(key, scope)
+        if isinstance(owner, ARRAYS):
+            return item_of_array(owner, place)
         if not isinstance(owner, (dict, list, tuple, str, range)):
             raise UnknownError("an item")
         try:
             return owner[place]  # type: ignore[index]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UnknownError("an item") from error
+
+    def _place(self, key: ast.expr, scope: Scope) -> Any:
+        if isinstance(key, ast.Slice):
+            return slice(*(None if end is None else self._value(end, scope) for end in (key.lower, key.upper, key.step)))
+        if isinstance(key, ast.Tuple):
+            return tuple(self._place(each, scope) for each in key.elts)
+        return self._value(key, scope)
 
     def _attribute(self, owner: Any, name: str) -> Any:
         if isinstance(owner, Settings) and name in owner:
@@ -204,8 +222,18 @@ class Expressions:
         if isinstance(owner, Object):
             if name in owner.names:
                 return owner.names[name]
+            if name == "module":
+                return owner
             owner_class: Any = owner.cls
-            return self._of_class(owner_class, name, owner)
+            try:
+                return self._of_class(owner_class, name, owner)
+            except UnknownError:
+                if name in MODULE_METHODS:
+                    return Method(owner, name)
+                raise
+        if isinstance(owner, ARRAYS):
+            found = array_attribute(owner, name)
+            return Method(owner, name) if found is UNKNOWN else found
         if isinstance(owner, Class):
             return self._of_class(owner, name, owner)
         if isinstance(owner, Outside):
@@ -239,23 +267,36 @@ class Expressions:
         raise UnknownError(name)
 
     def _operated(self, kind: type[ast.AST], *values: Any) -> Any:
-        known = (Outside, *PLAIN) if kind in _SAME else PLAIN
+        known = (Outside, *PLAIN, *ARRAYS) if kind in _SAME else (*PLAIN, *ARRAYS)
         if kind not in _OPERATORS or not all(isinstance(value, known) for value in values):
             raise UnknownError(kind.__name__)
         if kind in (ast.Mult, ast.Pow) and any(isinstance(value, (int, float)) and abs(value) > LARGEST_FILE for value in values):
             raise UnknownError("a large number")
         if kind is ast.Pow and any(isinstance(value, (int, float)) and abs(value) > _HIGHEST_POWER for value in values[1:]):
             raise UnknownError("a high power")
+        refuse_large(values)
         try:
             return _OPERATORS[kind](*values)
         except Exception as error:  # whatever Python raises for these values
             raise UnknownError(kind.__name__) from error
 
     def _call(self, node: ast.Call, scope: Scope) -> Any:
-        function = self._value(node.func, scope)
+        try:
+            function = self._value(node.func, scope)
+        except UnknownError:
+            if self._of_instances and ast.unparse(node.func).rpartition(".")[2].lower() in _MODELS:
+                self.calls.append(ReadCall(*self._passed(node, scope), scope.file, node.lineno, is_sure=False))
+            if not self._of_instances and gives_all(node, self._required):  # `models[args.name](width=…)`
+                raise ReachedError(ReadCall(*self._passed(node, scope), scope.file, node.lineno, is_sure=False)) from None
+            raise
         arguments, keywords = self._passed(node, scope)
-        if isinstance(function, (Class, Function)) and self._is_wanted(function):
-            raise ReachedError(ReadCall(tuple(arguments), keywords, scope.file, node.lineno))
+        if isinstance(function, (Class, Function)) and self._is_wanted(function) and not self._of_instances:
+            raise ReachedError(ReadCall(arguments, keywords, scope.file, node.lineno))
+        if isinstance(function, Object):
+            function = self._of_class(function.cls, "forward", function)
+        if self._of_instances and self._is_forward_of_wanted(function):
+            self.calls.append(ReadCall(arguments, keywords, scope.file, node.lineno))
+            unknown("what the model returns")
         if isinstance(function, Function):
             return self._called(function, arguments, keywords)
         if isinstance(function, Class):
@@ -291,6 +332,11 @@ class Expressions:
 
     def _is_wanted(self, function: Class | Function) -> bool:
         return (function.scope.file, getattr(function.node, "name", "")) == self._wanted
+
+    def _is_forward_of_wanted(self, function: Any) -> bool:
+        if not isinstance(function, Function) or not isinstance(function.owner, Object):
+            return False
+        return getattr(function.node, "name", "") == "forward" and self._is_wanted(function.owner.cls)
 
     def _passed(self, node: ast.Call, scope: Scope) -> tuple[list[Any], dict[str, Any]]:
         arguments: list[Any] = []

@@ -58,8 +58,11 @@ class Interpreter(Expressions):
             try:
                 self._statement(statement, scope)
             except (UnknownError, RecursionError):
-                for name in _bound(statement):
-                    scope.names.pop(name, None)
+                self._forget(statement, scope)
+
+    def _forget(self, node: ast.AST, scope: Scope) -> None:
+        for name in _bound(node):
+            scope.names.pop(name, None)
 
     def _statement(self, node: ast.stmt, scope: Scope) -> None:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -84,9 +87,17 @@ class Interpreter(Expressions):
         elif isinstance(node, ast.If):
             self._block(node.body if self._truth(node.test, scope) else node.orelse, scope)
         elif isinstance(node, ast.For):
-            for item in self._items(self._value(node.iter, scope)):
+            try:
+                items = list(self._items(self._value(node.iter, scope)))
+            except UnknownError:  # such as batches of data: what happens to one of them
+                self._forget(node.target, scope)
+                self._block(node.body, scope)
+                return
+            for item in items:
                 self._assign(node.target, item, scope)
                 self._block(node.body, scope)
+        elif isinstance(node, ast.While):
+            self._block(node.body, scope)
         elif isinstance(node, ast.Try):
             self._block([*node.body, *node.finalbody], scope)
         elif isinstance(node, ast.With):
@@ -193,6 +204,11 @@ class Interpreter(Expressions):
             raise UnknownError("what a function returns")
         return None
 
+    def _has_forward(self, cls: Class) -> bool:
+        with suppress(UnknownError):
+            return self._of_class(cls, "forward", cls) is not None
+        return False
+
     def _made(self, cls: Class, arguments: list[Any], keywords: Mapping[str, Any]) -> Any:
         """An instance: settings for a dataclass, and for a class that is made of keywords."""
         fields = [node for node in cls.node.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
@@ -200,6 +216,8 @@ class Interpreter(Expressions):
             made = self._of_class(cls, "__init__", Object(cls))
         except UnknownError:
             made = None
+        if made is None and self._has_forward(cls):
+            return Object(cls)
         if made is None:
             found = Settings()
             for node in fields:
@@ -211,11 +229,17 @@ class Interpreter(Expressions):
             return Settings({name: value for name, value in found.items() if value is not UNKNOWN})
         if made.node.args.kwarg is not None and len(made.node.args.args) == 1 and not arguments:
             return opened(keywords)
+        if self._of_instances and self._is_wanted(cls):
+            names = [each.arg for each in made.node.args.args[1:]]
+            made.owner.names.update(
+                {**dict(zip(names, arguments, strict=False)), **keywords}
+            )  # most keep their arguments as they are called
+            return made.owner
         self._called(made, arguments, keywords, is_partial=True)
         return made.owner
 
 
-def _bound(statement: ast.stmt) -> list[str]:
+def _bound(statement: ast.AST) -> list[str]:
     """The names that a statement binds."""
     if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return []

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.models.followed import PLAIN, UNKNOWN, Method, Outside, Settings, UnknownError, is_iterated, opened, unknown
+from harness.models.followed import PLAIN, UNKNOWN, Method, Object, Outside, Settings, UnknownError, is_iterated, opened, unknown
+from harness.models.followed.arrays import ARRAYS, called_on_array, made_array
 
 CONFIGS = (".yaml", ".yml", ".json")
 """Endings of config files."""
@@ -67,6 +68,25 @@ _METHODS = frozenset(
 )
 """Methods of plain values that are called."""
 
+MODULE_METHODS = (
+    "to",
+    "cuda",
+    "cpu",
+    "eval",
+    "train",
+    "float",
+    "double",
+    "half",
+    "requires_grad_",
+    "apply",
+    "share_memory",
+    "type",
+)
+"""Methods of a model that return it."""
+
+_SAME_MODEL = ("DataParallel", "DistributedDataParallel", "DDP", "compile", "prepare", "convert_sync_batchnorm")
+"""What is given a model and gives it back, or something that is called in the same way."""
+
 SETTINGS_METHODS = ("merge_from_file", "merge_from_list", "freeze", "defrost", "clone")
 """Methods of a config of yacs."""
 
@@ -85,9 +105,11 @@ class Parser:
 
     Attributes:
         defaults: What they are by default.
+        chooses: The option that names which of several commands is meant.
     """
 
     defaults: Settings = field(default_factory=Settings)
+    chooses: str = ""
 
 
 @dataclass(frozen=True)
@@ -116,9 +138,13 @@ def called_outside(name: str, arguments: Sequence[Any], keywords: Mapping[str, A
     last = name.rpartition(".")[2]
     if last in ("ArgumentParser", "ArgParser"):
         return Parser()
-    if UNKNOWN in arguments or UNKNOWN in keywords.values():
-        unknown(name)
     first = arguments[0] if arguments else None
+    if last in _SAME_MODEL and isinstance(first, Object):
+        return first
+    if last == "tqdm" and first is not None:
+        return first
+    if any(each is UNKNOWN for each in (*arguments, *keywords.values())):
+        unknown(name)
     if last in _SETTINGS or last in ("OrderedDict",) or name == "dict":
         pairs = (
             {}
@@ -154,8 +180,10 @@ def called_outside(name: str, arguments: Sequence[Any], keywords: Mapping[str, A
         )
     if name == "type" and len(arguments) == 1 and isinstance(first, PLAIN):
         return Outside(type(first).__name__)
+    if name.startswith(("torch.", "numpy.")):
+        return made_array(name, arguments, keywords)
     function = getattr(math, last, None) if name.startswith("math.") else BUILTINS.get(name)
-    if function is None or not all(isinstance(each, PLAIN) or is_iterated(each) for each in arguments):
+    if function is None or not all(isinstance(each, (*PLAIN, *ARRAYS)) or is_iterated(each) for each in arguments):
         unknown(name)
     if function is range and any(isinstance(each, int) and abs(each) > LONGEST for each in arguments):
         unknown(name)
@@ -175,6 +203,10 @@ def called_method(method: Method, arguments: Sequence[Any], keywords: Mapping[st
         UnknownError: It is not known.
     """
     owner, name = method.owner, method.name
+    if isinstance(owner, ARRAYS):
+        return called_on_array(owner, name, arguments, keywords)
+    if isinstance(owner, Object):
+        return owner
     if isinstance(owner, Parser):
         return _parsed(owner, name, arguments, keywords, near)
     if isinstance(owner, Opened):
@@ -183,13 +215,20 @@ def called_method(method: Method, arguments: Sequence[Any], keywords: Mapping[st
         if name == "merge_from_file" and arguments and arguments[0] is not UNKNOWN:
             _merge(owner, opened(_content(str(arguments[0]), near, "yaml")))
         return copy.deepcopy(owner) if name == "clone" else None
-    if name not in _METHODS or UNKNOWN in arguments or UNKNOWN in keywords.values():
+    if name not in _METHODS or any(each is UNKNOWN for each in (*arguments, *keywords.values())):
         unknown(name)
     return _tried(name, lambda: getattr(owner, name)(*arguments, **keywords))
 
 
 def _parsed(parser: Parser, name: str, arguments: Sequence[Any], keywords: Mapping[str, Any], near: Callable[[Any], Path]) -> Any:
     if name in ("add_argument_group", "add_mutually_exclusive_group"):
+        return parser
+    if name == "add_subparsers":
+        parser.chooses = str(keywords.get("dest", ""))
+        return parser
+    if name == "add_parser":  # the first command is what people mean
+        if parser.chooses and arguments:
+            parser.defaults.setdefault(parser.chooses, arguments[0])
         return parser
     if name == "set_defaults":
         parser.defaults.update(keywords)
