@@ -7,6 +7,7 @@ import ast
 import dis
 import importlib
 import importlib.util
+import inspect
 import json
 import sys
 import traceback
@@ -96,7 +97,10 @@ def import_file(path: Path, key: str) -> ModuleType:
                 part = importlib.util.module_from_spec(spec)
                 sys.modules[name] = part
                 run_definitions(part, path)
-                return part
+                if any(
+                    inspect.isclass(each) and each.__module__ == name and hasattr(each, "forward") for each in vars(part).values()
+                ):
+                    return part
             sys.modules.pop(name, None)
         if root is None:
             raise ModelSourceError(f"`{key}`: importing {path} raised {raised(error)}{_missing_package(error)}") from error

@@ -103,12 +103,12 @@ class Net:
 
 
 def test_a_folder_of_the_name_of_a_file_in_it_is_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "model").mkdir()
+    (tmp_path / "twice").mkdir()
     (tmp_path / "base.py").write_text("SIZE = 3\n")
-    (tmp_path / "model" / "model.py").write_text("from base import SIZE\n")
-    monkeypatch.syspath_prepend(str(tmp_path / "model"))  # as `python -m` does with the folder that one is in
-    module = import_file(tmp_path / "model" / "model.py", "model_file")
-    assert (module.__name__, module.SIZE) == ("model.model", 3)
+    (tmp_path / "twice" / "twice.py").write_text("from base import SIZE\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "twice"))  # as `python -m` does with the folder that one is in
+    module = import_file(tmp_path / "twice" / "twice.py", "model_file")
+    assert (module.__name__, module.SIZE) == ("twice.twice", 3)
 
 
 @pytest.mark.parametrize(
