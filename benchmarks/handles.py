@@ -1,15 +1,21 @@
 # ruff: noqa: E402  the repository is put on the path first
-"""Measures whether what is said of a bug leads to the line to change, on the bugs of `tests/wild`.
+"""Measures whether what is said of a bug leads to the line to change, on the bugs of `tests/wild` and `tests/planted_bugs`.
 
-python benchmarks/handles.py                     # tier 1, a table by area
+python benchmarks/handles.py                     # reported bugs of tier 1, tables by area and by property
 python benchmarks/handles.py --draw 3 --verbose  # the third draw only, a line for every pair
 python benchmarks/handles.py --tier 3 --only gradient
+python benchmarks/handles.py --planted --seconds 0  # planted bugs, without hints
 
-A pair is written out as its author would have written it: the argument that switches the bug on is folded away, in one file with the bug and in
-one without. The lines in which the two files differ are the lines to change. A line is named where the place of the finding, or the call of the
-function that raised, is at most two lines from one of them (the excerpt in a report shows as much), where a hint changes one of them, or where
-the model with the hint's change is right by what the pair itself measures in plain PyTorch. A hint is right by that measure only. Pairs
-that nothing finds are left out, as are those whose models are two classes.
+A pair of one class is written out as its author would have written it: the argument that switches the bug on is folded away, in one file with
+the bug and in one without. The lines in which the two files differ are the lines to change; of two classes, those in which their methods
+differ. Of a bug that is found, the place of the finding (or the call of the function that raised) is
+
+- the line: at most one line from one to change, or a hint changes one of them;
+- the function: elsewhere in a function that has one;
+- elsewhere, or none.
+
+A hint is right where the model with its change is, by what a reported pair itself measures in plain PyTorch. Pairs that nothing finds are left
+out, as are those without a line to change, such as a training key.
 
 Ends with 1 where fewer than 80% of the bugs have their line named, or a hint is not right.
 """
@@ -17,6 +23,7 @@ Ends with 1 where fewer than 80% of the bugs have their line named, or a hint is
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import sys
@@ -24,6 +31,7 @@ import tempfile
 import textwrap
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import chdir
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -32,8 +40,10 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
 
-from written_pairs import Written, switch_of
+import torch
+from written_pairs import Line, Written, lines_between, switch_of
 
+from harness.catalogue import CATALOGUE
 from harness.config import TrainingConfig
 from harness.evidence import Evidence
 from harness.owners import Selection
@@ -44,14 +54,15 @@ from pytest_modeltiers.fixes import look_for_fix
 from pytest_modeltiers.live import judge_model
 from pytest_modeltiers.property_tests import run_test
 from pytest_modeltiers.verdicts import Judge
-from tests.planted_bugs.setups import Model, Setup, tests_of
+from tests.planted_bugs.register import PlantedBug, all_bugs
+from tests.planted_bugs.setups import Factory, Model, Setup, tests_of
 from tests.planted_bugs.tester import judged_of_a_bug
 from tests.planted_bugs.tier3.training import Training
 from tests.wild.register import AREAS, WildBug, wild_bugs
 
 GOAL = 0.8
 _CALLED_AT = re.compile(r", called at line (\d+)\)")
-_NEAR = 2
+_NEAR = 1
 
 
 @dataclass
@@ -60,15 +71,14 @@ class Outcome:
 
     Attributes:
         name: The pair.
-        area: Its area.
+        area: Its area, or the tier of a planted bug.
         draw: See ``WildBug``.
         test: The test that finds it.
         found: Whether it does, of the bug as it is written out.
         place: File and line that are named.
         lines: The lines to change.
-        near: Whether the place is one of them, or at most two lines away.
+        where: ``line``, ``function``, ``elsewhere`` or ``none``: where the place is, beside the lines to change.
         hint: The change that is offered; empty where none is.
-        hint_line: Whether it changes one of those lines.
         right: Whether the model with that change has the bug no more; ``None`` where the pair cannot measure models that are written out.
         seconds: Processor time of judging.
     """
@@ -79,46 +89,100 @@ class Outcome:
     test: str
     found: bool = False
     place: str = ""
-    lines: list[int] = field(default_factory=list)
-    near: bool = False
+    lines: list[Line] = field(default_factory=list)
+    where: str = "none"
     hint: str = ""
-    hint_line: bool = False
-    right: bool | None = False
+    right: bool | None = None
     seconds: float = 0.0
 
     @property
-    def named(self) -> bool:
-        """Whether the line is named by the place or the hint."""
-        return self.near or self.hint_line or bool(self.right)
+    def property(self) -> str:
+        """The property that finds it."""
+        return self.test.partition("[")[0]
 
 
-def outcome_of(bug: WildBug, folder: Path, seconds: float) -> Outcome | None:
-    """What is said of a bug; ``None`` where it cannot be written out."""
-    switch = switch_of(bug)
-    if switch is None:
+@dataclass
+class Pair:
+    """A bug of one of the registers, and what is the same for both.
+
+    Attributes:
+        bug: The bug.
+        name: Its name, which is also that of a file.
+        buggy: Makes the model with it.
+        sound: Makes the model without it.
+    """
+
+    bug: WildBug | PlantedBug
+
+    @property
+    def name(self) -> str:
+        return re.sub(r"\W+", "_", self.bug.name)
+
+    @property
+    def buggy(self) -> Factory:
+        return self.bug.buggy if isinstance(self.bug, WildBug) else self.bug.buggy.build  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def sound(self) -> Factory:
+        return self.bug.sound if isinstance(self.bug, WildBug) else self.bug.sound.build  # type: ignore[attr-defined,no-any-return]
+
+    def setup(self, build: Factory) -> Setup:
+        """What judges a model."""
+        return self.bug.setup(build) if isinstance(self.bug, WildBug) else replace(self.bug.buggy, build=build)  # type: ignore[type-var,call-arg]
+
+    def finding(self, found: dict[str, Evidence]) -> Evidence | None:
+        """What is found of the bug."""
+        if isinstance(self.bug, WildBug):
+            return self.bug.finding(found)
+        evidence = found.get(self.bug.test)
+        return evidence if evidence is not None and evidence.status is self.bug.status else None
+
+
+def outcome_of(pair: Pair, folder: Path, seconds: float) -> Outcome | None:
+    """What is said of a bug; ``None`` where there is no line of code to change."""
+    bug, switch, written = pair.bug, switch_of(pair), None
+    if switch is not None:
+        written = Written(pair, switch, folder)
+        lines, build = {(written.file.name, line) for line in written.lines}, written.build
+    else:
+        with torch.random.fork_rng(devices=[]):
+            lines, build = lines_between(pair.buggy(), pair.sound()), pair.buggy
+    if not lines:
         return None
-    written = Written(bug, switch, folder)
-    if not written.lines:
-        return None
-    outcome = Outcome(bug.name, bug.area, bug.draw, bug.test, lines=sorted(written.lines))
+    is_wild = isinstance(bug, WildBug)
+    outcome = Outcome(
+        bug.name, bug.area if is_wild else f"tier {bug.tier}", bug.draw if is_wild else 0, bug.test, lines=sorted(lines)
+    )
     started = time.process_time()
-    judged = tuple(dict.fromkeys(name for each in bug.judged for name in judged_of_a_bug(each)))
+    tests = bug.tests if is_wild else (bug.test,)
+    judged = tuple(dict.fromkeys(name for each in tests for name in judged_of_a_bug(each.partition("[")[0])))
     with tempfile.TemporaryDirectory() as files:
-        evidence = bug.finding(_found(bug.setup(written.build), judged, Path(files), seconds))
+        evidence = pair.finding(_found(pair.setup(build), judged, Path(files), seconds))
     outcome.seconds = round(time.process_time() - started, 1)
     if evidence is None:
         return outcome
-    outcome.found, outcome.place = True, evidence.place
-    file, _, line = evidence.place.rpartition(":")
-    said = [int(line)] if file == written.file.name and line.isdigit() else []
-    said += [int(each) for each in _CALLED_AT.findall(evidence.message) if said]
-    outcome.near = any(abs(each - one) <= _NEAR for each in written.lines for one in said)
+    outcome.found, outcome.place, outcome.where = True, evidence.place, _where(evidence, lines)
     if change := evidence.fix:
         outcome.hint = change.text
-        changes = range(change.line, change.line + len(change.old))
-        outcome.hint_line = Path(change.file).name == written.file.name and not written.lines.isdisjoint(changes)
-        outcome.right = written.is_right(bug, change)
+        changes = {(Path(change.file).name, line) for line in range(change.line, change.line + len(change.old))}
+        outcome.where = outcome.where if lines.isdisjoint(changes) else "line"
+        outcome.right = written.is_right(bug, change) if written is not None and is_wild else None
     return outcome
+
+
+def _where(evidence: Evidence, lines: set[Line]) -> str:
+    """Where the place of a finding is, beside the lines to change; see ``Outcome``."""
+    file, _, line = evidence.place.rpartition(":")
+    if not line.isdigit():
+        return "none"
+    said = [int(line), *map(int, _CALLED_AT.findall(evidence.message))]
+    own = [number for name, number in lines if name == Path(file).name]
+    if any(abs(each - one) <= _NEAR for each in own for one in said):
+        return "line"
+    code = Path(evidence.excerpt.file) if evidence.excerpt is not None else None
+    functions = [node for node in ast.walk(ast.parse(code.read_text())) if isinstance(node, ast.FunctionDef)] if code else []
+    around = [range(node.lineno, (node.end_lineno or node.lineno) + 1) for node in functions]
+    return "function" if any(int(line) in each and not set(own).isdisjoint(each) for each in around) else "elsewhere"
 
 
 def _found(setup: Setup, judged: tuple[str, ...], files: Path, seconds: float) -> dict[str, Evidence]:
@@ -150,26 +214,28 @@ def main(arguments: list[str] | None = None) -> int:
     warnings.simplefilter("ignore")
     outcomes = list[Outcome]()
     with tempfile.TemporaryDirectory() as folder, chdir(options.folder or folder):
-        for bug in _chosen(options):
-            outcome = outcome_of(bug, Path.cwd(), options.seconds)
+        for pair in _chosen(options):
+            outcome = outcome_of(pair, Path.cwd(), options.seconds)
             if outcome is not None:
                 outcomes.append(outcome)
                 if options.verbose:
                     print(line(outcome), flush=True)
-    print(table(outcomes))
+    for by in (_by_area, _by_property):
+        print(table(outcomes, by), end="\n\n")
     for outcome in outcomes:
-        if not options.verbose and outcome.found and (not outcome.named or (outcome.hint and outcome.right is False)):
+        if not options.verbose and outcome.found and (outcome.where != "line" or outcome.right is False):
             print(line(outcome))
     if options.json:
         options.json.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
     found = [outcome for outcome in outcomes if outcome.found]
     is_right = all(outcome.right is not False for outcome in found if outcome.hint)
-    return 0 if is_right and sum(outcome.named for outcome in found) >= GOAL * len(found) else 1
+    return 0 if is_right and sum(outcome.where == "line" for outcome in found) >= GOAL * len(found) else 1
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tier", type=int, default=1)
+    parser.add_argument("--planted", action="store_true", help="bugs of tests/planted_bugs instead")
     parser.add_argument("--draw", type=int, help="pairs of this draw only; 0 for those written before their check")
     parser.add_argument("--only", default="", help="pairs whose area or name holds this")
     parser.add_argument("--part", default="1/1", help="a part of the pairs, such as 1/2 and 2/2, for several processes")
@@ -182,50 +248,64 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return options
 
 
-def _chosen(options: argparse.Namespace) -> list[WildBug]:
+def _chosen(options: argparse.Namespace) -> list[Pair]:
     part, parts = map(int, options.part.split("/"))
-    bugs = [
-        bug
-        for bug in wild_bugs()
+    bugs: list[WildBug] | list[PlantedBug] = all_bugs(options.tier) if options.planted else wild_bugs()
+    pairs = [
+        Pair(bug)
+        for bug in bugs
         if bug.tier == options.tier and not bug.missed and any(word in str(bug) for word in options.only.split(","))
     ]
-    return [bug for bug in bugs if options.draw in (None, bug.draw)][part - 1 :: parts]
+    return [pair for pair in pairs if options.draw in (None, getattr(pair.bug, "draw", 0))][part - 1 :: parts]
 
 
 def line(outcome: Outcome) -> str:
     """What is said of a pair, in a line; the hint below it."""
     if not outcome.found:
         return f"{outcome.area} {outcome.name}: not found as it is written out"
-    said = "named" if outcome.named else "not named"
     verdict = {True: "right", False: "WRONG", None: "not measured"}[outcome.right]
     hint = outcome.hint and f"; a hint, {verdict}\n{textwrap.indent(outcome.hint, '    ')}"
-    lines = ", ".join(map(str, outcome.lines[:6]))
-    return f"{outcome.area} {outcome.name}: {said}: {outcome.place or 'no place'}, to change: {lines}{hint}"
+    lines = ", ".join(f"{file}:{number}" for file, number in outcome.lines[:6])
+    return (
+        f"{outcome.area} {outcome.name} {outcome.test}: {outcome.where}: {outcome.place or 'no place'}, to change: {lines}{hint}"
+    )
 
 
-def table(outcomes: list[Outcome]) -> str:
-    """The figures by area, of each draw, and of all, as a Markdown table."""
-    rows: list[tuple[str, ...]] = [("bugs", "found", "line named", "place within two lines", "hints", "right hints")]
-    rows += [_row(area, same) for area in AREAS if (same := [outcome for outcome in outcomes if outcome.area == area])]
-    for draw in sorted({outcome.draw for outcome in outcomes}):
-        label = f"draw {draw}" if draw else "written before the checks"
-        rows.append(_row(f"**{label}**", [outcome for outcome in outcomes if outcome.draw == draw]))
+def _by_area(outcome: Outcome) -> tuple[str, ...]:
+    return outcome.area, f"**draw {outcome.draw}**" if outcome.draw else "**written before the checks**"
+
+
+def _by_property(outcome: Outcome) -> tuple[str, ...]:
+    return (outcome.property,)
+
+
+def table(outcomes: list[Outcome], by: Callable[[Outcome], tuple[str, ...]]) -> str:
+    """The figures of groups, each outcome in all of its own, and of all, as a Markdown table."""
+    rows: list[tuple[str, ...]] = [
+        ("bugs", "found", "the line", "the function", "elsewhere", "none", "of the lines named, right", "hints", "right hints")
+    ]
+    order = [*AREAS, *CATALOGUE]
+    groups = sorted(
+        {group for outcome in outcomes for group in by(outcome)}, key=lambda group: (group[0] == "*", group not in order, group)
+    )
+    rows += [_row(group, [outcome for outcome in outcomes if group in by(outcome)]) for group in groups]
     rows.append(_row("**all**", outcomes))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|---|--:|--:|--:|--:|--:|", *lines[1:]])
+    return "\n".join([lines[0], "|---|" + "--:|" * (len(rows[0]) - 1), *lines[1:]])
 
 
 def _row(label: str, outcomes: list[Outcome]) -> tuple[str, ...]:
     found = [outcome for outcome in outcomes if outcome.found]
-    named, near, right = (sum(bool(getattr(each, key)) for each in found) for key in ("named", "near", "right"))
-    share = f" ({named / len(found):.0%})" if found else ""
+    said = {where: sum(each.where == where for each in found) for where in ("line", "function", "elsewhere", "none")}
+    named = len(found) - said["none"]
     return (
         label,
         f"{len(found)} of {len(outcomes)}",
-        f"{named}{share}",
-        str(near),
+        f"{said['line']} ({said['line'] / len(found):.0%})" if found else "-",
+        *(str(said[where]) for where in ("function", "elsewhere", "none")),
+        f"{said['line'] / named:.0%}" if named else "-",
         str(sum(bool(each.hint) for each in found)),
-        str(right),
+        str(sum(each.right is True for each in found)),
     )
 
 

@@ -1,4 +1,8 @@
-"""A pair of `tests/wild` as its author would have written it: the argument that switches the bug on is folded away."""
+"""The lines in which a bug differs from its twin.
+
+A pair of one class is written as its author would have written it: the argument that switches the bug on is folded away. Of two classes the
+code is compared, method by method.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,34 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 from unittest.mock import Mock, patch
 
 import torch
 from torch import nn
 
 from harness.evidence import Fix
+from harness.user_code import is_users_file
+from tests.planted_bugs import register as planted_register
 from tests.wild import register
 from tests.wild.register import NOISE, WildBug, wrongness
+
+Line = tuple[str, int]
+"""The name of a file, and a line of it."""
+
+
+class Pair(Protocol):
+    """A bug and its twin: `name`, and what makes each."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def buggy(self) -> Callable[[], nn.Module]: ...
+
+    @property
+    def sound(self) -> Callable[[], nn.Module]: ...
+
 
 _UNKNOWN = object()
 _COMPARISONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
@@ -221,7 +244,7 @@ def _is_named(node: ast.AST, name: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name
 
 
-def switch_of(bug: WildBug) -> tuple[str, Any, Any] | None:
+def switch_of(bug: Pair) -> tuple[str, Any, Any] | None:
     """The argument that a pair's two models differ in, with its value in the bug and without; ``None`` where they differ in more."""
     wrong, right = (
         (each.func, each.args, each.keywords) if isinstance(each, partial) else (each, (), {}) for each in (bug.buggy, bug.sound)
@@ -253,7 +276,7 @@ class Written:
         lines: The lines in it to change, and, where something is missing, those before and after the place.
     """
 
-    def __init__(self, bug: WildBug, switch: tuple[str, Any, Any], folder: Path) -> None:
+    def __init__(self, bug: Pair, switch: tuple[str, Any, Any], folder: Path) -> None:
         self._made = bug.buggy if isinstance(bug.buggy, partial) else partial(bug.buggy)
         self._flag, self._folder, self._name = switch[0], folder, bug.name
         self._source = sys.modules[self._made.func.__module__]
@@ -263,7 +286,8 @@ class Written:
             self._path(kind).write_text(text)
         with torch.random.fork_rng(devices=[]):
             made = self.build()
-        self.lines = _changed_lines(*(text.splitlines() for text in texts)) & set(_lines_of(texts[0], made))
+        changed = _changed_lines(*(text.splitlines() for text in texts))
+        self.lines = (changed | set(_lines_that_use(texts[0], changed))) & set(_lines_of(texts[0], made))
 
     def _path(self, kind: str) -> Path:
         return self._folder / f"{kind}_{self._name}.py"
@@ -273,7 +297,8 @@ class Written:
         tree = Folded(tree, self._flag, value).visit(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.level:
-                node.module, node.level = f"{self._source.__package__}.{node.module or ''}".rstrip("."), 0
+                package = str(self._source.__package__).rsplit(".", node.level - 1)[0]
+                node.module, node.level = f"{package}.{node.module or ''}".rstrip("."), 0
         return ast.unparse(ast.fix_missing_locations(tree))
 
     def build(self, kind: str = "model") -> nn.Module:
@@ -292,7 +317,8 @@ class Written:
             spec = importlib.util.spec_from_file_location(name, self._path(kind))
             assert spec is not None and spec.loader is not None  # noqa: PT018
             sys.modules[name] = importlib.util.module_from_spec(spec)
-            with patch.multiple(register, _REGISTER={}, WildBug=Mock()):  # it registers its pairs once more
+            # It registers its pairs once more.
+            with patch.multiple(register, _REGISTER={}, WildBug=Mock()), patch.object(planted_register, "_REGISTER", {}):
                 spec.loader.exec_module(sys.modules[name])
         return sys.modules[name]
 
@@ -326,6 +352,16 @@ def _changed_lines(wrong: list[str], right: list[str]) -> set[int]:
     return found
 
 
+def _lines_that_use(text: str, changed: set[int]) -> Iterator[int]:
+    """The lines that use what a changed line only gives a name, such as a number: what is wrong can be changed there as well."""
+    for cls in ast.walk(ast.parse(text)):
+        nodes = list(ast.walk(cls)) if isinstance(cls, ast.ClassDef) else []
+        named = [node for node in nodes if isinstance(node, ast.Assign) and node.lineno in changed]
+        plain = [node for node in named if not any(isinstance(each, (ast.Call, ast.Tuple)) for each in ast.walk(node))]
+        names = {ast.unparse(target) for node in plain for target in node.targets}
+        yield from (node.lineno for node in nodes if isinstance(node, (ast.Name, ast.Attribute)) and ast.unparse(node) in names)
+
+
 def _lines_of(text: str, model: nn.Module) -> Iterator[int]:
     """The lines of a model's classes, and of other classes and functions that are neither modules nor register pairs."""
     own = {cls.__name__ for module in model.modules() for cls in type(module).__mro__}
@@ -335,3 +371,23 @@ def _lines_of(text: str, model: nn.Module) -> Iterator[int]:
         registers = isinstance(node, ast.FunctionDef) and any(_is_named(each, "wild") for each in ast.walk(node))
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not registers and (not is_module or node.name in own):
             yield from range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def lines_between(wrong: nn.Module, right: nn.Module) -> set[Line]:
+    """The lines of a model that are different in another one, method by method of the classes of modules at the same place."""
+    others, found = dict(right.named_modules()), set[Line]()
+    for path, module in wrong.named_modules():
+        one, other = type(module), type(others[path]) if path in others else nn.Module
+        if one is not other:
+            for name in {name for cls in one.__mro__ for name in vars(cls)}:
+                found |= _lines_of_method(inspect.getattr_static(one, name), inspect.getattr_static(other, name, None))
+    return found
+
+
+def _lines_of_method(wrong: object, right: object) -> set[Line]:
+    wrong, right = (each.fget if isinstance(each, property) else getattr(each, "__func__", each) for each in (wrong, right))
+    if wrong is right or not inspect.isfunction(wrong) or not is_users_file(wrong.__code__.co_filename):
+        return set()
+    (own, first), other = inspect.getsourcelines(wrong), inspect.getsourcelines(right)[0] if inspect.isfunction(right) else []
+    changed = _changed_lines(*([line.strip() for line in lines] for lines in (own, other)))
+    return {(Path(wrong.__code__.co_filename).name, first - 1 + line) for line in changed}

@@ -15,10 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes
-from harness.evidence import Evidence, Status
+from harness.evidence import Blame, Evidence, Status
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
 from harness.properties.carried_state import going_on
-from harness.properties.gradient_tracing import calls_with_gradient, first_bad_gradient, graph_of, is_alive, recording_graph
+from harness.properties.gradient_tracing import (
+    GraphLines,
+    calls_with_gradient,
+    first_bad_gradient,
+    graph_of,
+    is_alive,
+    recording_graph,
+)
 from harness.properties.large_tensors import moments, reading_gradients, root_mean_square
 from harness.properties.noise import is_packed, quantised_part
 from harness.properties.optional_inputs import lacking, without
@@ -28,13 +35,15 @@ from harness.properties.prerequisites import BACKWARD_RAISES
 from harness.properties.subject import Subject
 from harness.properties.tracing import path_of
 from harness.runtime import seeded
-from harness.user_code import is_users_file
+from harness.user_code import is_written_here
 from harness.wording import and_others, joined
 
 _STEPS = 3
 _STEPS_WHERE_ABSENT = 16
 _NUDGE = 1e-2
 _OTHER_WEIGHTS = 3
+_CUTS = 4
+"""Lines that cut the graph that are tried one by one."""
 
 _STEP = "training_step"
 _LOSSES = ("loss", "compute_loss", "get_loss", "calculate_loss", "loss_function")
@@ -94,7 +103,7 @@ def _judge_unreached(
             cause="a bias that is subtracted again, as in the difference of two embeddings: leave it out (bias=False)",
             code="cancels",
         )
-    why, module = _cut(subject, model, unreached[0], gradients)
+    why, blame = _cut(subject, model, unreached[0], gradients)
     if all(path in gradients for path in unreached) and (seeds := _reached_by_other_weights(subject, unreached, seed)):
         return Evidence.counted(
             name,
@@ -103,7 +112,8 @@ def _judge_unreached(
             f"{subject.seed}, but one with those of {joined(seeds)}: {why}",
             len(unreached),
             "parameters",
-            module=module,
+            module=blame,
+            place=blame.place,
             cause="units that are all dead by chance: a layer of few units behind a ReLU, or weights too small for its biases",
             code="dead_by_chance",
         )
@@ -113,7 +123,8 @@ def _judge_unreached(
         f"parameter `{unreached[0]}` receives no gradient{and_others(len(unreached) - 1, 'parameter')}: {why}",
         len(unreached),
         "parameters",
-        module=module,
+        module=blame,
+        place=blame.place,
         cause="a detach(), no_grad() or .data, an argmax or rounding in the path, a module that forward never calls, or a branch "
         "multiplied by zero",
         code="no_gradient",
@@ -274,31 +285,43 @@ def _nudged(model: nn.Module) -> nn.Module:
     return model
 
 
-def _cut(subject: Subject, model: nn.Module, path: str, gradients: dict[str, float]) -> tuple[str, str]:
-    """Why a parameter receives no gradient, and the module in which its path to the loss is cut."""
+def _cut(subject: Subject, model: nn.Module, path: str, gradients: dict[str, float]) -> tuple[str, Blame]:
+    """Why a parameter receives no gradient, and the module and the line in which its path to the loss is cut."""
     owner, _, _ = path.rpartition(".")
-    with mode(model, train=True), seeded(0), torch.enable_grad(), recording_graph(model) as calls:
-        batch = subject.batch()
-        loss = subject.adapter.loss(subject.logits_with_grad(batch, model), batch)
     if path in gradients:
         with mode(model, train=True), seeded(0):
-            killer = first_bad_gradient(model, lambda: subject.backward(subject.batch(), model), is_alive)
+            killer = first_bad_gradient(model, lambda: subject.backward(subject.batch(), model), is_alive, path)
         model.zero_grad(set_to_none=True)
         if killer in ("", path_of("")):
-            return "its gradient is exactly zero", owner or path
+            return "its gradient is exactly zero", Blame(owner or path, killer.place)
         return f"its gradient is exactly zero, like that of the inputs of `{killer}`", killer
+    lines = GraphLines()
+    with mode(model, train=True), seeded(0), torch.enable_grad(), recording_graph(model) as calls, lines:
+        batch = subject.batch()
+        loss = subject.adapter.loss(subject.logits_with_grad(batch, model), batch)
     if owner and all(call.module != owner for call in calls):
-        return f"forward never calls `{owner}`", owner
-    graph = graph_of(loss)
+        return f"forward never calls `{owner}`", Blame(owner)
+    parameter, graph = model.get_parameter(path), graph_of(loss)
+    cuts = lines.lines_of_cuts(parameter)
+    place = next((line for line in cuts[:_CUTS] if _reaches_without(subject, model, parameter, line)), "")
     cutter = next((call.module for call in calls if call.cuts(graph)), "")
     if cutter and cutter != path_of(""):
-        return f"`{cutter}` cuts the graph", cutter
+        return f"`{cutter}` cuts the graph", Blame(cutter, place)
+    place = place or lines.last_line(parameter)
     for container in _enclosing(owner):
         if not container or any(call.reaches(graph) for call in calls if call.module == container):
             where = f"`{container}`" if container else "the model's own forward"
             fate = "it is not used" if container == owner else f"the output of `{owner}` is cut off or dropped"
-            return f"inside {where} {fate}", path_of(container)
-    return "it is cut off", owner
+            return f"inside {where} {fate}", Blame(path_of(container), place)
+    return "it is cut off", Blame(owner, place)
+
+
+def _reaches_without(subject: Subject, model: nn.Module, parameter: Tensor, line: str) -> bool:
+    """Whether the loss depends on a parameter through the graph where a line does not cut it."""
+    with mode(model, train=True), seeded(0), torch.enable_grad(), GraphLines(kept=line):
+        batch = subject.batch()
+        loss = subject.adapter.loss(subject.logits_with_grad(batch, model), batch)
+    return any(getattr(node, "variable", None) is parameter for node in graph_of(loss))
 
 
 def _enclosing(path: str) -> Iterator[str]:
@@ -354,12 +377,7 @@ def _lines_at_fault(subject: Subject, model: nn.Module) -> list[tuple[str, int]]
         with suppress(RuntimeError), anomaly, mode(model, train=True), seeded(0):
             subject.backward(subject.batch(), model)
     frames = [frame for warning in caught for frame in _FRAME.findall(str(warning.message))]
-    return [(file, int(line)) for file, line in reversed(frames) if is_users_file(file) and not _is_installed(file)]
-
-
-def _is_installed(file: str) -> bool:
-    """Whether a file is of an installed package, such as the test runner's at the outer end of a traceback."""
-    return any(part in ("site-packages", "dist-packages") for part in Path(file).parts)
+    return [(file, int(line)) for file, line in reversed(frames) if is_written_here(file)]
 
 
 def _module_of(model: nn.Module, file: str, line: int) -> str:

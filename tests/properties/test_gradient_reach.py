@@ -19,6 +19,7 @@ from harness.properties.numerics import finite_gradients_by_content
 from harness.properties.subject import Subject
 from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
+from pytest_modeltiers.live import judge_model
 from tests.planted_bugs.tier1.tabular import SoftplusByHand
 
 TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=6, num_classes=3)
@@ -239,3 +240,68 @@ def test_weights_whose_gradients_cancel_are_a_failure() -> None:
 
     assert evidence.status is Status.FAIL, evidence.explain()
     assert {"each.weight", "each.bias"} <= set(evidence.details["unreached"])
+
+
+class Cut(nn.Module):
+    """Loses the gradient of what it embeds, in one way or another."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.embed, self.head = way, nn.Linear(6, WIDTH), nn.Linear(6 + WIDTH, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.embed(features)
+        scale = x.detach().abs().mean() + 1  # for all the same: it costs no gradient
+        x = x / scale
+        if self.way == "detached":
+            x = x.detach().tanh()
+        if self.way == "read as data":
+            x = x.data.tanh()
+        if self.way == "without gradients":
+            with torch.no_grad():
+                x = x.tanh()
+        if self.way == "rounded":
+            x = torch.round(x)
+        if self.way == "one share":
+            x = x.sum(-1, keepdim=True).softmax(-1) * torch.ones(WIDTH)
+        if self.way == "dropped":
+            x = torch.zeros_like(x)
+        return self.head(torch.cat((features, x), -1))
+
+
+@pytest.mark.parametrize(
+    ("way", "line"),
+    [
+        ("detached", "x = x.detach().tanh()"),
+        ("read as data", "x = x.data.tanh()"),
+        ("without gradients", "x = x.tanh()"),
+        ("rounded", "x = torch.round(x)"),
+        ("one share", "softmax(-1)"),
+        ("dropped", "zeros_like(x)"),
+    ],
+)
+def test_the_line_that_loses_a_gradient_is_named(way: str, line: str) -> None:
+    found = judge_model(lambda: Cut(way), TABLE, only=["gradient_flow"])["gradient_flow[reaches_every_parameter]"]
+    assert found.status is Status.FAIL
+    assert found.excerpt is not None
+    assert line in found.excerpt.marked, found.explain()
+
+
+class DividesByNothing(nn.Module):
+    """Has a finite output and a gradient of NaN at zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.near, self.head = nn.Linear(6, WIDTH, bias=False), nn.Linear(WIDTH, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.near(features)
+        size = x.square().sum(-1, keepdim=True)
+        return self.head(x / (size.sqrt() + 1))
+
+
+def test_the_line_whose_gradient_is_not_finite_is_named() -> None:
+    found = judge_model(DividesByNothing, TABLE, only=["gradient_flow"])["gradient_flow[finite]"]
+    assert found.status is Status.FAIL
+    assert found.excerpt is not None
+    assert "size.sqrt()" in found.excerpt.marked, found.explain()
