@@ -18,7 +18,6 @@ from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError, mode
 from harness.properties.independence import Run
 from harness.properties.noise import first_failure, judge_equal, remembered
-from harness.properties.places import writing_line
 from harness.properties.prerequisites import (
     LENGTH_FIRST_CAUSE,
     READS_LENGTH_FIRST,
@@ -40,6 +39,7 @@ from harness.properties.tracing import (
     whole,
 )
 from harness.properties.vocabulary import unreadable_token
+from harness.properties.watched_lines import writing_line
 from harness.tasks.axes import ANY_SIZE, BATCH, fits_shape, shape_text
 
 LAYOUTS = ("transposed", "strided", "offset", "expanded", "channels_last")

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes
-from harness.evidence import Blame, Evidence, Status
+from harness.evidence import WHOLE, Blame, Evidence, Status
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, NoGradientError, mode
 from harness.properties.large_tensors import keeping_state
 from harness.properties.noise import difference, judge_equal
 from harness.properties.padding import padded, placed, tells_padding
-from harness.properties.places import drawing_line
+from harness.properties.places import method_of
 from harness.properties.prerequisites import REPEATS
 from harness.properties.state import out_of_reach_of_eval
 from harness.properties.subject import Subject
 from harness.properties.tracing import calls_of, first_divergence, path_of, probing, whole
+from harness.properties.watched_lines import drawing_line, switching_line
 from harness.runtime import RandomState, seed_everything, seeded
 
 _APART = 50
@@ -87,10 +89,12 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
     model.eval()
     if stuck := [path_of(path) for path, module in model.named_modules() if module.training]:
-        return _stuck_in_train_mode(stuck, counterexample)
+        return _stuck_in_train_mode(model, stuck, counterexample)
     before = subject.logits(batch)
     if flipped := _flipped(model, lambda: subject.logits(batch), expected=False):
-        return _flip_evidence(flipped, "train", counterexample)
+        return _flip_evidence(flipped, "train", counterexample).at(
+            _switching(model.eval(), flipped, lambda: subject.logits(batch))
+        )
     moved = difference(before, subject.logits(batch))
     if subject.bound(name) < moved < float("inf"):
         return Evidence(
@@ -112,11 +116,13 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 "train() leaves the model in eval mode",
                 counterexample=counterexample,
                 cause="an overridden train()",
+                place=method_of(model, "train"),
                 code="stays_in_eval_mode",
             )
         frozen = {module for module in model.modules() if not module.training}
         if flipped := _flipped(model, lambda: _under_seed(0, subject, batch, model), expected=True, ignoring=frozen):
-            return _flip_evidence(flipped, "eval", counterexample)
+            place = _switching(model.train(), flipped, lambda: _under_seed(0, subject, batch, model))
+            return _flip_evidence(flipped, "eval", counterexample).at(place)
     model.eval()
 
     def compare(judge: nn.Module) -> tuple[Tensor, Tensor]:
@@ -367,6 +373,7 @@ def _stuck_in_train_mode(stuck: list[str], counterexample: str) -> Evidence:
         counterexample,
         stuck[0],
         "an overridden train() or eval() that does not call super() or passes on the wrong mode",
+        place=next(filter(None, places), ""),
         code="stays_in_train_mode",
     )
 

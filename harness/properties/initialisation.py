@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from harness.evidence import Evidence, Status
+from harness.evidence import Blame, Evidence, Status
 from harness.properties.calling import NoGradientError, mode
-from harness.properties.large_tensors import reading_gradients
+from harness.properties.large_tensors import reading_gradients, root_mean_square
 from harness.properties.model_variants import calibrated, untouched_statistics
+from harness.properties.noise import is_packed
 from harness.properties.places import line_that_calls
 from harness.properties.subject import Subject
 from harness.properties.tracing import recording
+from harness.properties.watched_lines import LinesOfParameters
 from harness.runtime import seeded
 from harness.wording import listed
 
@@ -25,6 +29,9 @@ _NEVER = -1e8
 
 _SMALL = 0.02
 """Standard deviation of weights that are filled in where a layer starts at zero."""
+
+_MOST_RESCALED = 8
+"""Parameters that are given their usual scale one by one."""
 
 _TELLING = 8
 """Numbers at the beginning of a row that tell it from nearly all others."""
@@ -44,13 +51,16 @@ def initial_loss(subject: Subject, seed: int = 0) -> Evidence:
     signature = subject.task.signature
     classes = signature.main.class_count_at(signature.complete(subject.typical.by_axis(subject.task))) or 1
     uniform = math.log(classes)
-    model = subject.fresh()
-    losses = []
-    with mode(model, train=True), seeded(seed), torch.no_grad():
-        for draw in range(_BATCHES):
-            batch = subject.batch(seed=seed + draw)
-            losses.append(float(subject.adapter.loss(subject.logits(batch, model), batch)))
-    loss = sum(losses) / len(losses)
+
+    def loss_of(model: nn.Module) -> float:
+        losses = []
+        with mode(model, train=True), seeded(seed), torch.no_grad():
+            for draw in range(_BATCHES):
+                batch = subject.batch(seed=seed + draw)
+                losses.append(float(subject.adapter.loss(subject.logits(batch, model), batch)))
+        return sum(losses) / len(losses)
+
+    loss = loss_of(subject.fresh())
     excess = loss - uniform
     allowed = subject.task.tolerances.get(_NAME, uniform + 1.0)
     # Scores drawn at random rather than from a model make the mean loss vary by about their spread over the root of the count.
@@ -71,7 +81,40 @@ def initial_loss(subject: Subject, seed: int = 0) -> Evidence:
         details={"loss": loss, "uniform": uniform},
         compared=f"loss {loss:.3g}, uniform guess {uniform:.3g} (allowed up to {uniform + allowed:.3g})",
         code="" if status is Status.OK else "too_large",
+        investigate=lambda: _rescaled(subject, lambda model: loss_of(model) - uniform <= min(1.0, allowed)),
     )
+
+
+def _rescaled(subject: Subject, holds: Callable[[nn.Module], bool], is_up: bool = False) -> Blame:
+    """The parameter with which a model is in order once its scale is the usual one, and the line that last wrote into it.
+
+    Args:
+        subject: The model.
+        holds: Whether a model is in order.
+        is_up: Whether parameters that are too small are meant, all of which are changed at once, rather than one that is too large.
+    """
+    scales = {}
+    for path, parameter in subject.model.named_parameters():
+        if parameter.ndim > 1 and parameter.is_floating_point() and parameter.numel() and not is_packed(parameter):
+            usual = (len(parameter) / parameter.numel()) ** 0.5
+            scales[path] = root_mean_square(parameter) / usual
+    odd = {path: scale for path, scale in scales.items() if (0 < scale < 0.5 if is_up else scale > 2)}
+    ranked = sorted(odd, key=odd.__getitem__, reverse=not is_up)
+    for paths in [ranked] if is_up else [[path] for path in ranked[:_MOST_RESCALED]]:
+        model = subject.fresh()
+        with torch.no_grad():
+            for path in paths:
+                model.get_parameter(path).div_(odd[path])
+        if paths and holds(model):
+            return Blame(paths[0], _line_of(subject, paths[0]))
+    return Blame("")
+
+
+def _line_of(subject: Subject, path: str) -> str:
+    """The line that last wrote into a parameter, where the model can be built once more."""
+    if subject.rebuild is None or subject.is_large:
+        return ""
+    return LinesOfParameters(partial(subject.rebuild, subject.seed)).written(path)
 
 
 def symmetry(subject: Subject, seed: int = 0) -> Evidence:
@@ -112,6 +155,7 @@ def symmetry(subject: Subject, seed: int = 0) -> Evidence:
         path,
         "weights filled with a constant (zeros_, ones_, constant_) or copied from one unit to all",
         {"layers": [name for name, *_ in twins]},
+        place=_line_of(subject, path),
         code="units_start_equal",
     )
 
@@ -133,16 +177,25 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
             counterexample,
             broken[0],
             "memory that was never initialised (torch.empty), or weights saved after training diverged",
+            place=_line_of(subject, broken[0]),
             code="not_finite",
         )
     if untouched_statistics(model):
         model = calibrated(subject)
-    with recording(model) as calls:
-        logits = subject.logits(subject.batch(seed=seed), model)
-    spread = float((logits.double() - subject.logits(subject.batch(seed=seed + 1), model).double()).abs().max())
+
+    def spread_of(model: nn.Module) -> float:
+        first, second = (subject.logits(subject.batch(seed=number), model).double() for number in (seed, seed + 1))
+        return float((first - second).abs().max())
+
+    def loudest_of(model: nn.Module) -> tuple[float, str]:
+        with recording(model) as calls:
+            subject.logits(subject.batch(seed=seed), model)
+        return max(((_largest(call.outputs), call.module) for call in calls), default=(0.0, ""))
+
+    spread = spread_of(model)
     floor = subject.rounding
     if not spread > floor:
-        spread = _spread_with_filled_zeros(subject, seed)
+        spread = _spread_with_filled_zeros(subject, seed, spread_of)
     if not spread > floor:
         return Evidence(
             _NAME,
@@ -154,8 +207,9 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
             counterexample,
             cause="weights too small for the depth, units that are all dead, or a norm that divides by too much",
             code="signal_vanishes",
+            investigate=lambda: _rescaled(subject, lambda model: spread_of(model) > floor, is_up=True),
         )
-    loudest, module = max(((_largest(call.outputs), call.module) for call in calls), default=(0.0, ""))
+    loudest, module = loudest_of(model)
     if loudest > _HALF_PRECISION_MAX:
         return Evidence(
             _NAME,
@@ -165,16 +219,18 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
             _HALF_PRECISION_MAX,
             "",
             counterexample,
-            module,
-            "a residual stream without norm, or an initial scale that grows with depth",
+            cause="a residual stream without norm, or an initial scale that grows with depth",
             code="too_large",
+            investigate=lambda: Blame(
+                module, _rescaled(subject, lambda other: loudest_of(other)[0] <= _HALF_PRECISION_MAX).place
+            ),
         )
     return Evidence.ok(
         _NAME, "parameters and signals are in range", loudest, _HALF_PRECISION_MAX, "largest activation", counterexample
     )
 
 
-def _spread_with_filled_zeros(subject: Subject, seed: int) -> float:
+def _spread_with_filled_zeros(subject: Subject, seed: int, spread_of: Callable[[nn.Module], float]) -> float:
     """How far the logits of two inputs are apart once weights that are zero throughout are small instead; 0 where no weights are.
 
     A head or the last layer of a branch may start at zero on purpose, and moves with the first step.
@@ -185,10 +241,7 @@ def _spread_with_filled_zeros(subject: Subject, seed: int) -> float:
     with torch.no_grad():
         for parameter in zeros:
             parameter.copy_(_SMALL * torch.randn(parameter.shape, generator=rng))
-    if not zeros:
-        return 0.0
-    first, second = (subject.logits(subject.batch(seed=number), model).double() for number in (seed, seed + 1))
-    return float((first - second).abs().max())
+    return spread_of(model) if zeros else 0.0
 
 
 def _stuck_at_one_value(subject: Subject, model: nn.Module, seed: int) -> list[str]:

@@ -25,9 +25,10 @@ from harness.properties.loading import NAME, Load, NotLoadedError, judge_loading
 from harness.properties.meta_loading import filling_what_is_empty
 from harness.properties.model_variants import moved
 from harness.properties.noise import judge_equal
-from harness.properties.places import end_of, line_that_calls, lines_that_load_in_part, method_of, placed_at
+from harness.properties.places import end_of, line_that_calls, method_of, placed_at
 from harness.properties.resuming import in_train_mode
 from harness.properties.subject import Subject, in_dtype_of
+from harness.properties.watched_lines import lines_that_load_in_part
 from harness.tasks.values import Ids
 from harness.user_code import raised
 from harness.wording import listed

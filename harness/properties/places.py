@@ -8,30 +8,25 @@ import linecache
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
-from unittest.mock import patch
 
-import torch
 from torch import Tensor, nn
 
-from harness.compat import OpOverload, TorchDispatchMode, memory_key, tree_leaves, without_compiler
 from harness.evidence import WHOLE, Evidence, Excerpt, Status
 from harness.user_code import is_ours, is_users_file, is_written_here
 
-_DRAWS = torch.Tag.nondeterministic_seeded
-
 _REGISTERING = ("register_buffer", "register_parameter", "register_module", "add_module")
+
+_METHODS_OF_MODES = ("__torch_function__", "__torch_dispatch__")
 
 _FRAMEWORKS = ("builtins", "torch", "lightning", "pytorch_lightning")
 """Packages whose classes a model derives from, and which know nothing of its parts."""
 
-_RAISED_AT = re.compile(r"\(([^()/\\]+\.py)(?:, line |:)(\d+)(?:, called at [^()]*)?\)")
+_RAISED_AT = re.compile(r"\(([^()/\\,]+\.py)(?:, line |:)(\d+)(?:, called at [^()]*)?\)")
 """How a message names the line that raised (``harness.user_code.raised``), or that an exporter speaks of."""
 
 
@@ -75,7 +70,7 @@ def forward_of(model: nn.Module, path: str) -> str:
         holders.append((module, part))
         inner = dict(module.named_children()).get(part)
         if inner is None:
-            place = "" if isinstance(getattr(module, part, None), nn.Parameter) else made_at(type(module), part)
+            place = made_at(type(module), part)
             if place or not isinstance(getattr(module, part, None), Tensor):
                 return place
             break  # a parameter of the module
@@ -204,21 +199,6 @@ def _end_of(owner: type, method: str) -> str:
     return ""
 
 
-@contextmanager
-def lines_that_load_in_part() -> Iterator[list[str]]:
-    """A block in which the user's lines are noted whose ``load_state_dict`` finds parameters missing, and does not say so."""
-    found, load = list[str](), nn.Module.load_state_dict
-
-    def watched(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        result = load(self, *args, **kwargs)
-        if getattr(result, "missing_keys", None) and (place := users_line(sys._getframe(1))):
-            found.append(place)
-        return result
-
-    with patch.object(nn.Module, "load_state_dict", watched):
-        yield found
-
-
 def line_that_sets(model: nn.Module, path: str) -> str:
     """The first line outside of ``__init__`` that gives an attribute a value, whatever the object is called there; empty where none does.
 
@@ -299,67 +279,12 @@ def shown_place(file: str, line: int) -> str:
     return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}:{line}"
 
 
-def drawing_line(run: Callable[[], object]) -> str:
-    """The user's line that first draws from torch's global random state; empty where no operator does.
-
-    Args:
-        run: Runs the model.
-    """
-    return _line_of(run, lambda func, _args, kwargs: _DRAWS in func.tags and kwargs.get("generator") is None)
-
-
-def writing_line(run: Callable[[], object], tensor: Tensor) -> str:
-    """The user's line that first writes into a tensor or a view of it; empty where no operator does.
-
-    Args:
-        run: Runs the model.
-        tensor: The tensor.
-    """
-    return _line_of(run, lambda func, args, kwargs: any(map(partial(_share, tensor), _written(func, args, kwargs))))
-
-
-@without_compiler
-class _Watch(TorchDispatchMode):
-    """Notes the line of the first operator that does something."""
-
-    supports_higher_order_operators = True  # they are let through: what they call comes by one by one
-
-    def __init__(self, does: Callable[[OpOverload, tuple[Any, ...], dict[str, Any]], bool]) -> None:
-        super().__init__()
-        self.does = does
-        self.found: str | None = None
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.found is None and isinstance(func, OpOverload) and self.does(func, args, kwargs or {}):
-            self.found = users_line(sys._getframe(1))
-        return func(*args, **(kwargs or {}))
-
-
-def _line_of(run: Callable[[], object], does: Callable[[OpOverload, tuple[Any, ...], dict[str, Any]], bool]) -> str:
-    watch = _Watch(does)
-    try:
-        with watch:
-            run()
-    except Exception:  # the model runs without the watch; torch.compile and what uses it refuse to run under one
-        return ""
-    return watch.found or ""
-
-
-def _written(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
-    """The tensors that an operator writes into."""
-    for place, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            given = args[place] if place < len(args) else kwargs.get(argument.name)
-            yield from (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
-
-
-def _share(left: Tensor, right: Tensor) -> bool:
-    return memory_key(left) == memory_key(right)
-
-
 def users_line(frame: FrameType | None) -> str:
-    """The innermost line of a model's code; code between it and torch is the user's choice too, this project's is not."""
-    while frame is not None and not is_ours(frame.f_code.co_filename):
+    """The innermost line of a model's code; code between it and torch is the user's choice too, this project's is not.
+
+    The methods by which this project's modes are given an operator may be on the way.
+    """
+    while frame is not None and (frame.f_code.co_name in _METHODS_OF_MODES or not is_ours(frame.f_code.co_filename)):
         if place := shown_place(frame.f_code.co_filename, frame.f_lineno):
             return place
         frame = frame.f_back

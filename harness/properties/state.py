@@ -34,6 +34,7 @@ from harness.properties.loading import (
 from harness.properties.noise import is_packed, judge_equal
 from harness.properties.subject import Subject, floating_dtype
 from harness.properties.tracing import probing
+from harness.properties.watched_lines import LinesOfParameters
 from harness.runtime import is_large, seeded
 from harness.user_code import raised
 
@@ -304,6 +305,7 @@ def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
                 Status.FAIL,
                 f"`{names[0]}` and `{names[1]}` are tied, but not after {label}",
                 module=names[1],
+                place=_line_that_ties(subject, names, move),
                 cause="weights tied by copying their data, or tied outside __init__, which a rebuilt model does not repeat",
                 code="loses_tied_weights",
             )
@@ -313,6 +315,13 @@ def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
             if stored_once.status is Status.FAIL:
                 return unless_owned(subject, "tied_weights", stored_once)
     return Evidence.ok(NAME, f"{len(tied)} groups of tied weights stay tied")
+
+
+def _line_that_ties(subject: Subject, names: list[str], move: Callable[[], nn.Module]) -> str:
+    """The line that gave a weight another one's data: when the ties were lost, or else when they were made."""
+    builds = [move] if subject.rebuild is None else [move, partial(subject.rebuild, subject.seed)]
+    places = (lines.replaced(name) for lines in map(LinesOfParameters, builds) for name in names)
+    return next(filter(None, places), "")
 
 
 def _in_other_dtype(model: nn.Module) -> nn.Module:

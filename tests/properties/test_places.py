@@ -15,18 +15,20 @@ from torch.nn.attention.flex_attention import flex_attention
 from harness.evidence import Evidence, Status
 from harness.models.wrapped import call_by
 from harness.properties.places import (
-    drawing_line,
     end_of,
     forward_of,
     line_that_calls,
     line_that_changes_a_weight,
     line_that_fixes_a_size,
     line_that_sets,
-    lines_that_load_in_part,
     located,
     method_of,
     raising_line,
     shown_place,
+)
+from harness.properties.watched_lines import (
+    drawing_line,
+    lines_that_load_in_part,
     writing_line,
 )
 from harness.user_code import raised
@@ -67,7 +69,7 @@ def line(source: Any, text: str) -> str:
     [
         ("(model)", Outer, "def forward"),
         ("inner.0", Inner, "def forward"),
-        ("inner.0.weight", Inner, "def forward"),
+        ("inner.0.weight", Inner, "self.weight ="),
         ("inner.1", Inheriting, "class Inheriting"),
     ],
 )

@@ -1,0 +1,184 @@
+"""The lines of the user's code that are seen to do something: draw, write into a tensor, switch a mode, load, make a parameter."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from harness.compat import OpOverload, TorchDispatchMode, memory_key, tree_leaves, without_compiler
+from harness.properties.places import users_line
+
+_DRAWS = torch.Tag.nondeterministic_seeded
+_SETS_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+def drawing_line(run: Callable[[], object]) -> str:
+    """The user's line that first draws from torch's global random state; empty where no operator does.
+
+    Args:
+        run: Runs the model.
+    """
+    return _line_of(run, lambda func, _args, kwargs: _DRAWS in func.tags and kwargs.get("generator") is None)
+
+
+def writing_line(run: Callable[[], object], tensor: Tensor) -> str:
+    """The user's line that first writes into a tensor or a view of it; empty where no operator does.
+
+    Args:
+        run: Runs the model.
+        tensor: The tensor.
+    """
+    return _line_of(run, lambda func, args, kwargs: any(map(partial(_share, tensor), _written(func, args, kwargs))))
+
+
+@without_compiler
+class _Watch(TorchDispatchMode):
+    """Notes the line of the first operator that does something."""
+
+    supports_higher_order_operators = True  # they are let through: what they call comes by one by one
+
+    def __init__(self, does: Callable[[OpOverload, tuple[Any, ...], dict[str, Any]], bool]) -> None:
+        super().__init__()
+        self.does = does
+        self.found: str | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.found is None and isinstance(func, OpOverload) and self.does(func, args, kwargs or {}):
+            self.found = users_line(sys._getframe(1))
+        return func(*args, **(kwargs or {}))
+
+
+def _line_of(run: Callable[[], object], does: Callable[[OpOverload, tuple[Any, ...], dict[str, Any]], bool]) -> str:
+    watch = _Watch(does)
+    try:
+        with watch:
+            run()
+    except Exception:  # the model runs without the watch; torch.compile and what uses it refuse to run under one
+        return ""
+    return watch.found or ""
+
+
+def _written(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """The tensors that an operator writes into."""
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = args[place] if place < len(args) else kwargs.get(argument.name)
+            yield from (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+
+
+def _share(left: Tensor, right: Tensor) -> bool:
+    return memory_key(left) == memory_key(right)
+
+
+@contextmanager
+def lines_that_load_in_part() -> Iterator[list[str]]:
+    """A block in which the user's lines are noted whose ``load_state_dict`` finds parameters missing, and does not say so."""
+    found, load = list[str](), nn.Module.load_state_dict
+
+    def watched(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        result = load(self, *args, **kwargs)
+        if getattr(result, "missing_keys", None) and (place := users_line(sys._getframe(1))):
+            found.append(place)
+        return result
+
+    with patch.object(nn.Module, "load_state_dict", watched):
+        yield found
+
+
+def switching_line(run: Callable[[], object], module: nn.Module) -> str:
+    """The user's line that first switches a module to train or eval mode; empty where none does.
+
+    Args:
+        run: Runs the model.
+        module: The module.
+    """
+    found, switch = list[str](), nn.Module.train
+
+    def watched(self: nn.Module, mode: bool = True) -> nn.Module:
+        if module in self.modules():
+            found.append(users_line(sys._getframe(1)))
+        return switch(self, mode)
+
+    with patch.object(nn.Module, "train", watched):
+        run()
+    return next(filter(None, found), "")
+
+
+class LinesOfParameters:
+    """The lines that make each parameter of a model, last write into it, and put another one in its place.
+
+    Args:
+        build: Makes the model once more.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module]) -> None:
+        self._replaced: dict[tuple[int, str], str] = {}
+        self._shared: dict[int, str] = {}
+        register = nn.Module.register_parameter
+
+        def watched(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+            if module._parameters.get(name) is not None:
+                self._replaced[id(module), name] = users_line(sys._getframe(1))
+            register(module, name, param)
+
+        with _Writes() as writes, _DataSets(self._shared), patch.object(nn.Module, "register_parameter", watched):
+            self._model = build()
+        self._written = writes.places
+
+    def written(self, path: str) -> str:
+        """The user's line that last wrote into a parameter, or that made it; empty where it cannot be told."""
+        try:
+            parameter = self._model.get_parameter(path)
+        except AttributeError:  # another architecture each time
+            return ""
+        return self._written.get(memory_key(parameter), "") if parameter.layout is torch.strided else ""
+
+    def replaced(self, path: str) -> str:
+        """The user's line that last put a parameter, or other data, in the place of one that was there; empty where none did."""
+        owner, _, name = path.rpartition(".")
+        try:
+            parameter, module = self._model.get_parameter(path), self._model.get_submodule(owner)
+        except AttributeError:
+            return ""
+        return self._shared.get(id(parameter), "") or self._replaced.get((id(module), name), "")
+
+
+@without_compiler
+class _Writes(TorchDispatchMode):
+    """Notes the line of the last operator that made or wrote each tensor, by its memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[Any, str] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        views = isinstance(func, OpOverload) and func.is_view
+        written = list(_written(func, args, kwargs or {})) if isinstance(func, OpOverload) else []
+        made = [] if views else [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        place = users_line(sys._getframe(1)) if written or made else ""
+        for tensor in (*written, *made):
+            if tensor.layout is torch.strided and not tensor.is_meta:
+                self.places[memory_key(tensor)] = place
+        return result
+
+
+class _DataSets(TorchFunctionMode):
+    """Notes the line that last gave a tensor other data, ``a.data = b.data``."""
+
+    def __init__(self, found: dict[int, str]) -> None:
+        super().__init__()
+        self._found = found
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == _SETS_DATA and (place := users_line(sys._getframe(1))):
+            self._found[id(args[0])] = place
+        return func(*args, **(kwargs or {}))
