@@ -32,7 +32,7 @@ import textwrap
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import chdir
+from contextlib import chdir, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -141,8 +141,9 @@ class Pair:
 def outcome_of(pair: Pair, folder: Path, seconds: float) -> Outcome | None:
     """What is said of a bug; ``None`` where there is no line of code to change."""
     bug, switch, written = pair.bug, switch_of(pair), None
-    if switch is not None:
-        written = Written(pair, switch, folder)
+    with suppress(TypeError):  # what the switch is handed on to cannot be folded
+        written = None if switch is None else Written(pair, switch, folder)
+    if written is not None:
         lines, build = {(written.file.name, line) for line in written.lines}, written.build
     else:
         with torch.random.fork_rng(devices=[]):

@@ -83,7 +83,7 @@ CRITICAL = (
             ),
             "gradient": Case(
                 "A row's gradient does not reach the other rows of its batch",
-                "harness.properties.independence:gradient_independence",
+                "harness.properties.gradients_of_rows:gradient_independence",
                 needs=facts.rows,
                 owned_by=("batch_independence[forward]",),
                 search=Search(

@@ -92,9 +92,8 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         return _stuck_in_train_mode(model, stuck, counterexample)
     before = subject.logits(batch)
     if flipped := _flipped(model, lambda: subject.logits(batch), expected=False):
-        return _flip_evidence(flipped, "train", counterexample).at(
-            _switching(model.eval(), flipped, lambda: subject.logits(batch))
-        )
+        place = switching_line(lambda: subject.logits(batch), model.eval(), flipped)
+        return _flip_evidence(flipped, "train", counterexample).at(place)
     moved = difference(before, subject.logits(batch))
     if subject.bound(name) < moved < float("inf"):
         return Evidence(
@@ -121,7 +120,7 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             )
         frozen = {module for module in model.modules() if not module.training}
         if flipped := _flipped(model, lambda: _under_seed(0, subject, batch, model), expected=True, ignoring=frozen):
-            place = _switching(model.train(), flipped, lambda: _under_seed(0, subject, batch, model))
+            place = switching_line(lambda: _under_seed(0, subject, batch, model), model.train(), flipped)
             return _flip_evidence(flipped, "eval", counterexample).at(place)
     model.eval()
 
@@ -173,11 +172,15 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
         return there[worst], back[worst]
 
     def culprit(model: nn.Module) -> str:
-        untouched, called = (subject.fresh_like(model) for _ in range(2))
-        for batch in batches[1:]:
-            subject.logits(batch, called)
-        run = partial(subject.logits, batches[0])
-        return first_divergence(calls_of(untouched, run), calls_of(called, run), whole)
+        for batch in batches:
+            untouched, called = (subject.fresh_like(model) for _ in range(2))
+            for other in batches:
+                if other is not batch:
+                    subject.logits(other, called)
+            run = partial(subject.logits, batch)
+            if found := first_divergence(calls_of(untouched, run), calls_of(called, run), whole):
+                return found
+        return ""
 
     try:
         return judge_equal(
@@ -363,7 +366,10 @@ def _flipped(model: nn.Module, run: Callable[[], object], expected: bool, ignori
     return next(wrong, "")
 
 
-def _stuck_in_train_mode(stuck: list[str], counterexample: str) -> Evidence:
+def _stuck_in_train_mode(model: nn.Module, stuck: list[str], counterexample: str) -> Evidence:
+    paths = [] if stuck[0] == WHOLE else accumulate(stuck[0].split("."), "{}.{}".format)
+    around = [model, *map(model.get_submodule, paths)]
+    places = (method_of(module, name) for module in reversed(around) for name in ("train", "eval"))
     return Evidence.counted(
         "mode_round_trip",
         Status.FAIL,

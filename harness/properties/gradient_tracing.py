@@ -139,6 +139,10 @@ class GraphLines(TorchFunctionMode):
             self._nodes[node] = place
             pending.extend(parent for parent, _ in node.next_functions)
 
+    def line_of(self, node: Any) -> str:
+        """The line that made a node; empty where it is not known."""
+        return self._nodes.get(node, "")
+
     def line_of_bad_gradient(self, parameter: Tensor | None = None) -> str:
         """The line of the first operator of the backward pass that is given good gradients and passes on a bad one.
 

@@ -1,33 +1,27 @@
-"""A row of the output does not depend on the other rows of its batch, nor does its gradient."""
+"""A row of the output does not depend on the other rows of its batch; its gradient is the matter of `gradients_of_rows`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes
-from harness.evidence import Evidence, Status
-from harness.owners import owned_by
+from harness.evidence import Evidence
 from harness.properties.calling import ModelRaisedError
-from harness.properties.computed_dtypes import HIDDEN_BY, MARGIN, hidden_by, in_float64
-from harness.properties.gradient_tracing import is_finite, recording_graph
-from harness.properties.noise import FACTOR, difference, first_failure, judge_equal, judge_rows, remembered
+from harness.properties.noise import difference, first_failure, judge_equal, judge_rows, remembered
 from harness.properties.prerequisites import (
     LENGTH_FIRST_CAUSE,
-    LENGTH_FIRST_OWNER,
     READS_LENGTH_FIRST,
 )
 from harness.properties.reading import MOST, Reading, changes_along
 from harness.properties.subject import Subject
-from harness.properties.tracing import calls_of, first_divergence, row_view
+from harness.properties.tracing import View, calls_of, first_divergence, row_view
 from harness.tasks.axes import BATCH, rows_first
 from harness.tasks.signature import Output, Signature
-from harness.tasks.values import Ids, IndexOf
+from harness.tasks.values import IndexOf
 
 Run = Callable[[nn.Module], Tensor]
 """From a model to its logits."""
@@ -117,43 +111,6 @@ def rows_read(subject: Subject) -> Reading | None:
     )
 
 
-def gradient_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
-    """The gradient of a row's logits with respect to the other rows' inputs is zero.
-
-    Token ids have no gradient; that of the token embeddings' output stands in for it.
-    """
-    found = _gradients_of_rows(subject, sizes, seed, subject.model, FACTOR * subject.floor.epsilon)
-    if found.status is not Status.OK:
-        return found
-    bound = FACTOR * MARGIN * torch.finfo(torch.float32).eps
-    finer = in_float64(subject, found.name, lambda model: _gradients_of_rows(subject, sizes, seed, model, bound))
-    if finer is None or finer[1].status is not Status.FAIL:
-        return found
-    details = hidden_by(subject)
-    unit = f"{finer[1].unit} in float64; rounding in {details[HIDDEN_BY]} hides it"
-    return replace(finer[1], unit=unit, details={**finer[1].details, **details})
-
-
-def _gradients_of_rows(subject: Subject, sizes: Sizes, seed: int, model: nn.Module, bound: float) -> Evidence:
-    batch, signature = subject.batch(sizes, seed), subject.task.signature
-    grouped = BATCH in signature.grouping
-    elements = [each for each in signature.inputs if each.axes and each.axes[0] in signature.grouped_axes]
-    inputs, logits = _differentiable_inputs(subject, batch, model, [each.name for each in elements] if grouped else ())
-    if not inputs or not logits.requires_grad:
-        return Evidence.skipped("batch_independence", "there is no embedding or floating-point input to differentiate")
-    groups = batch[signature.grouped_axes[str(elements[0].axes[0])].name] if grouped else None
-
-    def where_they_meet(row: int) -> str:
-        return "" if grouped else _where_gradients_meet(subject, sizes, row, bound, seed, model)
-
-    def judge(row: int) -> Evidence:
-        row_of(logits, row, sizes.batch)
-        measured = _foreign_share(inputs, [logits], row, seed, groups)
-        return _row_gradient(subject, sizes, row, seed, measured, bound, where_they_meet)
-
-    return first_failure(map(judge, range(sizes.batch)))
-
-
 def ends_along(signature: Signature, output: Output, axis: str, size: int, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
     """Where an output ends when an axis has another size: each place in its shape that follows from the axis, with its size there.
 
@@ -237,8 +194,26 @@ def _group_independence(
         f"what group {group} gives changes when the other groups of its batch change",
         f"{sizes.describe(subject.task)}, group={group}, seed={seed}",
         "a mean, a norm or an attention over the elements of all groups, or an index of groups that is shifted",
+        lambda model: first_divergence(
+            calls_of(model, partial(subject.logits, base)),
+            calls_of(model, partial(subject.logits, changed)),
+            _view_of_group(signature, base, group, sizes.batch),
+        ),
         code="reads_other_groups",
     )
+
+
+def _view_of_group(signature: Signature, base: Batch, group: int, groups: int) -> View:
+    """Of tensors that begin with the elements of all groups, or with the groups, what belongs to one of them."""
+    members = {len(base[each.name]): (base[each.name] == group).nonzero().flatten() for each in signature.grouped_axes.values()}
+
+    def view(tensor: Tensor) -> Tensor | None:
+        if tensor.ndim == 0:
+            return None
+        own = members.get(len(tensor))
+        return tensor[own] if own is not None else tensor[group] if len(tensor) == groups else None
+
+    return view
 
 
 def _independence_of_parts(subject: Subject, sizes: Sizes, base: Batch, others: Batch, reference: Run, seed: int) -> Evidence:
@@ -273,73 +248,6 @@ def _independence_of_parts(subject: Subject, sizes: Sizes, base: Batch, others: 
     return first_failure(judge(row) for row in range(sizes.batch) if bool((belongs == row).any()))
 
 
-def _row_gradient(
-    subject: Subject, sizes: Sizes, row: int, seed: int, measured: float, bound: float, where: Callable[[int], str]
-) -> Evidence:
-    if math.isnan(measured):
-        return Evidence(
-            "batch_independence",
-            Status.WARN,
-            "gradients of the logits are not finite, so the rows they reach cannot be determined (see gradient_flow)",
-            counterexample=f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
-            code="gradient_not_finite",
-        )
-    holds = measured <= bound
-    turned = not holds and subject.reads_length_first
-    told = f"the gradient of row {row}'s logits reaches the inputs of other rows"
-    usual = "an operation over the batch axis whose forward value hides it, or a custom autograd function"
-    return Evidence(
-        "batch_independence",
-        Status.OK if holds else Status.FAIL,
-        "no gradient reaches the other rows" if holds else (f"{told}: {READS_LENGTH_FIRST}" if turned else told),
-        measured,
-        bound,
-        "of the row's own gradient",
-        f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
-        cause="" if holds else (LENGTH_FIRST_CAUSE if turned else usual),
-        details=owned_by(LENGTH_FIRST_OWNER) if turned else {},
-        investigate=None if holds else partial(where, row),
-        code="" if holds else "gradient_of_other_rows",
-    )
-
-
-def _where_gradients_meet(subject: Subject, sizes: Sizes, row: int, bound: float, seed: int, model: nn.Module) -> str:
-    """Path of the first module one row of whose outputs has a gradient at other rows of its inputs; empty where none stands out."""
-    with recording_graph(model) as calls:
-        _differentiable_inputs(subject, subject.batch(sizes, seed), model)
-    for call in calls:
-        read, returned = (
-            [tensor for tensor in tensors if tensor.requires_grad and tensor.ndim and len(tensor) == sizes.batch]
-            for tensors in (call.inputs, call.outputs)
-        )
-        if read and returned and _foreign_share(read, returned, row, seed) > bound:
-            return call.module
-    return ""
-
-
-def _foreign_share(read: list[Tensor], returned: list[Tensor], row: int, seed: int, groups: Tensor | None = None) -> float:
-    """The largest gradient of a row of some outputs at other rows of the inputs, as a share of that at its own; NaN if one is not finite.
-
-    Where rows are groups of elements, the inputs have the elements of all groups, and ``groups`` says to which each belongs.
-    """
-    rng = torch.Generator().manual_seed(seed)
-    weighted = [(tensor[row] * torch.randn(tensor[row].shape, generator=rng).to(tensor)).sum() for tensor in returned]
-    gradients = torch.autograd.grad(torch.stack(weighted).sum(), read, allow_unused=True, retain_graph=True)
-    own, foreign = 0.0, 0.0
-    for gradient in gradients:
-        if gradient is not None:
-            if not is_finite(gradient):
-                return float("nan")
-            is_own = (torch.arange(len(gradient)) if groups is None else groups).to(gradient.device) == row
-            # A group may be without elements, or have all of them.
-            own, foreign = max(own, _largest(gradient[is_own])), max(foreign, _largest(gradient[~is_own]))
-    return foreign / own if own else foreign
-
-
-def _largest(values: Tensor) -> float:
-    return float(values.abs().max()) if values.numel() else 0.0
-
-
 def row_of(logits: Tensor, row: int, rows: int) -> Tensor:
     """A row of the logits.
 
@@ -349,45 +257,3 @@ def row_of(logits: Tensor, row: int, rows: int) -> Tensor:
     if logits.ndim == 0 or len(logits) != rows:
         raise ModelRaisedError("", ValueError(f"logits of shape {tuple(logits.shape)} for a batch of {rows}"))
     return logits[row]
-
-
-def _differentiable_inputs(
-    subject: Subject, batch: Batch, model: nn.Module, elements: Collection[str] = ()
-) -> tuple[list[Tensor], Tensor]:
-    """Runs the model; returns its floating inputs and what the embeddings made of the batch's token ids, and the logits.
-
-    Where rows are groups, ``elements`` names the inputs that have the elements of all groups, and only those are returned.
-    """
-    ids = {each.name for each in subject.task.signature.inputs if isinstance(each.values, Ids)}
-    signature = subject.task.signature
-    with_rows = elements or [name for name in subject.task.facts.inputs if BATCH in signature.axes_of(name)]
-    tokens = [tensor for name, tensor in batch.items() if name in ids and name in with_rows]
-    captured: list[Tensor] = []
-    turned = getattr(subject.adapter, "length_first", False)
-
-    def keep(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        # Positions are embedded too, some by modules that are given the ids and return one row for all.
-        read = args[0] if args else None
-        if not isinstance(read, Tensor) or read.shape != output.shape[:-1]:
-            return None
-        if not any(torch.equal(read, ids.t() if turned else ids) for ids in tokens):
-            return None
-        # A new leaf: embeddings whose weights are frozen have no gradient either. Its first axis is the batch.
-        leaf = (output.transpose(0, 1) if turned else output).detach().requires_grad_()
-        captured.append(leaf)
-        return leaf.transpose(0, 1) * 1 if turned else leaf * 1
-
-    handles = [m.register_forward_hook(keep) for m in model.modules() if isinstance(m, nn.Embedding)]
-    fields = {
-        name: value.detach().clone().requires_grad_() if value.is_floating_point() else value for name, value in batch.items()
-    }
-    # The model is given what follows from the leaves: one that writes into its inputs may not write into a leaf.
-    given = {name: value * 1 if value.requires_grad else value for name, value in fields.items()}
-    try:
-        with torch.enable_grad():
-            logits = subject.logits_with_grad(given, model)
-    finally:
-        for handle in handles:
-            handle.remove()
-    floating = [fields[name] for name in with_rows if name in fields and fields[name].requires_grad]
-    return floating + captured, logits

@@ -16,6 +16,7 @@ from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
 from harness.properties.noise import first_failure, judge_equal, remembered
 from harness.properties.subject import Subject
+from harness.properties.tracing import calls_of, first_divergence, whole
 from harness.tasks.axes import shape_text
 from harness.tasks.values import LengthsOf, MaskOf
 from harness.wording import listed
@@ -43,6 +44,13 @@ def full_mask_is_none(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence
                 def compare(model: nn.Module, name: str = output.name, bare: object = without) -> tuple[Tensor, Tensor]:
                     return given(model)[name], bare(model)[name]  # type: ignore[operator]
 
+                def culprit(model: nn.Module, name: str = each.name) -> str:
+                    calls = [
+                        calls_of(model, partial(subject.outputs, base)),
+                        calls_of(model, partial(_outputs_without, subject, base, name)),
+                    ]
+                    return first_divergence(calls[0], calls[1], whole)
+
                 found.append(
                     judge_equal(
                         subject.judging(output.name),
@@ -51,6 +59,7 @@ def full_mask_is_none(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence
                         f"output `{output.name}` changes when `{each.name}`, which hides nothing, is left out",
                         f"{sizes.describe(subject.task)}, seed={seed}",
                         f"a branch for `{each.name} is None` that computes something else, or a mask that is inverted",
+                        culprit,
                         code="depends_on_absence",
                     )
                 )

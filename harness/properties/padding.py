@@ -16,7 +16,7 @@ from harness.properties.noise import first_failure, judge_equal, judge_rows, rem
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.reading import MOST, Reading, changes_along
 from harness.properties.subject import Subject
-from harness.properties.tracing import calls_of, first_divergence, positions_view
+from harness.properties.tracing import View, calls_of, first_divergence, positions_view
 from harness.tasks.axes import BATCH, Axis, Side, rows_first
 from harness.tasks.signature import Input, Signature
 from harness.tasks.values import Ids, IndexOf, LengthsOf, MaskOf, Normal, Uniform
@@ -181,7 +181,7 @@ class _Padding:
             return self._real_parts(row, row_of(subject.logits(alone, model), 0, 1), model)
 
         def culprit(model: nn.Module) -> str:
-            return self._trace(model, row) if axis.padding in ("right", "left") else ""
+            return (self._trace(model, row) if axis.padding in ("right", "left") else "") or self._trace_content(model)
 
         along = "" if self._reads_ids else f" along `{axis.name}`"
         added, had = (
@@ -201,7 +201,9 @@ class _Padding:
             return self._all_real(self._reference(model)), self._all_real(self._subject.logits(other, model))
 
         told = f"the logits change with what the padded elements along `{self._axis.name}` hold"
-        return judge_equal(self._subject, _NAME, compare, told, self._counterexample, self._cause, code="reads_padding")
+        return judge_equal(
+            self._subject, _NAME, compare, told, self._counterexample, self._cause, self._trace_content, code="reads_padding"
+        )
 
     @property
     def _reads_ids(self) -> bool:
@@ -260,6 +262,30 @@ class _Padding:
             if isinstance(each.values, Normal):
                 drawn[each.name] = 10 * drawn[each.name]  # as what is left of a longer row in a buffer may be
         return padded(self._signature, self._base, self._axis.name, self._real, drawn)
+
+    def _trace_content(self, model: nn.Module) -> str:
+        """Path of the first module whose outputs at a row's real elements change with what its padding holds."""
+        left, right = (calls_of(model, partial(self._subject.logits, batch)) for batch in (self._padded, self._other_content()))
+        views = (self._view_of_real(row) for row in range(len(self._real)))
+        return next(filter(None, (first_divergence(left, right, view) for view in views)), "")
+
+    def _view_of_real(self, row: int) -> View:
+        """Of tensors with the rows first what they hold at the real elements of a row, also along axes that follow from the padded one."""
+        signature, name, sizes = self._signature, self._axis.name, self._sizes.by_axis(self._subject.task)
+        kept = self._real[row].nonzero().flatten()
+        whole, real = signature.complete(sizes), signature.complete({**sizes, name: len(kept)})
+        along = {whole[each]: torch.arange(real[each]) for each, axis in signature.axes.items() if axis.follows(name)}
+        along[len(self._real[row])] = kept
+
+        def view(tensor: Tensor) -> Tensor | None:
+            if tensor.ndim == 0 or len(tensor) != self._sizes.batch:
+                return None
+            part = tensor[row]
+            for axis, size in enumerate(part.shape):
+                part = part.index_select(axis, along[size].to(part.device)) if size in along else part
+            return part
+
+        return view
 
     def _trace(self, model: nn.Module, row: int) -> str:
         """Path of the first module whose outputs at a row's real elements differ between the row alone and padded."""

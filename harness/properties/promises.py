@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from harness.properties.numerics import extreme_batch
 from harness.properties.padding import padded, placed, tells_padding
 from harness.properties.prerequisites import SHAPE_OWNER
 from harness.properties.subject import Subject
-from harness.properties.tracing import Call, View, first_divergence, recording, whole
+from harness.properties.tracing import Call, View, calls_of, first_divergence, recording
 from harness.tasks.axes import ANY_SIZE, Formula, Size, fits_shape, rows_first, shape_text
 from harness.tasks.kinds import Lengths, Probabilities, State
 from harness.tasks.signature import Input, Output
@@ -82,6 +83,33 @@ def declared_outputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
 def _in_any_order(tensor: Tensor) -> Tensor | None:
     """The values of a tensor without their order, which is all of it that a permutation leaves."""
     return tensor.flatten().sort().values if tensor.is_floating_point() else None
+
+
+def _once_each(tensor: Tensor) -> Tensor | None:
+    """The values of a tensor, each once: what is left of it when an element is repeated."""
+    return tensor.flatten().unique() if tensor.is_floating_point() else None
+
+
+def _first_not_made(left: list[Call], right: list[Call], value: Tensor) -> Blame:
+    """The operator on the way to a value whose inputs another recording has too, and whose output it has not; empty where there is none."""
+    have = [tensor for call in right for step in call.steps for tensor in (*step.inputs, *step.outputs)]
+    made = [(call.module, step) for call in left for step in call.steps]
+    pending, seen = [value], list[Tensor]()
+    while pending:
+        wanted = pending.pop()
+        seen.append(wanted)
+        maker = next(((path, step) for path, step in reversed(made) if _has(step.outputs, wanted)), None)
+        if maker is None:
+            continue
+        missing = [each for each in maker[1].inputs if not _has(have, each)]
+        if not missing:
+            return Blame(maker[0], maker[1].place)
+        pending += [each for each in missing if not _has(seen, each)]
+    return Blame("")
+
+
+def _has(tensors: Iterable[Tensor], wanted: Tensor) -> bool:
+    return any(each.dtype == wanted.dtype and torch.equal(each, wanted) for each in tensors)
 
 
 def first_returning(calls: list[Call], value: Tensor) -> Blame:
@@ -265,6 +293,7 @@ def duplicates(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                     f"{sizes.describe(subject.task)}, element={element}, seed={seed}",
                     "a sum or a mean where a maximum is meant, or a count of the elements",
                     (axis.name, places),
+                    _once_each,
                 )
             )
     return (
@@ -312,7 +341,8 @@ def _equal_outputs(
 ) -> Evidence:
     """Whether every output is the same for two batches; where an order is given, up to that order along its axis.
 
-    Where there is something that the batches leave as it was of every tensor, a view shows that, and the first module to change it is blamed.
+    Where there is something that the batches leave as it was of every tensor, a view shows that, and the first module to change it is blamed;
+    without a view the operator is, that makes of values which both calls have one that only one has.
     """
     before = remembered(subject, lambda model: subject.outputs(base, model))
     after = remembered(subject, lambda model: subject.outputs(changed, model))
@@ -321,13 +351,11 @@ def _equal_outputs(
         left, right = before(model)[output.name], after(model)[output.name]
         return (left if order is None else _permuted(left, output.axes, *order)), right
 
-    def culprit(model: nn.Module) -> str:
-        traces = []
-        for batch in (base, changed):
-            with recording(model, lines=True) as calls:
-                subject.outputs(batch, model)
-            traces.append(calls)
-        return first_divergence(traces[0], traces[1], view or whole) or WHOLE
+    def culprit(output: Output, model: nn.Module) -> str:
+        left, right = (calls_of(model, partial(subject.outputs, batch)) for batch in (base, changed))
+        if view is None:
+            return _first_not_made(left, right, before(model)[output.name])
+        return first_divergence(left, right, view) or WHOLE
 
     judged = [output for output in subject.task.signature.outputs if isinstance(before(subject.model).get(output.name), Tensor)]
     return first_failure(
@@ -338,7 +366,7 @@ def _equal_outputs(
             wrong.format(f"`{output.name}`"),
             counterexample,
             cause,
-            None if view is None else culprit,
+            partial(culprit, output),
         )
         for output in judged
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.evidence import Evidence, Status
-from harness.properties.gradient_tracing import recording_graph
+from harness.properties.gradient_tracing import GraphLines, recording_graph
 from harness.properties.model_variants import calibrated
 from harness.properties.subject import Subject
 from harness.properties.tracing import path_of
@@ -95,7 +95,7 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
     if not isinstance(subject.task.signature.main.kind, SCORES):
         return Evidence.skipped(_NAME, f"output `{subject.task.signature.main.name}` does not hold scores")
     model = calibrated(subject)
-    with torch.enable_grad(), recording_graph(model) as calls:
+    with torch.enable_grad(), recording_graph(model) as calls, GraphLines() as lines:
         logits = subject.logits_with_grad(subject.batch(seed=seed), model)
     node = _last_operator(logits)
     if node is None:
@@ -118,6 +118,7 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
         counterexample,
         "" if module == path_of("") else module,
         found.cause,
+        place=lines.line_of(node),
         code=found.code,
     )
 

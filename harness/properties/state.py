@@ -319,7 +319,7 @@ def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
 
 def _line_that_ties(subject: Subject, names: list[str], move: Callable[[], nn.Module]) -> str:
     """The line that gave a weight another one's data: when the ties were lost, or else when they were made."""
-    builds = [move] if subject.rebuild is None else [move, partial(subject.rebuild, subject.seed)]
+    builds: list[Callable[[], nn.Module]] = [move] if subject.rebuild is None else [move, partial(subject.rebuild, subject.seed)]
     places = (lines.replaced(name) for lines in map(LinesOfParameters, builds) for name in names)
     return next(filter(None, places), "")
 

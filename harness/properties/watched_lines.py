@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from harness.compat import OpOverload, TorchDispatchMode, memory_key, tree_leaves, without_compiler
+from harness.evidence import WHOLE
 from harness.properties.places import users_line
 
 _DRAWS = torch.Tag.nondeterministic_seeded
@@ -93,14 +94,16 @@ def lines_that_load_in_part() -> Iterator[list[str]]:
         yield found
 
 
-def switching_line(run: Callable[[], object], module: nn.Module) -> str:
+def switching_line(run: Callable[[], object], model: nn.Module, path: str = "") -> str:
     """The user's line that first switches a module to train or eval mode; empty where none does.
 
     Args:
         run: Runs the model.
-        module: The module.
+        model: The model.
+        path: Of the module; the model itself by default.
     """
     found, switch = list[str](), nn.Module.train
+    module = model if path in ("", WHOLE) else model.get_submodule(path)
 
     def watched(self: nn.Module, mode: bool = True) -> nn.Module:
         if module in self.modules():
