@@ -27,8 +27,10 @@ from harness.properties.places import (
     shown_place,
 )
 from harness.properties.watched_lines import (
+    LinesOfParameters,
     drawing_line,
     lines_that_load_in_part,
+    switching_line,
     writing_line,
 )
 from harness.user_code import raised
@@ -282,3 +284,48 @@ class WholeSizes(nn.Module):
 def test_the_line_that_makes_a_size_a_number_of_python_is_found() -> None:
     assert line_that_fixes_a_size(WholeSizes()) == line(WholeSizes, "int(x.shape[0])")
     assert line_that_fixes_a_size(nn.Linear(2, 2)) == ""
+
+
+class Weights(nn.Module):
+    """Parameters that are made, filled, replaced and given other data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = nn.Linear(3, 3)
+        self.filled = nn.Linear(3, 3)
+        self.tied = nn.Linear(3, 3)
+        self.shared = nn.Linear(3, 3)
+        nn.init.constant_(self.filled.weight, 1.0)
+        self.tied.weight = self.made.weight
+        self.shared.weight.data = self.made.weight.data
+
+
+def test_a_parameter_knows_the_lines_that_made_filled_and_replaced_it() -> None:
+    lines = LinesOfParameters(Weights)
+    assert lines.written("made.weight") == line(Weights, "self.made = nn.Linear")
+    assert lines.written("filled.weight") == line(Weights, "constant_(self.filled")
+    assert lines.replaced("made.weight") == ""
+    assert lines.replaced("tied.weight") == line(Weights, "self.tied.weight =")
+    assert lines.replaced("shared.weight") == line(Weights, "self.shared.weight.data =")
+    assert (lines.written("other"), lines.replaced("other")) == ("", "")
+
+
+class Switching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.drop.train()
+        return self.drop(x)
+
+
+def test_the_line_that_switches_a_mode_is_found() -> None:
+    model = Switching().eval()
+    assert switching_line(lambda: model(torch.ones(2)), model.drop) == line(Switching, "self.drop.train()")
+    assert switching_line(lambda: model(torch.ones(2)), nn.Dropout()) == ""
+
+
+def test_a_message_that_names_two_files_gives_the_line_of_the_first() -> None:
+    evidence = Evidence("finite_output", Status.FAIL, "it raises RuntimeError: no (parts.py, line 7, called at model.py, line 9)")
+    assert located(evidence, Outer()).place == "parts.py:7"

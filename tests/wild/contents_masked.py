@@ -248,7 +248,6 @@ add(
     change_by_a_full_mask,
     GAPS,
     module="(model)",
-    unnamed="optional_inputs names no module",
     first_run=FirstRun("039188d", found=True, named=False, said="optional_inputs[full_mask] fails, without a module"),
 )
 add(
