@@ -128,12 +128,13 @@ class Evidence:
         cause: str = "",
         details: dict[str, Any] | None = None,
         *,
+        place: str = "",
         code: str = "",
         investigate: Callable[[], str] | None = None,
     ) -> Evidence:
         """How many there are of what should not be there at all: ``number`` tensors, layers or rows, where none is allowed."""
         seen = (float(number), 0.0, unit, counterexample, module, cause)
-        return cls(name, status, message, *seen, details=details or {}, code=code, investigate=investigate)
+        return cls(name, status, message, *seen, details=details or {}, investigate=investigate, place=place, code=code)
 
     def investigated(self) -> Evidence:
         """The evidence with the module to blame.

@@ -27,8 +27,9 @@ from harness.properties.loading import NAME, tied_groups, unless_owned
 from harness.properties.model_variants import move
 from harness.properties.noise import is_packed
 from harness.properties.own_formats import pairs_by_path, written
-from harness.properties.places import lines_that_load_in_part, method_of, placed_at, raising_line
+from harness.properties.places import method_of, placed_at, raising_line
 from harness.properties.subject import Subject
+from harness.properties.watched_lines import lines_that_load_in_part
 from harness.user_code import is_written_here, raised
 
 _LONE_LOADERS = re.compile(r"(from|load|restore|resume)(_\w+)?")
