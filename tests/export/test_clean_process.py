@@ -133,6 +133,7 @@ def test_memory_is_the_child_s_own(artifacts: dict[str, Path]) -> None:
     assert peak < len(held) / 2
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("format", "damage"), [*((format, "truncated") for format in FORMATS), ("onnx", "garbage"), ("pytorch", "garbage")]
 )
@@ -150,6 +151,7 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     assert run("onnx", tmp_path / "none.onnx").error.startswith("loading raised NoSuchFile")
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("format", WEIGHTS)
 def test_weights_without_a_config_are_held_to_the_expected_ones(
     format: str, program: Program, artifacts: dict[str, Path]
@@ -174,6 +176,7 @@ def changed(state: dict[str, Tensor], change: str) -> dict[str, Tensor]:
     return state
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("format", "change", "said"),
     [
@@ -191,6 +194,7 @@ def test_weights_that_differ_are_named(format: str, change: str, said: str, tmp_
     assert fresh.error == f"loading raised MisfitError: its weights do not fit: {said}"
 
 
+@pytest.mark.usefixtures("forked")
 def test_weights_held_to_nothing_are_no_pass(artifacts: dict[str, Path]) -> None:
     assert "nothing to compare its weights with" in run("pytorch", artifacts["pytorch"]).error
 
@@ -201,6 +205,7 @@ def test_no_batch_is_no_pass(artifacts: dict[str, Path]) -> None:
     )
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_state_dict_whose_names_do_not_fit_the_config_s_model(program: Program, config: Path, tmp_path: Path) -> None:
     state = {f"wrapped.{name}": tensor for name, tensor in program.forward.model.state_dict().items()}
     torch.save(state, tmp_path / "weights.pt")
@@ -210,6 +215,7 @@ def test_a_state_dict_whose_names_do_not_fit_the_config_s_model(program: Program
     assert "\n" not in error
 
 
+@pytest.mark.usefixtures("forked")
 def test_the_config_s_own_weights_do_not_stand_in_for_the_artifact_s(
     program: Program, artifacts: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -226,6 +232,7 @@ class Malicious:
         return os.system, (f"touch {self.mark}",)
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))])
 def test_a_file_that_would_run_code_is_refused(save: Callable[..., object], config: Path, tmp_path: Path) -> None:
     mark = tmp_path / "it-ran"
@@ -256,6 +263,7 @@ def test_a_user_s_model_is_built_and_called(tmp_path: Path) -> None:
     assert torch.equal(fresh.outputs[1]["logits"].argmax(-1), BATCHES[1]["input_ids"])
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize(
     ("build", "forward", "said"),
@@ -270,6 +278,7 @@ def test_a_child_that_is_killed_is_said_in_words(build: str, forward: str, said:
     assert fresh.outputs == []
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("build", "forward", "said"),
     [
@@ -317,6 +326,7 @@ def test_a_user_s_model_finds_what_the_parent_finds(tmp_path: Path, monkeypatch:
     assert run_code(tmp_path, "import only_in_the_parent; open('words.txt').close()").error == ""
 
 
+@pytest.mark.usefixtures("forked")
 def test_bfloat16_comes_through(tmp_path: Path) -> None:
     model, batch = nn.Linear(4, 2).bfloat16(), {"features": torch.randn(3, 4).bfloat16()}
     with warnings.catch_warnings():
@@ -335,6 +345,7 @@ def test_weights_are_not_taken_as_held_where_the_child_left_early(tmp_path: Path
     assert fresh.error == "ended with status 0 and no answer while importing"
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_it_prints_is_kept_apart(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_code(tmp_path, "print('x' * 200_000)").error == ""
     assert capfd.readouterr() == ("", "")
