@@ -321,7 +321,7 @@ class Pieces:
 
     def _pieces(self, where: str, ids: list[int], own: Mapping[str, object] = MappingProxyType({})) -> Iterator[Record]:
         """Records of arrays, which are small where they wait to be shuffled, and travel to workers as plain bytes."""
-        shortest = 2 if self.task.is_causal else 1
+        shortest = 2 if any(self.task.signature.with_order("causal")) else 1
         longest = self.task.max_seq_len or 1
         for start in range(0, len(ids), longest):
             piece = ids[start : start + longest]

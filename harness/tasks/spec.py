@@ -109,7 +109,7 @@ class TaskSpec:
     @property
     def is_seq2seq(self) -> bool:
         """Whether the model reads a source and writes a target."""
-        return self.task_type is TaskType.SEQ2SEQ_LM
+        return self.declared is None and "target_seq" in self.signature.axes
 
     @property
     def is_regression(self) -> bool:
@@ -133,8 +133,8 @@ class TaskSpec:
 
     @property
     def has_random_labels(self) -> bool:
-        """Whether the positions that have a label are drawn at random, as in masked language models."""
-        return self.task_type is TaskType.MASKED_LM
+        """Whether the tokens that are to be guessed are drawn at random and hidden when a row is read; rows of a declared task hold both."""
+        return self.declared is None and self.signature.has_hidden_labels(self.signature.main)
 
     @cached_property
     def looked_up(self) -> tuple[Input, ...]:
@@ -164,11 +164,6 @@ class TaskSpec:
             if axes[axis].order == "causal" or (scores and axes[axis].padding):
                 return each, axis
         return None
-
-    @property
-    def is_causal(self) -> bool:
-        """Whether the logits along a sequence predict the next token."""
-        return self.task_type in (TaskType.CAUSAL_LM, TaskType.SEQ2SEQ_LM)
 
     @property
     def causal_field(self) -> str:
