@@ -7,6 +7,7 @@ only when no example shows any influence, of a model with fresh weights neither 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -54,7 +55,7 @@ def depends_on_tokens(subject: Subject, seed: int = 0) -> Evidence:
         return same, {**same, field: changed}
 
     cause = "a pooling that reads only some positions, a mask that hides real tokens, or an unused embedding"
-    return _judge(subject, changes, own, "the logits do not depend on {}", cause, seed, rare)
+    return _judge(_Study(subject, changes, own, seed), "the logits do not depend on {}", cause, rare)
 
 
 def depends_on_source(subject: Subject, seed: int = 0) -> Evidence:
@@ -66,7 +67,7 @@ def depends_on_source(subject: Subject, seed: int = 0) -> Evidence:
             yield f"source token {position}", {**base, "input_ids": swap_tokens(base["input_ids"], others, [position])}
 
     cause = "cross-attention that is missing, masked out, or fed the decoder's own states"
-    return _judge(subject, changes, lambda logits, _: logits, "the logits do not depend on {}", cause, seed)
+    return _judge(_Study(subject, changes, lambda logits, _: logits, seed), "the logits do not depend on {}", cause)
 
 
 def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
@@ -90,12 +91,9 @@ def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
         return logits.select(along, logits.shape[along] // 2)
 
     evidence = _judge(
-        subject,
-        changes,
-        middle,
+        _Study(subject, changes, middle, seed),
         "the logits of a position do not depend on {}",
         "an attention mask that hides too much (inverted, or only the diagonal), or a causal mask left in a bidirectional model",
-        seed,
     )
     one_sided = evidence.details.get("ignored") == ["any token after it"]
     # Some tag from the left context only; and a declared task does not say that its classes of a token follow from others.
@@ -121,7 +119,9 @@ def depends_on_order(subject: Subject, seed: int = 0) -> Evidence:
 
     cause = "positions that do not reach the model: a position embedding that is not added, or the same position everywhere"
     return _softened(
-        _judge(subject, changes, lambda logits, _: logits.select(along, -1), "the logits do not depend on {}", cause, seed)
+        _judge(
+            _Study(subject, changes, lambda logits, _: logits.select(along, -1), seed), "the logits do not depend on {}", cause
+        )
     )
 
 
@@ -143,7 +143,7 @@ def depends_on_channels(subject: Subject, seed: int = 0) -> Evidence:
             yield f"channel {channel}", {**base, "pixel_values": changed}
 
     cause = "a channel dropped by an index or a group, or the same channel read twice"
-    return _judge(subject, changes, lambda logits, _: logits, "the scores do not depend on {}", cause, seed)
+    return _judge(_Study(subject, changes, lambda logits, _: logits, seed), "the scores do not depend on {}", cause)
 
 
 def depends_on_regions(subject: Subject, seed: int = 0) -> Evidence:
@@ -161,7 +161,7 @@ def depends_on_regions(subject: Subject, seed: int = 0) -> Evidence:
                 yield f"the {row} {column} quarter", {**base, "pixel_values": changed}
 
     cause = "a crop, a stride or a patch grid that leaves part of the image out, or a pooling over one corner"
-    return _judge(subject, changes, lambda logits, _: logits, "the scores do not depend on {}", cause, seed)
+    return _judge(_Study(subject, changes, lambda logits, _: logits, seed), "the scores do not depend on {}", cause)
 
 
 def depends_on_features(subject: Subject, seed: int = 0) -> Evidence:
@@ -174,35 +174,87 @@ def depends_on_features(subject: Subject, seed: int = 0) -> Evidence:
             yield f"feature {feature}", {**base, "features": changed}
 
     cause = "a slice that leaves columns out, or a column overwritten by another"
-    return _judge(subject, changes, lambda logits, _: logits, "the output does not depend on {}", cause, seed)
+    return _judge(_Study(subject, changes, lambda logits, _: logits, seed), "the output does not depend on {}", cause)
 
 
-def _judge(
-    subject: Subject,
-    changes: Callable[[Batch, int], Iterable[Change]],
-    select: Callable[[Tensor, str], Tensor],
-    wrong: str,
-    cause: str,
-    seed: int,
-    rare: Callable[[Batch, str], tuple[Batch, Batch]] | None = None,
-) -> Evidence:
+@dataclass(frozen=True)
+class _Study:
+    """What is changed in a model's inputs, and where its answer to that is looked for.
+
+    Attributes:
+        subject: The model.
+        changes: The changes of a batch, from a draw.
+        select: The part of the logits that a change, by its label, should show in.
+        seed: Seed of the first draw.
+    """
+
+    subject: Subject
+    changes: Callable[[Batch, int], Iterable[Change]]
+    select: Callable[[Tensor, str], Tensor]
+    seed: int
+
+    def influences(self, model: nn.Module) -> dict[str, float]:
+        """The largest influence of each change over a few draws, which end when each has shown some."""
+        found = self._in_shared_calls(model)
+        if found and all(found.values()):
+            return found
+        for draw in range(self.seed, self.seed + _DRAWS):
+            base = self.subject.batch(seed=draw)
+            altered = list(self.changes(base, draw))
+            reference = self.subject.logits(base, model)
+            for label, batch in altered:
+                if found.get(label, 0.0) == 0.0:
+                    found[label] = self.influence(label, reference, self.subject.logits(batch, model))
+            if found and all(found.values()):
+                break
+        return found
+
+    def influence(self, label: str, left: Tensor, right: Tensor) -> float:
+        """How far two logits differ where a change should show."""
+        return _influence(self.select(left, label), self.select(right, label))
+
+    def _in_shared_calls(self, model: nn.Module) -> dict[str, float]:
+        """The influence of each change of a row beside the row itself, in as few calls as hold them all; empty where rows are not independent.
+
+        The row itself stands at both ends of a call: where it gives something else there, other rows are read.
+        A large model is first asked in its own dtype, as calls in float64 take several times as long.
+        """
+        subject, task, signature = self.subject, self.subject.task, self.subject.task.signature
+        base = subject.batch(seed=self.seed)
+        altered = [(label, signature.rows(batch, [0])) for label, batch in self.changes(base, self.seed)]
+        own, together = signature.rows(base, [0]), with_rows(task, subject.typical, len(altered) + 2).batch - 2
+        if not shares_rows(task) or together < 1 or subject.prerequisite_failure.random:
+            return {}
+        found: dict[str, float] = {}
+        for judge in (calibrated(subject), model) if subject.is_large else (model,):
+            left = [each for each in altered if not found.get(each[0])]
+            for part in (left[start : start + together] for start in range(0, len(left), together)):
+                logits = subject.logits(joined(task, [own, *(batch for _, batch in part), own]), judge)
+                if _influence(logits[:1], logits[-1:]):
+                    return {}
+                for row, (label, _) in enumerate(part, start=1):
+                    found[label] = self.influence(label, logits[[0]], logits[[row]])
+        return found
+
+
+def _judge(study: _Study, wrong: str, cause: str, rare: Callable[[Batch, str], tuple[Batch, Batch]] | None = None) -> Evidence:
     """Fails when something that was changed never changed the selected logits.
 
     ``rare`` gives two more batches for what was ignored: a model that pools at its end token, or at the largest id, reads a position only when
     such an id stands there.
     """
+    subject, seed = study.subject, study.seed
     double = calibrated_double(subject)
     judge = double if double is not None else calibrated(subject)
-    influence = _influences(subject, judge, changes, select, seed)
+    influence = study.influences(judge)
     if subject.fresh_weights and not all(influence.values()):
-        later = _influences(subject, moved(subject, judge), changes, select, seed)
+        later = study.influences(moved(subject, judge))
         # What a branch that starts at zero hides, the first step of training shows.
         influence = {label: value or later.get(label, 0.0) for label, value in influence.items()}
     if rare is not None:
         base = subject.batch(seed=seed)
         for label in [label for label, value in influence.items() if value == 0.0]:
-            left, right = (select(subject.logits(batch, judge), label) for batch in rare(base, label))
-            influence[label] = _influence(left, right)
+            influence[label] = study.influence(label, *(subject.logits(batch, judge) for batch in rare(base, label)))
     counterexample = f"{subject.typical.describe(subject.task)}, {_DRAWS} draws from seed={seed}"
     ignored = [label for label, value in influence.items() if value == 0.0]
     if not influence:
@@ -223,64 +275,11 @@ def _judge(
         cause=cause,
         details={"ignored": ignored},
         investigate=lambda: where_lost(
-            subject, subject.batch(seed=seed), dict(changes(subject.batch(seed=seed), seed))[ignored[0]]
+            subject, subject.batch(seed=seed), dict(study.changes(subject.batch(seed=seed), seed))[ignored[0]]
         ),
         code="ignored_input",
     )
     return left_to_batch_independence(subject, found)
-
-
-def _influences(
-    subject: Subject,
-    model: nn.Module,
-    changes: Callable[[Batch, int], Iterable[Change]],
-    select: Callable[[Tensor, str], Tensor],
-    seed: int,
-) -> dict[str, float]:
-    """The largest influence of each change over a few draws, which end when each has shown some."""
-    found = _in_shared_calls(subject, model, changes, select, seed)
-    if found and all(found.values()):
-        return found
-    for draw in range(seed, seed + _DRAWS):
-        base = subject.batch(seed=draw)
-        altered = list(changes(base, draw))
-        reference = subject.logits(base, model)
-        for label, batch in altered:
-            if found.get(label, 0.0) == 0.0:
-                found[label] = _influence(select(reference, label), select(subject.logits(batch, model), label))
-        if found and all(found.values()):
-            break
-    return found
-
-
-def _in_shared_calls(
-    subject: Subject,
-    model: nn.Module,
-    changes: Callable[[Batch, int], Iterable[Change]],
-    select: Callable[[Tensor, str], Tensor],
-    seed: int,
-) -> dict[str, float]:
-    """The influence of each change of a row beside the row itself, in as few calls as hold them all; empty where rows are not independent.
-
-    The row itself stands at both ends of a call: where it gives something else there, other rows are read.
-    A large model is first asked in its own dtype, as calls in float64 take several times as long.
-    """
-    task, signature = subject.task, subject.task.signature
-    base = subject.batch(seed=seed)
-    altered = [(label, signature.rows(batch, [0])) for label, batch in changes(base, seed)]
-    own, together = signature.rows(base, [0]), with_rows(task, subject.typical, len(altered) + 2).batch - 2
-    if not shares_rows(task) or together < 1 or subject.prerequisite_failure.random:
-        return {}
-    found: dict[str, float] = {}
-    for judge in (calibrated(subject), model) if subject.is_large else (model,):
-        left = [each for each in altered if not found.get(each[0])]
-        for part in (left[start : start + together] for start in range(0, len(left), together)):
-            logits = subject.logits(joined(task, [own, *(batch for _, batch in part), own]), judge)
-            if _influence(logits[:1], logits[-1:]):
-                return {}
-            for row, (label, _) in enumerate(part, start=1):
-                found[label] = _influence(*(select(logits[[at]], label) for at in (0, row)))
-    return found
 
 
 def _influence(left: Tensor, right: Tensor) -> float:
@@ -336,4 +335,4 @@ def _noise_like(tensor: Tensor, seed: int) -> Tensor:
 def _softened(evidence: Evidence) -> Evidence:
     if evidence.status is not Status.FAIL:
         return evidence
-    return Evidence(**{**vars(evidence), "status": Status.WARN})
+    return replace(evidence, status=Status.WARN)
