@@ -293,9 +293,8 @@ def compiler_left_out() -> Iterator[None]:
     if _AbsentCompiler.NAME in sys.modules:
         yield
         return
-    importlib.import_module(
-        "torch.fx.experimental.symbolic_shapes"
-    )  # torch's own import for these tensors is no reason to make way
+    # Torch's own import for these tensors is no reason to make way.
+    importlib.import_module("torch.fx.experimental.symbolic_shapes")
     sys.modules[_AbsentCompiler.NAME] = absent = _AbsentCompiler()
     sys.meta_path.insert(0, absent)
     try:

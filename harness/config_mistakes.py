@@ -195,9 +195,8 @@ def places_in(text: str, kind: str) -> dict[str, int]:
     scanner = _Scanner(text)
     if kind == "YAML":
         return _places_in_yaml(text)
-    with suppress(
-        IndexError, AttributeError, RecursionError
-    ):  # a form that this does not know: the keys up to it have their places
+    # A form that this does not know: the keys up to it have their places.
+    with suppress(IndexError, AttributeError, RecursionError):
         scanner.statements() if kind == "TOML" else scanner.value(())
     return scanner.places
 

@@ -59,9 +59,8 @@ class _Server:
         """Puts in place what only the other side could find out, before the model is built."""
         session.config.stash[SELECTED] = frozenset()  # the other side selects
         suite = self._suite()
-        export = suite.config.export and suite.config.export.model_copy(
-            update={"export_dir": None}
-        )  # goes into the cache, which is ours
+        # Goes into the cache, which is ours.
+        export = suite.config.export and suite.config.export.model_copy(update={"export_dir": None})
         suite.config = suite.config.model_copy(update=self.update | {"export": export})
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:

@@ -131,9 +131,8 @@ class _Seen:
             moved = self.logits.movedim(self.positions, tuple(range(1, 1 + count))).double()
             if not count:
                 return moved.reshape(len(moved), 1, -1)
-            return moved.reshape(*moved.shape[: 1 + count], -1).flatten(
-                1, count
-            )  # a number each, where no axis of features is left
+            # A number each, where no axis of features is left.
+            return moved.reshape(*moved.shape[: 1 + count], -1).flatten(1, count)
         # What a module returns beside its first output is often for show: an input repeated for each unit, as in pykan, has no positions.
         inner = (self.states(tensor) for call in reversed(self.calls) for tensor in call.outputs[:1])
         return next((states for states in inner if states is not None and min(states.shape[1:]) >= _FEWEST), None)

@@ -116,9 +116,8 @@ class _Collation:
     def _padded(self, part: Tensor, field: Field) -> Tensor:
         sizes = zip(field.row_axes, part.shape, strict=False)
         shape = [self._longest[axis] if isinstance(axis, str) else size for axis, size in sizes]
-        if list(part.shape) == shape or part.ndim != len(
-            field.row_axes
-        ):  # of unchecked rows, which are refused where they are used
+        # Of unchecked rows, which are refused where they are used.
+        if list(part.shape) == shape or part.ndim != len(field.row_axes):
             return part
         whole = part.new_full(shape, _fill(field))
         view = whole

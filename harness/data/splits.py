@@ -140,9 +140,8 @@ def split_of_folder(folder: Path, split: Split, suffixes: tuple[str, ...]) -> Pa
     if len(fitting) > 1:
         raise DataError(f"`path`: {folder.name} has the split {split.name!r} twice: {fitting[0].name} and {fitting[1].name}")
     folders = [entry for entry in entries if entry.is_dir()]
-    of_splits = all(
-        _is_split(entry.name) for entry in folders if entry not in fitting
-    )  # or else of classes, whatever their names
+    # Or else of classes, whatever their names.
+    of_splits = all(_is_split(entry.name) for entry in folders if entry not in fitting)
     if fitting and (of_splits or fitting[0].is_file()):
         return fitting[0]
     if entries and of_splits:

@@ -226,9 +226,8 @@ class Recorder:
         Where neither can be written, what waits stays in memory, which is said once.
         """
         try:
-            if (
-                self._is_away and self.spool is not None
-            ):  # the thread keeps trying, and a server that is away may be slow to say so
+            # The thread keeps trying, and a server that is away may be slow to say so.
+            if self._is_away and self.spool is not None:
                 self._keep()
             else:
                 self._flush_or_keep()

@@ -142,9 +142,8 @@ def clone(model: nn.Module) -> nn.Module:
     """
     copied: dict[int, object] = {}
     for parameter in model.parameters():
-        if type(parameter) is nn.Parameter and is_large_tensor(
-            parameter
-        ):  # what `Parameter.__deepcopy__` copies of it, and no more
+        if type(parameter) is nn.Parameter and is_large_tensor(parameter):
+            # What `Parameter.__deepcopy__` copies of it, and no more.
             copied[id(parameter)] = nn.Parameter(value_of(parameter), parameter.requires_grad)
     for module in model.modules():
         for value in vars(module).values():

@@ -101,9 +101,8 @@ def snake_case(name: str) -> str:
 def usual_value(name: str) -> Any:
     """What an argument or setting is tried with, by its name; ``None`` for one of no usual name."""
     name = snake_case(name)
-    for each in dict.fromkeys(
-        (name, name.rstrip("0123456789").rstrip("_"))
-    ):  # `hidden_dim1` and `hidden_dim2` are sizes of layers
+    # `hidden_dim1` and `hidden_dim2` are sizes of layers.
+    for each in dict.fromkeys((name, name.rstrip("0123456789").rstrip("_"))):
         found = SIZES[each] if each in SIZES else next((value for pattern, value in _LIKE if re.fullmatch(pattern, each)), None)
         if found is not None:
             return found

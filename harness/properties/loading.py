@@ -270,10 +270,8 @@ class _Pairs:
             wide = widened if double is not None and is_widened(double) else nn.Module.double
             source, other = (wide(self._subject.copies.of(model)).eval() for model in (both.source, both.other))
             return Loaded(source, other, self._call(source), self._call(other))
-        except (
-            Exception
-        ):  # as of what training leaves on a model; both have the same weights, so that a difference is not rounding
-            return both
+        except Exception:  # as of what training leaves on a model
+            return both  # which have the same weights, so that a difference is not rounding
 
 
 def unless_owned(subject: Subject, case: str, evidence: Evidence) -> Evidence:
@@ -362,17 +360,17 @@ def _to_be_saved(subject: Subject, other: nn.Module) -> nn.Module:
     model = subject.fresh()
     loses_ties = bool(tied_groups(subject.copies.model) - tied_groups(model))  # as is seen once each weight has its own values
     move(model, may_be_alike if subject.is_large and not loses_ties else None, share=0.0 if subject.fresh_weights else _SHARE)
-    for name, value in _constants(subject).items():
+    for name, value in _constants(subject, other).items():
         model.get_parameter(name).copy_(value)
     return model
 
 
-def _constants(subject: Subject) -> dict[str, Tensor]:
+def _constants(subject: Subject, other: nn.Module) -> dict[str, Tensor]:
     """Frozen parameters that every instance makes alike, as a table of sines: what saves need not hold them, and nothing trains them."""
     frozen = {name: value for name, value in subject.model.named_parameters() if not value.requires_grad and not is_packed(value)}
     if not frozen or subject.rebuild is None:
         return {}
-    others = dict(second_instance(subject).named_parameters())
+    others = dict((second_instance(subject) if other is subject.model else other).named_parameters())
     return {name: value for name, value in frozen.items() if name in others and torch.equal(value, others[name])}
 
 

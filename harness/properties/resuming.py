@@ -121,9 +121,8 @@ def _stepped_as_gradients_come(subject: Subject, model: nn.Module, batch: Batch,
     with mode(model, train=True), seeded(seed), reading_gradients(model, step):
         try:
             subject.backward(batch, model)
-        except (
-            UserError
-        ):  # it cannot be trained, or still needs a weight that has moved: what moved already stays, and is no less random
+        # It cannot be trained, or still needs a weight that has moved: what moved already stays, and is no less random.
+        except UserError:
             return False
     return True
 

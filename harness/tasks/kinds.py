@@ -269,9 +269,8 @@ def mean_loss(name: str, output: Tensor, labels: Tensor, classes: int = -1) -> T
         )
     counts = labels != IGNORED
     if name == "log_loss":
-        output = output.clamp(
-            0.0, 1.0
-        )  # a weighted mean of ones may be larger by rounding; the range itself is `declared_outputs`' matter
+        # A weighted mean of ones may be larger by rounding; the range itself is `declared_outputs`' matter.
+        output = output.clamp(0.0, 1.0)
     return elementwise[name](output[counts], labels[counts].to(output.dtype))
 
 

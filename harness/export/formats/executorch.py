@@ -95,9 +95,8 @@ class ExecuTorchExporter(Exporter):
                 with quiet(), torch.no_grad():
                     lowered, larger = _lower_within_memory(captured, program, partitioners, way)
                     path.write_bytes(lowered.content)
-                    check_shapes(
-                        program, self.load(path, program)(program.example)
-                    )  # some programs are lowered and cannot be run
+                    # Some programs are lowered and cannot be run.
+                    check_shapes(program, self.load(path, program)(program.example))
             except Exception as error:
                 failed.append(Attempt(way, str(error) if isinstance(error, ExportError) else one_line(error)))
                 continue

@@ -231,9 +231,8 @@ class Interpreter(Expressions):
             return opened(keywords)
         if self._of_instances and self._is_wanted(cls):
             names = [each.arg for each in made.node.args.args[1:]]
-            made.owner.names.update(
-                {**dict(zip(names, arguments, strict=False)), **keywords}
-            )  # most keep their arguments as they are called
+            # Most keep their arguments as they are called.
+            made.owner.names.update({**dict(zip(names, arguments, strict=False)), **keywords})
             return made.owner
         self._called(made, arguments, keywords, is_partial=True)
         return made.owner

@@ -69,10 +69,8 @@ class ReferenceSlices:
         Raises:
             DataError: There is no such column.
         """
-        from harness.monitoring.window import (
-            measure_window,
-            without_also,
-        )  # and with it torch, which tables without a model do not need
+        # And with it torch, which tables without a model do not need.
+        from harness.monitoring.window import measure_window, without_also
 
         parts = Parts.of(data, task, names, cuts, batch_size)
         known, profiles = without_also(reference), {}

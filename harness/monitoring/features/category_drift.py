@@ -224,9 +224,8 @@ def compare_unseen(
     before = np.array([m - current.once, current.once])
     now = np.array([n - current.unseen, current.unseen])
     value, low, high = cramers_v(before, now)
-    effect = (
-        (value, low, high) if current.unseen * m > current.once * n else (0.0, 0.0, high)
-    )  # fewer than expected are none too many
+    # Fewer than expected are none too many.
+    effect = (value, low, high) if current.unseen * m > current.once * n else (0.0, 0.0, high)
     seen, expected = f"{current.unseen / n:.1%}", f"{current.once / m:.1%}"
     found = Difference(
         feature=feature,

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 from unittest.mock import patch
@@ -155,7 +156,7 @@ def with_line(evidence: Evidence, trial: Trial, diverged: bool = False) -> Evide
         found = earlier() if earlier is not None else ""
         return found or Blame("", loss_line(trial))
 
-    return Evidence(**{**vars(evidence), "investigate": look})
+    return replace(evidence, investigate=look)
 
 
 class _Lines(TorchFunctionMode):

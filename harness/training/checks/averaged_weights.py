@@ -377,9 +377,8 @@ def is_mean_of(before: Tensor, after: Tensor, places: Sequence[Tensor]) -> bool:
     ways = torch.stack([(place - before).double().flatten() for place in places], 1)
     moved = (after - before).double().flatten()
     shares = torch.linalg.lstsq(ways, moved[:, None], driver="gelsd" if ways.device.type == "cpu" else None).solution
-    rounding = (
-        len(places) * torch.finfo(after.dtype).eps * float(after.double().norm())
-    )  # a slow average moves by few last places
+    # A slow average moves by few last places.
+    rounding = len(places) * torch.finfo(after.dtype).eps * float(after.double().norm())
     return float((ways @ shares - moved[:, None]).norm()) <= _OFF * float(moved.norm()) + rounding
 
 

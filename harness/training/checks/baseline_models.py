@@ -70,9 +70,8 @@ class Prior(nn.Module):
             self.answer = nn.Parameter(constant, requires_grad=False)
             return
         self.name = "the frequency of each token" if isinstance(output.kind, TokenScores) else "the frequency of each class"
-        counts = (
-            torch.bincount(labels[labels != IGNORED], minlength=output.class_count or 1).double() + 1
-        )  # no class is impossible (Laplace)
+        # No class is impossible (Laplace).
+        counts = torch.bincount(labels[labels != IGNORED], minlength=output.class_count or 1).double() + 1
         self.answer = nn.Parameter((counts / counts.sum()).log().float(), requires_grad=False)
 
     def forward(self, batch: Batch) -> Tensor:
