@@ -15,7 +15,7 @@ from harness.compat import tree_leaves
 from harness.evidence import WHOLE, Evidence, Status
 from harness.properties.calling import ModelRaisedError
 from harness.properties.dependence import where_lost
-from harness.properties.noise import FACTOR, difference, first_failure, judge_equal, remembered
+from harness.properties.noise import differs, first_failure, judge_equal, remembered
 from harness.properties.promises import first_returning
 from harness.properties.subject import Subject
 from harness.properties.tracing import (
@@ -110,7 +110,7 @@ def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         given = going_on(subject, second, states[0])
         other: Batch = {**given, each.name: going_on(subject, second, states[1])[each.name]}
         before, after = (_tensors(subject.outputs(batch, model)) for batch in (given, other))
-        if not any(_moved(a, b) for a, b in zip(before, after, strict=False)):
+        if not any(differs(a, b) for a, b in zip(before, after, strict=False)):
             return Evidence(
                 _NAME,
                 Status.FAIL,
@@ -346,8 +346,3 @@ def _same_outputs(subject: Subject, left: Calls, right: Calls, told: str, counte
 
 def _tensors(outputs: Outputs) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def _moved(left: Tensor, right: Tensor) -> bool:
-    scale = float(left.abs().max()) if left.numel() else 0.0
-    return difference(left, right) > FACTOR * torch.finfo(left.dtype).eps * scale

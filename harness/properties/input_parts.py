@@ -21,7 +21,7 @@ from harness.properties.calling import ModelRaisedError
 from harness.properties.carried_state import going_on
 from harness.properties.dependence import where_lost
 from harness.properties.model_variants import calibrated, calibrated_double, moved
-from harness.properties.noise import FACTOR, difference
+from harness.properties.noise import FACTOR, differs
 from harness.properties.optional_inputs import lacking, without
 from harness.properties.prerequisites import not_finite
 from harness.properties.subject import Subject
@@ -165,7 +165,7 @@ def _wrong_outputs(subject: Subject, model: nn.Module, seed: int, counterexample
     outputs = subject.task.signature.outputs
     for draw in range(seed, seed + _DRAWS):
         pair = [_floating(subject.outputs(subject.batch(seed=number), model)) for number in (draw, draw + 1_000)]
-        changed |= {name for name in pair[0] if name in pair[1] and _differs(pair[0][name], pair[1][name])}
+        changed |= {name for name in pair[0] if name in pair[1] and differs(pair[0][name], pair[1][name])}
         if all(output.constant or output.name in changed for output in outputs):
             break
     for output in outputs:
@@ -287,10 +287,4 @@ def _floating(outputs: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _any_differs(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return any(_differs(left[name], right[name]) for name in left if name in right)
-
-
-def _differs(left: Tensor, right: Tensor) -> bool:
-    """Whether an output changed by more than rounding in its dtype."""
-    scale = float(left.abs().max()) if left.numel() else 0.0
-    return difference(left, right) > FACTOR * torch.finfo(left.dtype).eps * scale
+    return any(differs(left[name], right[name]) for name in left if name in right)

@@ -85,6 +85,12 @@ def difference(left: Tensor, right: Tensor) -> float:
     return gap if gap == gap else float("inf")
 
 
+def differs(left: Tensor, right: Tensor) -> bool:
+    """Whether two outputs differ by more than rounding in their dtype."""
+    scale = float(left.abs().max()) if left.numel() else 0.0
+    return difference(left, right) > FACTOR * torch.finfo(left.dtype).eps * scale
+
+
 def measure_floor(subject: Subject) -> NoiseFloor:
     """Measures the noise floor of a subject's logits at its typical sizes."""
     return measure_floors(subject, lambda model, batch: {"logits": subject.raw_logits(batch, model)})["logits"]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.evidence import Evidence, Status
+from harness.training.checks.training_trace import weights_of
 from harness.training.trial import Trial, TrialOptions, too_long
 from harness.wording import and_others, counted
 
@@ -81,7 +82,7 @@ class _Watch:
     def start(self, model: nn.Module) -> None:
         """The model before it is trained."""
         self.pairs, self.copies = find_pairs(model), find_trained_copies(model)
-        self.before = _tensors(model)
+        self.before = weights_of(model)
 
     def look(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """A step is about to be taken."""
@@ -141,10 +142,6 @@ def _holds(outer: str, inner: str) -> bool:
     return not outer or inner == outer or inner.startswith(f"{outer}.")
 
 
-def _tensors(model: nn.Module) -> Values:
-    return {name: tensor.detach().clone() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-
-
 def averaged_weights(trial: Trial) -> Evidence:
     """A part that follows the weights of another one begins where these began, leaves none of them out, and follows their running statistics.
 
@@ -161,7 +158,7 @@ def averaged_weights(trial: Trial) -> Evidence:
     watch = _Watch()
     batches = [trial.subject.batch(seed=seed) for seed in range(count)]
     model = trial.train(batches, TrialOptions(epochs=_EPOCHS), prepare=watch.start, on_gradients=watch.look).model
-    after = _tensors(model)
+    after = weights_of(model)
     for pair in watch.copies:
         if found := _judge_trained(pair, model, watch, after):
             return found
@@ -171,7 +168,7 @@ def averaged_weights(trial: Trial) -> Evidence:
     if any(_is_late(_shares(pair, model, watch, after)) for pair in averages):  # still warming up, or for good
         watch = _Watch()
         model = trial.train(batches, TrialOptions(epochs=_MORE), prepare=watch.start, on_gradients=watch.look).model
-        after = _tensors(model)
+        after = weights_of(model)
     for pair in averages:
         found = (
             _judge_way(pair, model, watch, after)
