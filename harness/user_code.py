@@ -7,12 +7,11 @@ import ast
 import dis
 import importlib
 import importlib.util
-import inspect
 import json
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache, reduce
 from pathlib import Path
 from types import ModuleType
@@ -20,9 +19,9 @@ from typing import Any, NoReturn
 
 from harness.errors import LeavesProcessError, ModelSourceError, did_you_mean
 from harness.files import NO_FILE, text_hash
+from harness.partial_import import imported_in_part, part_without, run_part
 from harness.runtime import seeded
-from harness.scan import training_calls
-from harness.scan.definitions import definitions
+from harness.scan import part_run
 
 _OUT_OF_MEMORY = "out of memory: a smaller max_seq_len or image_size in the config, or a machine with more of it"
 
@@ -32,11 +31,11 @@ _LEVELS = 6
 _ROOT_FILES = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 """What lies in the root of a repository."""
 
-PART_OF_A_SCRIPT = "__modeltiers_part__"
-"""Attribute of a module of which only the definitions were run, because the rest trains or reads data."""
-
 FOLDERS_OF_CONFIGS: set[str] = set()
 """What was put on ``sys.path`` for the sake of a config's files."""
+
+_OF_A_SCRIPT = (ImportError, FileNotFoundError, NameError, LookupError, SystemExit)
+"""What a script raises that runs elsewhere than at its author's: without a package, its data, a notebook, variables or arguments."""
 
 _OURS = (Path(__file__).parent, Path(__file__).parent.parent / "pytest_modeltiers")
 _spec = importlib.util.find_spec("torch")
@@ -48,6 +47,9 @@ _NOT_THE_USERS = (
 
 def import_file(path: Path, key: str) -> ModuleType:
     """Imports a Python file under a unique name, so that its classes can be pickled and its siblings imported.
+
+    Of a file whose import would train a model, or raises in a statement that its models do not need, only the part is run that they need,
+    which ``LEFT_OUT`` says.
 
     Args:
         path: The file.
@@ -81,10 +83,11 @@ def import_file(path: Path, key: str) -> ModuleType:
     sys.modules[name] = module
     before = list(sys.path)
     _make_siblings_importable(path.parent)
+    part = part_run(path)
     try:
-        with seeded(0), command_line_of(path):
-            if any(Path(finding.file) == path.resolve() for finding in training_calls(path)):
-                run_definitions(module, path)
+        with seeded(0), command_line_of(path), imported_in_part(FOLDERS_OF_CONFIGS):
+            if part is not None:
+                run_part(module, part.tree, part.why)
             else:
                 spec.loader.exec_module(module)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
@@ -92,16 +95,8 @@ def import_file(path: Path, key: str) -> ModuleType:
         if isinstance(error, KeyboardInterrupt) and not is_raised_by_code(error):
             raise
         root = _root_wanted(path, error)
-        if root is None and _is_of_a_script(path, error):
-            with suppress(Exception, SystemExit), seeded(0), command_line_of(path):
-                part = importlib.util.module_from_spec(spec)
-                sys.modules[name] = part
-                run_definitions(part, path)
-                if any(
-                    inspect.isclass(each) and each.__module__ == name and hasattr(each, "forward") for each in vars(part).values()
-                ):
-                    return part
-            sys.modules.pop(name, None)
+        if root is None and part is None and (found := _again_in_part(path, name, error)) is not None:
+            return found
         if root is None:
             raise ModelSourceError(f"`{key}`: importing {path} raised {raised(error)}{_missing_package(error)}") from error
         sys.path[:] = before
@@ -109,23 +104,21 @@ def import_file(path: Path, key: str) -> ModuleType:
     return module
 
 
-def run_definitions(module: ModuleType, path: Path) -> None:
-    """Runs only that part of a script which its model needs, and marks its module.
-
-    Args:
-        module: The module, empty.
-        path: The file.
-    """
-    exec(compile(definitions(ast.parse(path.read_bytes())), str(path), "exec"), vars(module))
-    setattr(module, PART_OF_A_SCRIPT, True)
-
-
-def _is_of_a_script(path: Path, error: BaseException) -> bool:
-    """Whether a statement of the file itself raised, other than an import: it reads data which are not there, or a command line."""
-    if isinstance(error, (ImportError, SyntaxError)):
-        return False
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return bool(frames) and frames[0].name == "<module>"
+def _again_in_part(path: Path, name: str, error: BaseException) -> ModuleType | None:
+    """A file's module with only the part run that its models need; ``None`` where what raised is in it, or it raises too."""
+    line = next((frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)), None)
+    spec = importlib.util.spec_from_file_location(name, path)
+    tree = part_without(path, line) if line is not None and isinstance(error, _OF_A_SCRIPT) else None
+    if tree is None or spec is None:
+        return None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        with seeded(0), command_line_of(path), imported_in_part(FOLDERS_OF_CONFIGS):
+            run_part(module, tree, f"line {line} raises {raised(error).rpartition(' (')[0]}")
+    except (Exception, SystemExit):
+        sys.modules.pop(name, None)
+        return None
+    return module
 
 
 def _root_wanted(path: Path, error: BaseException) -> Path | None:

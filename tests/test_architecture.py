@@ -31,6 +31,7 @@ LEVELS = {
     "config": 0,
     "config_file": 0,
     "config_mistakes": 0,
+    "partial_import": 0,
     "user_code": 0,
     "model_file": 0,
     "processes": 0,

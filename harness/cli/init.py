@@ -113,9 +113,11 @@ def _try_out(config: Path, only_write: bool) -> int:
 
 def _account(found: Scaffold) -> str:
     """What was found, and from what."""
-    from harness.user_code import PART_OF_A_SCRIPT
+    from harness.partial_import import LEFT_OUT
 
     lines = [f"{found.signature}, built by {found.factory.call}"]
+    if left_out := LEFT_OUT.get(str(found.source.file)):
+        lines.append(f"  only what its models need is run: {left_out}")
     if found.factory.through:
         lines.append(f"  it has no forward: its `{found.factory.through}` is called in its place{_or_a_method(found)}")
     if found.called:
@@ -126,11 +128,6 @@ def _account(found: Scaffold) -> str:
             lines.append(f"  {key} = {task.task_type.value if key == 'task_type' else getattr(task, key)}: {reason}")
     if found.declared is not None:
         lines += [f"  {path}: {' '.join(reason.split())}" for path, reason in found.declared.reasons.items()]
-    if hasattr(found.source.module, PART_OF_A_SCRIPT):
-        lines.append(
-            f"  {found.source.file.name} is a script: of it only imports, functions, classes and what these read are run, here and in the "
-            "tests; what trains or reads data is left out"
-        )
     if found.factory.place:
         lines.append(f"  arguments as in {found.factory.place}")
     if found.factory.guessed:

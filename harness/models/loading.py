@@ -26,7 +26,7 @@ from harness.models.stubs import build_stub
 from harness.models.weights import CHECKPOINT, checkpoint_arguments, load_weights, pretrained_factory, refuse_incomplete
 from harness.models.wrapped import call_by, refuse_compiled, unwrapped, with_signature
 from harness.runtime import seeded
-from harness.scan import ScanWarning, dangerous_calls, scan_source
+from harness.scan import ScanWarning, dangerous_calls, part_run, scan_source
 from harness.user_code import command_line_of, import_dotted, import_file, is_raised_by_code, raised
 
 NO_NETWORK = (URLError, ConnectionError, TimeoutError)
@@ -222,9 +222,10 @@ def refuse_dangerous(path: Path, key: str, factory: str | None = None, kwargs: M
 def warn_of_findings(path: Path) -> None:
     """Warns of what a file of the user's own does that no model needs; it is run all the same."""
     try:
-        grave = [finding for finding in scan_source(read_regular(path), path.name) if finding.grave]
+        found, part = scan_source(read_regular(path), path.name), part_run(path)
     except OSError:
         return  # the import says what is wrong
+    grave = [finding for finding in found if finding.grave and (part is None or part.has(finding.line))]
     if grave:
         more = f" (and {len(grave) - 1} more)" if len(grave) > 1 else ""
         warnings.warn(f"`model_file`: {grave[0]}{more}", ScanWarning, stacklevel=2)

@@ -20,6 +20,7 @@ from harness.batches import Batch
 from harness.evidence import Evidence, from_here
 from harness.models.arguments import factory_arguments
 from harness.models.loading import ModelSource
+from harness.partial_import import LEFT_OUT
 from harness.properties.subject import Subject
 
 _MOST_WRITTEN = 32
@@ -50,9 +51,9 @@ class Building:
 
     @classmethod
     def of(cls, source: ModelSource) -> Building | None:
-        """How a source builds its model; ``None`` where a line of code cannot: weights from a file, or no file of the user's."""
+        """How a source builds its model; ``None`` where no line of code can: weights from a file, no file of the user's, or a part of one."""
         name, _, factory = source.origin.rpartition(":")
-        if not source.has_fresh_weights or source.call or not factory:
+        if not source.has_fresh_weights or source.call or not factory or LEFT_OUT:
             return None
         kwargs = factory_arguments(source.factory, source.kwargs)
         file = Path(name)

@@ -29,9 +29,9 @@ from harness.scaffold.bridge import Source, bridge_path, bridge_text, import_mod
 from harness.scaffold.building import agreeing, built
 from harness.scaffold.config_text import config_text
 from harness.scaffold.declared import Declared, declare, said_axes, with_near_classes
-from harness.scan import Finding, training_calls
+from harness.scan import training_calls
 from harness.tasks import TaskType
-from harness.user_code import PART_OF_A_SCRIPT, raised
+from harness.user_code import raised
 
 _SHOWN_ARGUMENTS = 8
 _SHOWN = 2
@@ -138,8 +138,6 @@ def scaffold(
         found = _find(source, factory, arguments or {}, _Asked(task, tuple(inputs), call), patience, trust)
     signature, bridge = signature_of(found.model), None
     if needs_bridge(found.factory, found.guess):
-        if hasattr(source.module, PART_OF_A_SCRIPT):
-            _refuse(next(training_calls(source.file), None))
         bridge = bridge_path(target.parent if apart else source.folder)
         _refuse_existing(bridge, overwrite)
         write_whole(bridge, bridge_text(source, found.factory, found.guess, signature, found.model))
@@ -289,11 +287,8 @@ def _is_loss(name: str) -> bool:
 
 
 def _refuse_training(model_file: Path) -> None:
-    """Refuses a file that imports another one which trains a model, which might take hours."""
-    _refuse(next((each for each in training_calls(model_file) if Path(each.file) != model_file), None))
-
-
-def _refuse(finding: Finding | None) -> None:
+    """Refuses a file whose model needs what is trained when the file is imported, which might take hours, and one that imports such a file."""
+    finding = next(training_calls(model_file), None)
     if finding is not None:
         raise ModelSourceError(
             f'{finding}. Importing it would run that: move what is not the model below `if __name__ == "__main__":`, or the model into a '

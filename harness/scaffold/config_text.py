@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.data.readers import kinds
 from harness.models.attempts import methods_to_call
+from harness.partial_import import LEFT_OUT
 from harness.scaffold.bridge import needs_adapter, needs_build
 
 if TYPE_CHECKING:
@@ -84,16 +85,21 @@ def config_text(found: Scaffold) -> str:
 def _keys(found: Scaffold, model_file: Path) -> dict[str, tuple[Any, str]]:
     """The keys with their values and comments."""
     factory, folder, guess = found.factory, found.config.resolve().parent, found.guess
+    left_out = LEFT_OUT.get(str(model_file), "")
+    part = f"only what its models need is run: {left_out}" if left_out else ""
     keys: dict[str, tuple[Any, str]] = {"task_name": (_own_name(model_file.stem, found.signature), "a name for the reports")}
     if guess is not None:
         keys["task_type"] = (guess.task.task_type.value, guess.reasons.get("task_type", ""))
     if needs_build(factory) and found.bridge is not None:
-        keys["model_file"] = (_relative(found.bridge, folder), f"calls {factory.name} in {model_file.name}")
+        keys["model_file"] = (
+            _relative(found.bridge, folder),
+            "; ".join(filter(None, (f"calls {factory.name} in {model_file.name}", part))),
+        )
     else:
         if found.source.dotted:
             keys["model_import"] = (f"{found.source.dotted}:{factory.name}", "part of a package")
         else:
-            keys["model_file"] = (_relative(model_file, folder), "")
+            keys["model_file"] = (_relative(model_file, folder), part)
         if (factory.name != "build_model" or found.others) and not found.source.dotted:
             keys["model_factory"] = (factory.name, f"also there: {', '.join(found.others)}" if found.others else "")
         if factory.kwargs:

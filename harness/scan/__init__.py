@@ -12,14 +12,27 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from harness.scan.reach import Reach, ReachedCall
+from harness.files import read_regular
+from harness.scan.needed import needed_part
+from harness.scan.reach import PartOf, Reach, ReachedCall
 from harness.scan.rules import HARMLESS_CALLS, METHODS, NAMES, OS_STARTS, RULES, WHOLE_MODULES, Finding, ScanWarning
 from harness.scan.source import candidates, rule_of, scan_source
 
-__all__ = ["RULES", "Finding", "ScanWarning", "dangerous_calls", "scan_files", "scan_source", "training_calls"]
+__all__ = [
+    "RULES",
+    "Finding",
+    "PartRun",
+    "ScanWarning",
+    "dangerous_calls",
+    "part_run",
+    "scan_files",
+    "scan_source",
+    "training_calls",
+]
 
 _NATIVE = (".so", ".pyd", ".dll", ".dylib", ".pyc", ".pyo", ".whl", ".egg", ".zip")
 _CODE = (".pt2", ".onnx", ".pte", ".jit", ".torchscript")
@@ -118,8 +131,60 @@ _WORDS = re.compile(
 _TRAINING_WORDS = re.compile(rb"\.(backward|fit)\(")
 
 
+@dataclass(frozen=True)
+class PartRun:
+    """What is run of a file whose import would do more than define models.
+
+    Attributes:
+        tree: The statements.
+        because: The first call that no model needs.
+    """
+
+    tree: ast.Module
+    because: Finding
+
+    @property
+    def why(self) -> str:
+        """``line 53 trains a model``."""
+        return f"line {self.because.line} {RULES[self.because.rule].reason}"
+
+    def has(self, line: int) -> bool:
+        """Whether a line is run."""
+        return any(node.lineno <= line <= (node.end_lineno or node.lineno) for node in self.tree.body)
+
+
+def part_run(path: Path) -> PartRun | None:
+    """The part of a file that its models need, where importing all of it would train a model, or run commands of a notebook.
+
+    Args:
+        path: The file.
+
+    Returns:
+        ``None`` where the file can be imported as a whole, has no models, its models need those calls, or it starts programs or uses the
+        network beside them, which is for the user to trust.
+    """
+    found = list(_work_at_import(path))
+    if not found or any(each.file != str(path) or not _is_of_a_script(each) for each in found):
+        return None
+    try:
+        part = needed_part(read_regular(path))
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None
+    return None if part is None or next(_work_at_import(path, part.tree), None) else PartRun(part.tree, found[0])
+
+
+def _is_of_a_script(finding: Finding) -> bool:
+    return finding.rule == "training" or finding.code.startswith("get_ipython()")
+
+
+def _work_at_import(path: Path, tree: ast.Module | None = None) -> Iterator[Finding]:
+    yield from _training(path, tree)
+    for when, call in _reached(path, _WORDS, None, {}, tree):
+        yield from (_finding(rule, call, subject, when) for rule, subject in _starts(call))
+
+
 def dangerous_calls(path: Path, factory: str | None = None, kwargs: Mapping[str, Any] | None = None) -> Iterator[Finding]:
-    """The calls that start programs or use the network when a file is imported and its model is built.
+    """The calls that start programs or use the network when a file is imported, or the part of it that is run, and its model is built.
 
     A name that is only imported, and a function that nothing calls on the way, are no findings. A file that cannot be read or parsed has
     none either: its import says what is wrong.
@@ -129,24 +194,37 @@ def dangerous_calls(path: Path, factory: str | None = None, kwargs: Mapping[str,
         factory: The function or class that builds the model; ``None`` for the import only.
         kwargs: Its arguments.
     """
-    for when, call in _reached(path, _WORDS, factory, kwargs or {}):
-        for rule, subject in _starts(call):
-            yield _finding(rule, call, subject, when)
+    for when, call in _reached(path, _WORDS, factory, kwargs or {}, _tree_run(path), _tree_run):
+        yield from (_finding(rule, call, subject, when) for rule, subject in _starts(call))
 
 
 def training_calls(path: Path) -> Iterator[Finding]:
-    """The calls that train a model when a file is imported."""
-    for when, call in _reached(path, _TRAINING_WORDS, None, {}):
+    """The calls that train a model when a file is imported, or the part of it that is run."""
+    return _training(path, _tree_run(path), _tree_run)
+
+
+def _tree_run(path: Path) -> ast.Module | None:
+    part = part_run(path)
+    return None if part is None else part.tree
+
+
+def _training(path: Path, tree: ast.Module | None, part_of: PartOf | None = None) -> Iterator[Finding]:
+    for when, call in _reached(path, _TRAINING_WORDS, None, {}, tree, part_of):
         func = call.node.func
         if isinstance(func, ast.Attribute) and func.attr in _TRAINS:
             yield _finding("training", call, f".{func.attr}()", when)
 
 
 def _reached(
-    path: Path, words: re.Pattern[bytes], factory: str | None, kwargs: Mapping[str, Any]
+    path: Path,
+    words: re.Pattern[bytes],
+    factory: str | None,
+    kwargs: Mapping[str, Any],
+    tree: ast.Module | None,
+    part_of: PartOf | None = None,
 ) -> Iterator[tuple[str, ReachedCall]]:
     try:
-        reach = Reach(path, words)
+        reach = Reach(path, words, tree, part_of)
         yield from (("is imported", call) for call in reach.at_import())
         if factory is not None:
             yield from (("builds its model", call) for call in reach.at_build(factory, kwargs))

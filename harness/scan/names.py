@@ -234,3 +234,11 @@ def bound(
         if keyword.arg:
             inside[keyword.arg] = value_of(keyword.value, known)
     return inside
+
+
+def relative_imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Names that relative imports bind, and what to: ``.blocks.Block``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            start = "." * node.level + (f"{node.module}." if node.module else "")
+            yield from ((alias.asname or alias.name, f"{start}{alias.name}") for alias in node.names)

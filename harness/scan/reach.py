@@ -10,20 +10,22 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from harness.files import read_regular
-from harness.scan.names import UNKNOWN, Environment, Names, bound, folded, value_of
+from harness.scan.names import UNKNOWN, Environment, Names, bound, folded, relative_imports, value_of
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _MANY_FILES = 40
 """Files beside the first one that are followed."""
 
+Part = ast.Module | None
+PartOf = Callable[[Path], Part]
 _LEVELS = 3
 """Folders above a file that its imports may start from."""
 _MANY = 10_000
@@ -45,13 +47,14 @@ class SourceFile:
     Args:
         path: The file.
         source: Its content.
+        tree: The part of it that runs; all of it by default.
     """
 
-    def __init__(self, path: Path, source: bytes) -> None:
+    def __init__(self, path: Path, source: bytes, tree: Part = None) -> None:
         self.path = path
         self.lines = source.decode("utf-8", "replace").splitlines()
         self.source = source
-        self.tree = ast.parse(source)
+        self.tree = ast.parse(source) if tree is None else tree
         self.functions: dict[str, _Function] = {}
         self.classes: dict[str, ast.ClassDef] = {}
         for node in _top_level(self.tree.body):
@@ -59,7 +62,7 @@ class SourceFile:
                 self.functions[node.name] = node
             elif isinstance(node, ast.ClassDef):
                 self.classes[node.name] = node
-        self.relative = dict(_relative_imports(self.tree))
+        self.relative = dict(relative_imports(self.tree))
         self._methods: dict[str, dict[str, _Function]] = {}
 
     @cached_property
@@ -91,16 +94,18 @@ class Reach:
     Args:
         path: The file.
         words: What a file must have in its text to be of interest; where neither this one nor one that it imports has, nothing is followed.
+        tree: See ``SourceFile``.
+        part_of: The part that runs of a file beside it; ``None`` of one that runs as a whole.
 
     Raises:
         SyntaxError: It is not Python.
         OSError: It cannot be read.
     """
 
-    def __init__(self, path: Path, words: re.Pattern[bytes]) -> None:
-        self._files: dict[Path, SourceFile | None] = {}
-        self.file = SourceFile(path, read_regular(path))
-        self._files[path] = self.file
+    def __init__(self, path: Path, words: re.Pattern[bytes], tree: Part = None, part_of: PartOf | None = None) -> None:
+        self._part_of = part_of or (lambda _: None)
+        self.file = SourceFile(path, read_regular(path), tree)
+        self._files: dict[Path, SourceFile | None] = {path: self.file}
         self._seen: set[tuple[int, str]] = set()
         self._imported: set[Path] = set()
         self._made: dict[str, dict[int, tuple[SourceFile, _Function, ast.ClassDef]]] = {}
@@ -317,7 +322,7 @@ class Reach:
             ):
                 return None  # what is installed is nobody's own file
             try:
-                self._files[path] = SourceFile(path, read_regular(path))
+                self._files[path] = SourceFile(path, read_regular(path), self._part_of(path))
             except (OSError, SyntaxError, ValueError, RecursionError):
                 return None
         return self._files[path]
@@ -342,23 +347,16 @@ def _modules(node: ast.Import | ast.ImportFrom) -> list[str]:
     return [start, *(f"{start}{'' if start.endswith('.') else '.'}{alias.name}" for alias in node.names)]
 
 
-def _relative_imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Names that relative imports bind, and what to: ``.blocks.Block``."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            start = "." * node.level + (f"{node.module}." if node.module else "")
-            yield from ((alias.asname or alias.name, f"{start}{alias.name}") for alias in node.names)
-
-
 def _is_needless(node: ast.AST, handler: ast.AST) -> bool:
     """Whether a handler is for packages that are not installed, as to install them, and all that are imported are."""
     if not isinstance(node, ast.Try) or not isinstance(handler, ast.ExceptHandler):
         return False
     caught = {ast.unparse(each) for each in getattr(handler.type, "elts", [handler.type]) if each is not None}
     names = [alias.name.partition(".")[0] for each in node.body if isinstance(each, ast.Import) for alias in each.names]
-    only_imports = all(isinstance(each, ast.Import) or ast.unparse(each).startswith("assert hasattr(") for each in node.body)
+    if not all(isinstance(each, ast.Import) or ast.unparse(each).startswith("assert hasattr(") for each in node.body):
+        return False
     is_for_packages = bool(names) and bool(caught) and caught <= {"ImportError", "ModuleNotFoundError", "AssertionError"}
-    return only_imports and is_for_packages and all(importlib.util.find_spec(name) is not None for name in names)
+    return is_for_packages and all(importlib.util.find_spec(name) is not None for name in names)
 
 
 def _leaves(node: ast.stmt, known: Environment) -> bool:

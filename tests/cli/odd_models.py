@@ -133,6 +133,8 @@ main()
 """
 )
 
+NEEDS_TRAINING = TRAINS_AT_IMPORT.replace("\nmain()\n", "\nNet.start = main()\n")
+
 AUTOENCODER = (
     HEAD
     + """

@@ -121,12 +121,20 @@ def test_arguments_are_read_from_the_file_that_makes_the_model(tmp_path: Path) -
     assert load_config(found.config).model_kwargs == {"foo": 9, "bar": 3}
 
 
-def test_a_command_line_that_the_model_reads_is_refused_in_a_true_sentence(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (odd.READS_REQUIRED_ARGUMENT, ["the following arguments are required: --data", "__main__", "model.py, line 7"]),
+        (odd.NEEDS_TRAINING, ["model.py, line 17: .backward() trains a model (when the file is imported)", "__main__"]),
+    ],
+    ids=["argument", "trains"],
+)
+def test_what_is_refused_is_refused_in_a_true_sentence(
+    source: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["init", str(written(odd.READS_REQUIRED_ARGUMENT, tmp_path))]) == 2
+    assert main(["init", str(written(source, tmp_path))]) == 2
     said = capsys.readouterr().err
-    assert all(word in said for word in ("the following arguments are required: --data", "__main__", "model.py, line 7")), said
+    assert all(word in said for word in words), said
     assert "usage:" not in said
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["model.py"]
 
@@ -136,7 +144,7 @@ def test_a_command_line_that_the_model_reads_is_refused_in_a_true_sentence(
 )
 def test_of_a_script_only_what_the_model_needs_is_run(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", str(written(source, tmp_path)), "--no-run"]) == 0
-    assert "model.py is a script: of it only imports" in capsys.readouterr().out
+    assert "only what its models need is run: line " in capsys.readouterr().out
     assert load_config(tmp_path / "modeltiers.toml").num_features == 9
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 from pathlib import Path
 
 import pytest
 
 from harness.scan import dangerous_calls, training_calls
-from harness.scan.definitions import definitions
 
 NET = "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, width=3, pretrained=False):\n        super().__init__()\n"
 
@@ -169,43 +167,3 @@ def test_imports_that_start_from_a_folder_above_are_followed(tmp_path: Path) -> 
     installed = (folder / "parts.py").read_text().replace("apex\nexcept", "torch\n    assert hasattr(torch, 'nn')\nexcept")
     (folder / "parts.py").write_text(installed.replace("except ImportError", "except (ImportError, AssertionError)"))
     assert list(dangerous_calls(folder / "net.py")) == []  # what installs a package that is there does not run
-
-
-SCRIPT = """
-import argparse, torch
-from torch import nn
-try:
-    from apex import amp
-except ImportError:
-    amp = None
-parser = argparse.ArgumentParser()
-parser.add_argument("--width", type=int, default=4)
-args = parser.parse_args()
-rows = torch.load("train.pt")
-def scaled(x, by=args.width):
-    return x * by
-sizes = {}
-sizes["hidden"] = args.width * 2
-class Net(nn.Module):
-    size = sizes["hidden"]
-    def forward(self, x):
-        return scaled(x) * FACTOR + OFFSET
-FACTOR, OFFSET = 3, rows.mean()
-model = Net()
-model.cuda()
-for row in rows:
-    model(row).backward()
-    FACTOR = 4
-"""
-
-
-def test_of_a_script_the_statements_that_its_classes_need_are_kept_in_their_order() -> None:
-    kept = [ast.unparse(each).splitlines()[0] for each in definitions(ast.parse(SCRIPT)).body]
-    assert kept == [
-        "import argparse, torch", "from torch import nn", "try:", "parser = argparse.ArgumentParser()",
-        "parser.add_argument('--width', type=int, default=4)", "args = parser.parse_args()", "rows = torch.load('train.pt')",
-        "def scaled(x, by=args.width):", "sizes = {}", "sizes['hidden'] = args.width * 2", "class Net(nn.Module):",
-        "FACTOR, OFFSET = (3, rows.mean())",
-    ]  # fmt: skip
-    without = definitions(ast.parse(SCRIPT.replace("rows.mean()", "0"))).body
-    assert not any("torch.load" in ast.unparse(each) or "model" in ast.unparse(each) for each in without)
