@@ -12,8 +12,6 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_
 from harness.catalogue import CATALOGUE
 from harness.config_file import read_keys, refused
 from harness.config_keys import (
-    PRESETS,
-    TIERS,
     DataKeys,
     DriftFloors,
     EvalConfig,
@@ -28,6 +26,7 @@ from harness.config_keys import (
     TrainingConfig,
 )
 from harness.config_mistakes import explain, refusal, why_no_path
+from harness.config_values import PRESETS, TIERS
 from harness.errors import Mistake, did_you_mean, nearest
 from harness.files import text_hash
 from harness.model_file import brings_data, with_task

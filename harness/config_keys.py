@@ -5,94 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetJsonSchemaHandler,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import Field, field_validator, model_validator
 
 from harness.config_mistakes import refusal
+from harness.config_values import (
+    COUNTABLE,
+    DATA_SOURCES,
+    DATASETS,
+    PYTHON_NAME,
+    AxisLimits,
+    ExportFormat,
+    Keys,
+    Name,
+    NonNegative,
+    Positive,
+    Rate,
+    TierName,
+)
 from harness.errors import did_you_mean, nearest
-from harness.formats import default_formats, quantisable_formats, quantised_formats, valid_formats
+from harness.formats import default_formats, quantisable_formats, quantised_formats
 from harness.tasks import FACTS, MODALITIES
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "lm_tiny": {"task_type": "causal_lm", "modality": "text", "vocab_size": 128, "max_seq_len": 32, "pad_token_id": 0},
-    "cls_tiny": {
-        "task_type": "sequence_classification",
-        "modality": "text",
-        "vocab_size": 128,
-        "max_seq_len": 32,
-        "pad_token_id": 0,
-        "num_classes": 4,
-    },
-    "seq2seq_tiny": {"task_type": "seq2seq_lm", "modality": "text", "vocab_size": 128, "max_seq_len": 24, "pad_token_id": 0},
-    "vision_tiny": {"task_type": "image_classification", "modality": "vision", "image_size": [3, 32, 32], "num_classes": 4},
-}
-"""Defaults that a ``task_name`` or a ``preset`` brings; a key in the config wins."""
-
-DATASETS = ("lm_tiny_v1", "cls_tiny_v1", "seq2seq_tiny_v1", "vision_tiny_v1")
-"""Identifiers of the built-in datasets."""
-
-_LARGEST = 2**32 - 1
-"""The largest seed that NumPy takes. No size, count or id comes near it; far beyond lie numbers that neither torch nor a database can hold."""
-
-
-def _is_countable(number: int) -> int:
-    if number > _LARGEST:
-        raise PydanticCustomError("countable", "less than or equal to {largest}", {"largest": _LARGEST})
-    return number
-
-
-_COUNTABLE = AfterValidator(_is_countable)
-Positive = Annotated[int, Field(ge=1), _COUNTABLE]
-NonNegative = Annotated[int, Field(ge=0), _COUNTABLE]
-Rate = Annotated[float, Field(ge=0)]
-TierName = Literal["1", "2", "3", "4", "5"]
-
-
-def _known_format(name: Any) -> Any:
-    if name not in valid_formats():
-        quoted = [f"'{valid}'" for valid in valid_formats()]
-        expected = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
-        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
-    return name
-
-
-class _FormatNames:
-    """The names of the formats in the JSON Schema, read from the table of exporters when the schema is asked for."""
-
-    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {**handler(schema), "enum": valid_formats()}
-
-
-ExportFormat = Annotated[str, BeforeValidator(_known_format), _FormatNames()]
-"""Name of a format in the table of exporters."""
-
-Name = Annotated[str, Field(min_length=1)]
-
-_PYTHON_NAME = r"^(.+\.py|\w+(\.\w+)*)?:\w+(\.\w+)*$"
-"""``file.py:name``, ``pkg.mod:name``, or ``:name`` of the model's file."""
-
-DATA_SOURCES = ("dataset_id", "path", "dataset", "datamodule")
-"""Keys of `train` and `eval` that say where the data is; one of them at a time."""
-
-AxisLimits = Annotated[list[Positive], Field(min_length=2, max_length=2)]
-"""Smallest and largest size of an axis."""
-
-TIERS: tuple[TierName, ...] = ("1", "2", "3", "4", "5")
-
-
-class Keys(BaseModel):
-    """A group of keys: nothing unknown, nothing coerced."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class TaskKeys(Keys):
@@ -111,7 +43,7 @@ class TaskKeys(Keys):
     image_size: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None = Field(
         None, description="[C, H, W] in pixels."
     )
-    num_classes: Annotated[int, Field(ge=2), _COUNTABLE] | None = Field(
+    num_classes: Annotated[int, Field(ge=2), COUNTABLE] | None = Field(
         None, description="Number of classes, and of scores; two for yes or no."
     )
     num_features: Positive | None = Field(None, description="Number of tabular features.")
@@ -220,12 +152,12 @@ class EvalConfig(Keys):
     dataset: str | None = Field(
         default=None,
         description="`file.py:function` that returns a dataset, a DataLoader, or rows; `:function` for the model's file.",
-        pattern=_PYTHON_NAME,
+        pattern=PYTHON_NAME,
     )
     datamodule: str | None = Field(
         default=None,
         description="`file.py:Class`, a LightningDataModule; `model` for the model's own dataloaders.",
-        pattern=f"{_PYTHON_NAME}|^model$",
+        pattern=f"{PYTHON_NAME}|^model$",
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of `dataset` or `datamodule`.")
     split: str | None = None
@@ -357,10 +289,10 @@ class ReferenceWindows(Keys):
 class MonitoringKeys(Keys):
     """Baselines and profiles."""
 
-    baseline_run_id: Annotated[int, _COUNTABLE] | str | None = Field(
+    baseline_run_id: Annotated[int, COUNTABLE] | str | None = Field(
         None, description="The run that scores are compared with, by id or name."
     )
-    reference_profile_id: Annotated[int, _COUNTABLE] | str | None = Field(
+    reference_profile_id: Annotated[int, COUNTABLE] | str | None = Field(
         None, description="The run whose profile data is compared with, by id or name."
     )
     reference_windows: ReferenceWindows | None = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Set
@@ -27,6 +28,7 @@ LEVELS = {
     "owners": 0,
     "formats": 0,
     "config_keys": 0,
+    "config_values": 0,
     "catalogue": 0,
     "config": 0,
     "config_file": 0,
@@ -180,6 +182,7 @@ NAMES_TASK_TYPES = {
     "harness.cli.init": "an option of the command",
     "harness.config": "the key",
     "harness.config_keys": "the key",
+    "harness.config_values": "the presets",
     "harness.export.bundle.contract": "a key of the file",
     "harness.models.answers": "init looks for the type that a model fits",
     "harness.models.attempts": "init looks for the type that a model fits",
@@ -238,3 +241,32 @@ def test_light_modules_import_no_torch() -> None:
     light = "harness, harness.config, harness.catalogue, harness.cli, harness.monitoring.table_command, pytest_modeltiers.plugin"
     code = f"import {light}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def _paths_named_in_the_plan() -> Iterator[Path]:
+    """The files and folders that ARCHITECTURE.md names: in its tree, by their folders' indentation, and whole in its text."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    folders: list[tuple[int, Path]] = []
+    for line in text.partition("```text\n")[2].partition("```")[0].splitlines():
+        indent = len(line) - len(line.lstrip())
+        folders = [each for each in folders if each[0] < indent]
+        above = folders[-1][1] if folders else ROOT
+        names = re.findall(r"\S+", re.match(r"\s*((?:[\w/]+(?:\.py|/)(?:\s|$))*)", line)[1])  # type: ignore[index]
+        if len(names) == 1 and names[0].endswith("/"):
+            folders.append((indent, above / names[0]))
+        yield from (above / name for name in names)
+    yield from (
+        ROOT / name for name in re.findall(r"`((?:harness|pytest_modeltiers|tests|docs|benchmarks|examples)/[\w/.-]+)`", text)
+    )
+
+
+def test_every_path_that_the_plan_names_exists() -> None:
+    named = list(_paths_named_in_the_plan())
+    assert len(named) > 200
+    assert [str(path) for path in named if not path.exists()] == []
+
+
+def test_the_changelog_says_nothing_twice() -> None:
+    """Git joins what two branches add to it, and so may keep a line that one of them has moved."""
+    lines = [line for line in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines() if len(line) > 40]
+    assert sorted({line for line in lines if lines.count(line) > 1}) == []

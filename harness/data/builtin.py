@@ -38,7 +38,7 @@ def builtin_source(dataset_id: str, task: TaskSpec, split: str) -> SizedSource:
     """The rows of a split.
 
     Args:
-        dataset_id: One of ``harness.config_keys.DATASETS``.
+        dataset_id: One of ``harness.config_values.DATASETS``.
         task: What they are for; a task with fewer classes than the set gets the rows of its first ones.
         split: ``train``, ``validation`` or ``test``.
 

@@ -163,7 +163,7 @@ _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])")
 
 def _own_name(stem: str, signature: str) -> str:
     """The file's name, or the class's where that says nothing, unless it is a preset's, which would bring that preset's sizes."""
-    from harness.config_keys import PRESETS
+    from harness.config_values import PRESETS
 
     name = _WORDS.sub("_", signature.partition(".")[0]).lower() if stem in _ANY_FILE else stem
     return f"{name}_model" if name in PRESETS else name

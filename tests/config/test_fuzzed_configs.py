@@ -25,7 +25,8 @@ from test_config_samples import to_toml
 
 from harness.catalogue import CATALOGUE
 from harness.config import EvalConfig, ExportConfig, SuiteConfig
-from harness.config_keys import PRESETS, DriftFloors
+from harness.config_keys import DriftFloors
+from harness.config_values import PRESETS
 from harness.errors import UserError
 from harness.gists import GistError
 from harness.tasks import FACTS, TaskType

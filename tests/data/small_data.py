@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from harness.config import EvalConfig
-from harness.config_keys import PRESETS
+from harness.config_values import PRESETS
 from harness.data.opening import open_dataset
 from harness.tasks import TaskSpec, TaskType
 

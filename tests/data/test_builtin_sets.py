@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_data import preset_task, task_of
 
 from harness.config import EvalConfig
-from harness.config_keys import DATASETS, PRESETS
+from harness.config_values import DATASETS, PRESETS
 from harness.data.builtin import ROWS, SMALLEST_VOCABULARY, builtin_source, default_dataset
 from harness.data.loader import make_loader
 from harness.data.opening import open_dataset

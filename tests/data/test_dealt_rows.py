@@ -14,7 +14,7 @@ from small_data import write_images, write_rows
 
 from harness.batches import Sizes, make_batch
 from harness.config import SuiteConfig, load_config
-from harness.config_keys import PRESETS
+from harness.config_values import PRESETS
 from harness.data.examples import example_maker
 from harness.data.opening import open_dataset
 from harness.errors import DataError
