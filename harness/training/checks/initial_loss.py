@@ -72,17 +72,20 @@ def _judge_output(trial: Trial, output: Output, batch: Batch, sizes: Sizes) -> E
     with mode(model, train=True):
         value = subject.outputs(batch, model)[output.name]
     loss, uniform = float(subject.task.signature.loss_of(output, value, batch)), math.log(classes)
-    excess, allowed = loss - uniform, subject.task.tolerances.get(_NAME, uniform + 1.0)
     message = f"the first cross-entropy of output `{output.name}` is {loss:.3g}; a uniform guess over {classes} classes has {uniform:.2f}"
-    status, cause, code = Status.OK, "", ""
+    sound = _sound(subject.task, loss, uniform, message, sizes, "cross-entropy by output")
     if are_probabilities(_classes_last(output, value)):
-        status, code = Status.FAIL, "returns_probabilities"
-        message = f"output `{output.name}` holds probabilities instead of logits: {_floor(classes)}"
-        cause = "a softmax at the end of the model, where the loss applies one too: return the logits, or declare `kind: probabilities`"
-    elif not excess <= min(1.0, allowed):
-        status, code, cause = Status.WARN if excess <= allowed else Status.FAIL, "too_large", _LOUD
-        message += ": the untrained model is confident of wrong answers"
-    return _evidence(subject.task, status, message, cause, code, (loss, uniform, allowed), sizes, "cross-entropy by output", {})
+        return replace(
+            sound,
+            status=Status.FAIL,
+            code="returns_probabilities",
+            message=f"output `{output.name}` holds probabilities instead of logits: {_floor(classes)}",
+            cause="a softmax at the end of the model, where the loss applies one too: return the logits, or declare `kind: probabilities`",
+        )
+    if severity := _severity(sound):
+        message = f"{message}: the untrained model is confident of wrong answers"
+        return replace(sound, status=severity, message=message, cause=_LOUD, code="too_large")
+    return sound
 
 
 def _judge(
@@ -93,58 +96,61 @@ def _judge(
     uniform = math.log(classes) * (_BITS.scale if formula is _BITS else 1.0)
     what = f"the first loss of {loss_name(trial)} is {loss:.3g}".replace("loss of the loss", "loss")
     guess = f"a uniform guess over {classes} classes has loss {uniform:.2f}{' bits' if formula is _BITS else ''}"
-    allowed = task.tolerances.get(_NAME, uniform + 1.0)
-    excess = loss - uniform
-    status, message, cause, code = Status.OK, f"{what}; {guess}", "", ""
-    owner: dict[str, str] = {}
+    sound = _sound(task, loss, uniform, f"{what}; {guess}", sizes, formula.name if formula else "of another kind")
     if logits is not None and are_probabilities(_classes_last(output, logits)):
-        status, code = Status.FAIL, "returns_probabilities"
-        message = f"the model returns probabilities instead of logits: {_floor(classes)}"
-        cause = "a softmax at the end of the model, where the loss applies one too: return the logits"
-    elif formula is not None and formula.is_flaw:
-        status, cause, code = Status.FAIL, formula.cause, formula.code
+        return replace(
+            sound,
+            status=Status.FAIL,
+            code="returns_probabilities",
+            message=f"the model returns probabilities instead of logits: {_floor(classes)}",
+            cause="a softmax at the end of the model, where the loss applies one too: return the logits",
+        )
+    if formula is not None and formula.is_flaw:
         # The sum of which ``reduction`` says more, where there are rows.
         owner = owned_by("training_loss[reduction]") if formula.scale != 1.0 and task.signature.has_rows_in_loss else {}
         message = f"{what}: it is {formula.name}" + (f", so {_floor(classes)}" if "softmax(" in formula.name else f"; {guess}")
-    elif not excess <= allowed:
-        status, (message, cause), code = Status.FAIL, _too_large(f"{what}; {guess}", formula), "too_large"
-    elif excess > min(1.0, allowed):
-        status, (message, cause), code = Status.WARN, _too_large(f"{what}; {guess}", formula), "too_large"
-    elif formula is not None and abs(math.log(formula.scale)) > _FAR and not _scales_itself(trial):
-        status, message, cause, code = Status.WARN, f"{what}: it is {formula.name}", formula.cause, formula.code
-    elif formula is None and logits is None and loss < uniform / 2 and still.repeats == 1:
-        status, code = Status.WARN, "too_small"
-        message = f"{what}, less than an untrained model can have: {guess}"
-        cause = "a loss that is scaled down, or divided by the number of positions that have no label"
-    name = formula.name if formula else "of another kind"
-    return _evidence(task, status, message, cause, code, (loss, uniform, allowed), sizes, name, owner)
+        details = sound.details | owner
+        return replace(sound, status=Status.FAIL, message=message, cause=formula.cause, code=formula.code, details=details)
+    if severity := _severity(sound):
+        message, cause = _too_large(sound.message, formula)
+        return replace(sound, status=severity, message=message, cause=cause, code="too_large")
+    if formula is not None and abs(math.log(formula.scale)) > _FAR and not _scales_itself(trial):
+        message = f"{what}: it is {formula.name}"
+        return replace(sound, status=Status.WARN, message=message, cause=formula.cause, code=formula.code)
+    if formula is None and logits is None and loss < uniform / 2 and still.repeats == 1:
+        return replace(
+            sound,
+            status=Status.WARN,
+            code="too_small",
+            message=f"{what}, less than an untrained model can have: {guess}",
+            cause="a loss that is scaled down, or divided by the number of positions that have no label",
+        )
+    return sound
 
 
-def _evidence(
-    task: TaskSpec,
-    status: Status,
-    message: str,
-    cause: str,
-    code: str,
-    figures: tuple[float, float, float],
-    sizes: Sizes,
-    formula: str,
-    owner: dict[str, str],
-) -> Evidence:
-    loss, uniform, allowed = figures
-    return Evidence(
+def _sound(task: TaskSpec, loss: float, uniform: float, message: str, sizes: Sizes, formula: str) -> Evidence:
+    """What is said of a first loss that is as it should be, and of any other where it differs from that."""
+    allowed = task.tolerances.get(_NAME, uniform + 1.0)
+    sound = Evidence.ok(
         _NAME,
-        status,
         message,
         loss - uniform,
         allowed,
         "nats above log C",
         f"{sizes.describe(task)}, train mode, seed=0",
-        cause=cause,
-        details={"loss": loss, "uniform": uniform, "formula": formula, **owner},
-        code=code,
-        compared=f"loss {loss:.3g}, uniform guess {uniform:.3g} (allowed up to {uniform + allowed:.3g})",
+        details={"loss": loss, "uniform": uniform, "formula": formula},
     )
+    return replace(sound, compared=f"loss {loss:.3g}, uniform guess {uniform:.3g} (allowed up to {uniform + allowed:.3g})")
+
+
+def _severity(found: Evidence) -> Status | None:
+    """How bad it is that a loss is above that of a uniform guess; ``None`` where it is not by much."""
+    excess, allowed = found.measured, found.bound
+    assert excess is not None
+    assert allowed is not None
+    if not excess <= allowed:
+        return Status.FAIL
+    return Status.WARN if excess > min(1.0, allowed) else None
 
 
 def _scales_itself(trial: Trial) -> bool:
