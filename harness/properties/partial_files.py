@@ -11,6 +11,7 @@ import inspect
 import io
 import logging
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -195,7 +197,7 @@ def _takes_only_a_path(model: nn.Module, name: str) -> bool:
 
 def _has(model: nn.Module, source: nn.Module, weight: str) -> bool:
     own, saved = model.state_dict().get(weight), source.state_dict()[weight]
-    return own is not None and own.shape == saved.shape and torch.equal(own.to(saved), saved)
+    return own is not None and not own.is_meta and own.shape == saved.shape and torch.equal(own.to(saved), saved)
 
 
 def _leave_out(folder: Path, weight: Tensor) -> bool:
@@ -233,19 +235,28 @@ def _without(saved: Any, weight: Tensor) -> Any:
 
 def _heard(call: Callable[[], Any]) -> _Answer:
     """What a call returns or raises, and what it says meanwhile."""
-    said, root = io.StringIO(), logging.getLogger()
-    handler = logging.StreamHandler(said)
-    root.addHandler(handler)
+    said, loguru = io.StringIO(), sys.modules.get("loguru")
+    sink = loguru.logger.add(said, format="{message}") if loguru else None
+
+    def note(_logger: logging.Logger, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=said)
+
     result, error = None, None
     try:
-        with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with (
+            patch.object(logging.Logger, "callHandlers", note),  # loggers of libraries have handlers of their own
+            warnings.catch_warnings(record=True) as warned,
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),
+        ):
             warnings.simplefilter("always")
             try:
                 result = call()
             except Exception as raised_error:
                 error = raised_error
     finally:
-        root.removeHandler(handler)
+        if loguru:
+            loguru.logger.remove(sink)
     return _Answer(result, "\n".join([said.getvalue(), *(str(each.message) for each in warned)]), error)
 
 
