@@ -100,6 +100,16 @@ def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
         if unread:
             return _unread_end(subject, unread[0], seed, counterexample)
         return Evidence.ok(_NAME, "every part of every input matters", counterexample=counterexample)
+    if all(_may_act_later(subject, part, missing) for part in missing):
+        return Evidence(
+            _NAME,
+            Status.WARN,
+            f"no output depends on {missing[0].told}, the last one: right only where it acts on what comes later, as what ends an episode does",
+            counterexample=counterexample,
+            cause="a slice or a shift that leaves the last place out",
+            investigate=lambda: _where_lost(subject, missing[0], seed),
+            code="unread_end",
+        )
     return Evidence.counted(
         _NAME,
         Status.FAIL,
@@ -111,6 +121,18 @@ def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
         investigate=lambda: _where_lost(subject, missing[0], seed),
         code="ignored_input",
     )
+
+
+def _may_act_later(subject: Subject, part: Part, missing: list[Part]) -> bool:
+    """Whether a part is the last element, and all that is not read, of one of several inputs along a causal axis."""
+    signature = subject.task.signature
+    if part.place is None or any(other.input is part.input and other is not part for other in missing):
+        return False
+    axis = part.input.axes[rows_first(part.input.axes)[part.place]]
+    size = signature.complete(subject.typical.by_axis(subject.task)).get(str(axis))
+    others = (each for each in signature.inputs if each is not part.input and not isinstance(each.values, (LengthsOf, MaskOf)))
+    is_causal = isinstance(axis, str) and axis in signature.axes and signature.axes[axis].order == "causal"
+    return is_causal and part.stop == size and any(axis in each.axes for each in others)
 
 
 def _unread_end(subject: Subject, part: Part, seed: int, counterexample: str) -> Evidence:

@@ -29,7 +29,7 @@ from harness.properties.loading import NAME, tied_groups, unless_owned
 from harness.properties.model_variants import move
 from harness.properties.noise import is_packed
 from harness.properties.own_formats import pairs_by_path, written
-from harness.properties.places import method_of, placed_at, raising_line
+from harness.properties.places import line_that_calls, method_of, names_read, placed_at, raising_line
 from harness.properties.subject import Subject
 from harness.properties.watched_lines import lines_that_load_in_part
 from harness.user_code import is_written_here, raised
@@ -123,7 +123,7 @@ def _by_path(subject: Subject, weight: str) -> Evidence | None:
     """The finding on the first method that loads the model from a path; ``None`` where there is none that is understood."""
     nothing: Evidence | None = None
     for loader in _loaders(subject.model):
-        source = subject.fresh()
+        source, place = subject.fresh(), line_that_calls(subject.model, WHOLE, ("load_state_dict",), loader.name)
         move(source, share=0.0 if subject.fresh_weights else _SHARE)
         with tempfile.TemporaryDirectory() as folder:
             path = loader.write(source, Path(folder))
@@ -131,9 +131,10 @@ def _by_path(subject: Subject, weight: str) -> Evidence | None:
             if complete.error is not None:
                 continue
             if not _has(model, source, weight):
-                if lines and not loader.saves and not complete.said and complete.result in (None, model):
+                loads = lines or "load_state_dict" in names_read(type(subject.model), loader.name)
+                if loads and not loader.saves and not complete.said and complete.result in (None, model):
                     what = f"takes a file of the model's state dict, leaves `{weight}` as it was initialised, and says nothing"
-                    nothing = nothing or _hidden(f"`{loader.name}` {what}", weight, lines[0])
+                    nothing = nothing or _hidden(f"`{loader.name}` {what}", weight, lines[0] if lines else place)
                 continue
             if not _leave_out(Path(folder), source.state_dict()[weight]):
                 continue
@@ -141,8 +142,7 @@ def _by_path(subject: Subject, weight: str) -> Evidence | None:
         if answer.tells(complete) or _has(model, source, weight):
             return Evidence.ok(NAME, f"`{loader.name}` tells that a weight is missing in a file")
         what = f"takes a file in which `{weight}` is missing and says nothing: the weight stays as it was initialised"
-        place = lines[0] if lines else method_of(subject.model, loader.name)
-        return _hidden(f"`{loader.name}` {what}", weight, place)
+        return _hidden(f"`{loader.name}` {what}", weight, lines[0] if lines else place)
     return nothing
 
 

@@ -15,7 +15,7 @@ from tests.planted_bugs.tier3.training import Training
 
 from .losses_scores import Learner
 from .optimisation_averages import Recorder
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 WORDS, WIDTH, SEEN, ACTIONS, QUANTILES = 23, 16, 6, 4, 3
 LINES = task_of(task_type="sequence_classification", vocab_size=WORDS, max_seq_len=10, num_classes=4)
@@ -151,8 +151,8 @@ class Evicting(Learner):
     def looked_up(self, pair: Tensor) -> Tensor:
         if self.training:
             with torch.no_grad():
-                fresh = self.table.data if not self.wrong else self.table
-                fresh[-1] = 0.1
+                table = self.table.data if not self.wrong else self.table
+                table[-1] = table[-1].clone()
         return self.enter(pair @ self.table)
 
     def forward(self, pair: Tensor) -> Tensor:
@@ -281,6 +281,7 @@ add(
     times_as_large,
     TAGS,
     area="optimisation",
+    first_run=FirstRun("c1f49774", found=True, named=True, said="accumulation fails, with the line of the step"),
 )
 add(
     "decay_for_the_rate",
@@ -292,6 +293,10 @@ add(
     rate_missing,
     LINES,
     area="optimisation",
+    first_run=FirstRun(
+        "c1f49774", found=False, named=False, said="overfits_one_batch says that the rate is one for trained weights"
+    ),
+    missed="a rate of 1e-6 may be one for trained weights",
 )
 add(
     "ramp_of_the_average_never_read",
@@ -304,6 +309,10 @@ add(
     IMAGES,
     area="optimisation",
     module="average",
+    first_run=FirstRun(
+        "c1f49774", found=False, named=False, said="nothing: averaged_weights says that average is an average of net"
+    ),
+    missed="how slowly an average follows is a choice",
 )
 add(
     "column_of_returns_from_a_row",
@@ -317,6 +326,7 @@ add(
     or_tests=("training_loss[targets]",),
     area="losses",
     line="F.huber_loss",
+    first_run=FirstRun("c1f49774", found=True, named=True, said="training_loss[targets] fails, with the line of the loss"),
 )
 add(
     "mean_over_places_without_labels",
@@ -328,6 +338,8 @@ add(
     loss_by_unknown_places,
     MASKS,
     area="losses",
+    first_run=FirstRun("c1f49774", found=False, named=False, said="nothing: labels of yes and no have no value that is ignored"),
+    missed="labels of yes and no have no value that is ignored",
 )
 add(
     "quantiles_put_together_along_no_axis",
@@ -340,6 +352,7 @@ add(
     SALES,
     or_tests=("overfits_one_batch", "optimizer_coverage"),
     area="losses",
+    first_run=FirstRun("c1f49774", found=True, named=True, said="step_updates fails, with the line of the loss"),
 )
 add(
     "steps_taught_by_themselves",
@@ -353,6 +366,13 @@ add(
     or_tests=("optimizer_coverage",),
     area="losses",
     module="memory",
+    first_run=FirstRun(
+        "c1f49774",
+        found=False,
+        named=False,
+        said="nothing: a gradient of exactly zero in the training step only is not looked at",
+    ),
+    missed="a gradient of exactly zero in the training step only is not looked at",
 )
 pair_of_one_class(
     "rows_made_anew_within_a_step",
@@ -367,4 +387,12 @@ pair_of_one_class(
     draw=6,
     long=True,
     area="state",
+    first_run=FirstRun(
+        "c1f49774",
+        found=False,
+        named=False,
+        said="train_mode[equals_eval], of the twin as well, whose last row is another in train mode",
+        alarms=("train_mode[equals_eval]",),
+    ),
+    missed="gradients are taken in eval mode, where nothing is made anew",
 )

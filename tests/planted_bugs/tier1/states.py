@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from harness.evidence import Status
+
 from .declared import Keys, plant_declared
 
 
@@ -175,4 +177,33 @@ plant_declared(
     "carried_state[chunks]",
     line="(0 if self.wrong else begun)",
     source="huggingface/transformers #25420 and others, position ids with a cache",
+)
+
+
+class Imitator(nn.Module):
+    """A policy that reads what it sees and the rewards so far; the bug shifts the rewards by one, so that the last one acts on nothing."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.rnn, self.head = nn.GRU(7, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, seen: Tensor, reward: Tensor) -> Tensor:
+        if self.wrong:
+            reward = torch.cat([torch.zeros_like(reward[:, :1]), reward[:, :-1]], 1)
+        return self.head(self.rnn(torch.cat([seen, reward], -1))[0])
+
+
+plant_declared(
+    "rewards_shifted_by_one",
+    Imitator,
+    {
+        "inputs": {"seen": {"axes": ["batch", "time", 5]}, "reward": {"axes": ["batch", "time", 2]}},
+        "outputs": {"actions": {"axes": ["batch", "time", 3], "kind": "class_scores"}},
+        "axes": {"time": {"min": 2, "max": 8, "order": "causal"}},
+    },
+    "input_dependence[inputs]",
+    status=Status.WARN,
+    code="unread_end",
+    source="chengxuxin/extreme-parkour#12, what ends an episode acts on what follows",
 )

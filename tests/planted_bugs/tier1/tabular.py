@@ -431,6 +431,28 @@ class FilledUpWithFreshWeights(ReadFromACheckpoint):
         return {**cls().state_dict(), **super().fitting(state)}
 
 
+class ReadsWeights(Perceptron):
+    """A perceptron that reads its weights from a file."""
+
+    def load_weights(self, path: str) -> None:
+        self.load_state_dict(torch.load(path))
+
+
+@planted(
+    "serialisation[partial]",
+    task=TABLE,
+    sound=ReadsWeights,
+    status=Status.WARN,
+    code="hides_missing_weights",
+    module="stem.weight",
+    source="LibreYOLO/libreyolo#444",
+)
+class TakesWhatHasAnotherPrefix(ReadsWeights):
+    def load_weights(self, path: str) -> None:
+        given = {name.removeprefix("net."): value for name, value in torch.load(path).items() if name.startswith("net.")}
+        self.load_state_dict({**self.state_dict(), **given})
+
+
 class LoadsBothNames(Perceptron):
     """A perceptron whose first weights had another name once."""
 
