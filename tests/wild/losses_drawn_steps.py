@@ -192,13 +192,13 @@ add(
     "Losses are added up with their graphs, so that memory grows with each step",
     "ULTR-Community/ULTRA_pytorch#7",
     "recommenders",
-    "step_updates",
+    "memory_growth",
     Ranker,
     graphs_kept,
     CLICKS,
     area="losses",
     first_run=FirstRun("b9f3707", found=False, named=False, said="nothing: memory is measured of forward only"),
-    missed="memory is measured of forward only",
+    line="self.total = self.total +",
 )
 add(
     "deviation_of_one_advantage",
