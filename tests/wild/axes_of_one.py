@@ -236,7 +236,7 @@ finite(
     TABLE,
     line="/ spread",
     first_run=FirstRun(
-        "80451d06",
+        "1981f32f",
         found=True,
         named=True,
         said="finite_output[typical] fails, with the line; the twin kept a column of 50, and starts with a loss of 7.7",
@@ -253,7 +253,7 @@ finite(
     partial(undefined, lambda: (torch.randn(3, FEATURES), torch.tensor([[0], [1]]))),
     GRAPH,
     line="summed / degree",
-    first_run=FirstRun("80451d06", found=True, named=True, said="finite_output[typical] fails, with the line"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="finite_output[typical] fails, with the line"),
 )
 add(
     "nothing_to_attend_to",
@@ -269,7 +269,7 @@ add(
     line="scores.softmax",
     unnamed="the line that spreads what is undefined is named, not that which makes it",
     first_run=FirstRun(
-        "80451d06",
+        "1981f32f",
         found=True,
         named=False,
         said="padding_ignored fails, with the line of the mean; the twin divided by no words in a row of padding",
@@ -287,7 +287,7 @@ add(
     SPEECH,
     or_tests=("optional_inputs[full_mask]",),
     area="axes",
-    first_run=FirstRun("80451d06", found=True, named=True, said="padding_ignored fails, with the line of the mask"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="padding_ignored fails, with the line of the mask"),
 )
 shaped = partial(add, area="axes")
 shaped(
@@ -300,7 +300,7 @@ shaped(
     partial(refused, lambda: (torch.randn(2, 6, 8, 8),), (2, CLASSES)),
     SCENES,
     line="stack.reshape(batch * days",
-    first_run=FirstRun("80451d06", found=True, named=True, said="shape_contract fails, with the line of the reshape"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="shape_contract fails, with the line of the reshape"),
 )
 shaped(
     "positions_of_a_square",
@@ -312,7 +312,7 @@ shaped(
     partial(refused, lambda: (torch.randn(2, 3, 8, 24),), (2, CLASSES)),
     WIDE,
     line="+ self.places",
-    first_run=FirstRun("80451d06", found=True, named=True, said="shape_contract fails, with the line of the sum"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="shape_contract fails, with the line of the sum"),
 )
 shaped(
     "softmax_over_an_axis_of_one",
@@ -324,7 +324,7 @@ shaped(
     weights_that_are_one,
     STATES,
     module="score",
-    first_run=FirstRun("80451d06", found=True, named=True, said="gradient_flow[reaches_every_parameter] fails in score"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="gradient_flow[reaches_every_parameter] fails in score"),
 )
 shaped(
     "one_image_squeezed",
@@ -335,7 +335,7 @@ shaped(
     Keypoint,
     partial(refused, one_image, (1, 2)),
     POINTS,
-    first_run=FirstRun("80451d06", found=True, named=True, said="shape_contract fails, with the line of the squeeze"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="shape_contract fails, with the line of the squeeze"),
 )
 add(
     "batch_of_one_for_the_export",
@@ -348,5 +348,5 @@ add(
     IMAGES,
     area="exports",
     line="view(batch, self.anchors",
-    first_run=FirstRun("80451d06", found=True, named=True, said="shape_contract fails, with the line of the view"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="shape_contract fails, with the line of the view"),
 )

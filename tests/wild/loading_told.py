@@ -285,7 +285,7 @@ wild(
     draw=6,
     long=True,
     first_run=FirstRun(
-        "80451d06", found=True, named=True, said="decoding[cache] warns of layers.0, with the line of the attention"
+        "1981f32f", found=True, named=True, said="decoding[cache] warns of layers.0, with the line of the attention"
     ),
 )
 add = partial(pair_of_one_class, judge=Model, draw=6, long=True)
@@ -301,7 +301,7 @@ add(
     area="decoding",
     line="last = F.pad(mel",
     first_run=FirstRun(
-        "80451d06", found=True, named=True, said="carried_state[chunks] fails, with the line that keeps the frames"
+        "1981f32f", found=True, named=True, said="carried_state[chunks] fails, with the line that keeps the frames"
     ),
 )
 add(
@@ -315,7 +315,7 @@ add(
     EPISODES,
     area="state",
     first_run=FirstRun(
-        "80451d06",
+        "1981f32f",
         found=True,
         named=True,
         said="input_dependence[inputs] fails; of the twin, whose last end of an episode acts on nothing, it does too",
@@ -336,7 +336,7 @@ add(
     line="strict=False)",
     status=Status.WARN,
     first_run=FirstRun(
-        "80451d06", found=False, named=False, said="nothing: only what load_state_dict itself misses was looked at"
+        "1981f32f", found=False, named=False, said="nothing: only what load_state_dict itself misses was looked at"
     ),
 )
 add(
@@ -352,7 +352,7 @@ add(
     area="loading",
     line="strict=False).missing_keys",
     status=Status.WARN,
-    first_run=FirstRun("80451d06", found=True, named=True, said="serialisation[partial] warns, with the line of load_state_dict"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="serialisation[partial] warns, with the line of load_state_dict"),
 )
 add(
     "average_saved_with_its_wrapper",
@@ -364,7 +364,7 @@ add(
     refused_by_itself,
     IMAGES,
     area="loading",
-    first_run=FirstRun("80451d06", found=True, named=True, said="serialisation[own_methods] fails, with the line of save"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="serialisation[own_methods] fails, with the line of save"),
 )
 add(
     "dropout_handed_to_attention",
@@ -377,7 +377,7 @@ add(
     SPIKES,
     area="train_mode",
     line="dropout_p=rate",
-    first_run=FirstRun("80451d06", found=True, named=True, said="eval_deterministic fails, with the line of the attention"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="eval_deterministic fails, with the line of the attention"),
 )
 add(
     "written_in_train_mode",
@@ -390,6 +390,6 @@ add(
     RECORDS,
     or_tests=("decoding[generate]",),
     area="train_mode",
-    first_run=FirstRun("80451d06", found=False, named=False, said="nothing: tests call the model in eval mode"),
+    first_run=FirstRun("1981f32f", found=False, named=False, said="nothing: tests call the model in eval mode"),
     missed="tests call the model in eval mode, whatever its own methods do",
 )

@@ -281,7 +281,7 @@ add(
     times_as_large,
     TAGS,
     area="optimisation",
-    first_run=FirstRun("80451d06", found=True, named=True, said="accumulation fails, with the line of the step"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="accumulation fails, with the line of the step"),
 )
 add(
     "decay_for_the_rate",
@@ -294,7 +294,7 @@ add(
     LINES,
     area="optimisation",
     first_run=FirstRun(
-        "80451d06", found=False, named=False, said="overfits_one_batch says that the rate is one for trained weights"
+        "1981f32f", found=False, named=False, said="overfits_one_batch says that the rate is one for trained weights"
     ),
     missed="a rate of 1e-6 may be one for trained weights",
 )
@@ -310,7 +310,7 @@ add(
     area="optimisation",
     module="average",
     first_run=FirstRun(
-        "80451d06", found=False, named=False, said="nothing: averaged_weights says that average is an average of net"
+        "1981f32f", found=False, named=False, said="nothing: averaged_weights says that average is an average of net"
     ),
     missed="how slowly an average follows is a choice",
 )
@@ -326,7 +326,7 @@ add(
     or_tests=("training_loss[targets]",),
     area="losses",
     line="F.huber_loss",
-    first_run=FirstRun("80451d06", found=True, named=True, said="training_loss[targets] fails, with the line of the loss"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="training_loss[targets] fails, with the line of the loss"),
 )
 add(
     "mean_over_places_without_labels",
@@ -338,7 +338,7 @@ add(
     loss_by_unknown_places,
     MASKS,
     area="losses",
-    first_run=FirstRun("80451d06", found=False, named=False, said="nothing: labels of yes and no have no value that is ignored"),
+    first_run=FirstRun("1981f32f", found=False, named=False, said="nothing: labels of yes and no have no value that is ignored"),
     missed="labels of yes and no have no value that is ignored",
 )
 add(
@@ -352,7 +352,7 @@ add(
     SALES,
     or_tests=("overfits_one_batch", "optimizer_coverage"),
     area="losses",
-    first_run=FirstRun("80451d06", found=True, named=True, said="step_updates fails, with the line of the loss"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="step_updates fails, with the line of the loss"),
 )
 add(
     "steps_taught_by_themselves",
@@ -367,7 +367,7 @@ add(
     area="losses",
     module="memory",
     first_run=FirstRun(
-        "80451d06",
+        "1981f32f",
         found=False,
         named=False,
         said="nothing: a gradient of exactly zero in the training step only is not looked at",
@@ -388,7 +388,7 @@ pair_of_one_class(
     long=True,
     area="state",
     first_run=FirstRun(
-        "80451d06",
+        "1981f32f",
         found=False,
         named=False,
         said="train_mode[equals_eval], of the twin as well, whose last row is another in train mode",

@@ -209,7 +209,7 @@ add(
     items_without_numbers,
     CHOICES,
     area="start",
-    first_run=FirstRun("80451d06", found=False, named=False, said="nothing: rows that start equal have gradients of their own"),
+    first_run=FirstRun("1981f32f", found=False, named=False, said="nothing: rows that start equal have gradients of their own"),
     missed="rows that start equal have gradients of their own, and move apart",
 )
 add(
@@ -224,7 +224,7 @@ add(
     or_tests=("initialisation[scale]",),
     area="start",
     first_run=FirstRun(
-        "80451d06",
+        "1981f32f",
         found=False,
         named=False,
         said="nothing but input_dependence[context], of the twin as well: a text was declared, and each word is read by itself",
@@ -244,7 +244,7 @@ add(
     area="adapters",
     module="layer",
     first_run=FirstRun(
-        "80451d06",
+        "1981f32f",
         found=False,
         named=False,
         said="nothing but input_dependence[context], of the twin as well: a text was declared, and each word is read by itself",
@@ -262,7 +262,7 @@ add(
     trained_in_the_encoder,
     IMAGES,
     area="adapters",
-    first_run=FirstRun("80451d06", found=False, named=False, said="nothing: which layers have adapters is a choice"),
+    first_run=FirstRun("1981f32f", found=False, named=False, said="nothing: which layers have adapters is a choice"),
     missed="which layers have adapters is a choice",
 )
 add(
@@ -276,5 +276,5 @@ add(
     IMAGES,
     area="train_mode",
     module="blocks.1",
-    first_run=FirstRun("80451d06", found=True, named=True, said="train_mode[checkpointing] fails in blocks.1.0"),
+    first_run=FirstRun("1981f32f", found=True, named=True, said="train_mode[checkpointing] fails in blocks.1.0"),
 )
