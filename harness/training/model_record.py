@@ -121,8 +121,7 @@ def _made(thing: object, target: Path, missing: list[str]) -> dict[str, Any]:
     if lacking and isinstance(thing, nn.Module):
         missing.append(
             f"{kind.__name__} needs {', '.join(f'`{name}`' for name in lacking)}, which the model does not keep; store the value in an "
-            "attribute "
-            "of that name"
+            "attribute of that name"
         )
     return {
         "name": kind.__qualname__,

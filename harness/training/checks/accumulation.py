@@ -181,8 +181,7 @@ def _judge_manual(trial: Trial, every: int) -> Evidence:
         if unequal.is_real:
             message = (
                 f"{loss_name(trial)} takes a step every {every} batches over the mean of the batch means, so labels in short rows weigh more "
-                "than "
-                "others"
+                "than others"
             )
             cause = f"{_MEAN_OF_MEANS}; sum the losses, and divide the gradients by the number of labels at the step"
             return _finding(trial, unequal, message, cause, "mean_of_means")

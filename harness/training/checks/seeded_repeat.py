@@ -116,8 +116,7 @@ def _verdict(trial: Trial, batches: Sequence[Batch], difference: FirstDifference
         Status.FAIL,
         f"the same training, from the same weights, seed and batches, gives a different model when it is repeated: {difference.describe()}",
         cause="a random generator that no seed reaches (np.random.default_rng(), torch.Generator), the clock, or a counter or cache on the "
-        "class "
-        "or in the module's file, which the first training has changed",
+        "class or in the module's file, which the first training has changed",
         code="differs_when_repeated",
         **facts,
     )

@@ -236,8 +236,7 @@ def judge_simulated_data_parallel(trial: Trial, stance: ModuleMode) -> Evidence 
     if steps.draws.is_lost:
         message = (
             "the training step draws random numbers that belong to no single row (such as torch.randperm), so the two halves of a batch "
-            "cannot be "
-            "compared with the whole batch"
+            "cannot be compared with the whole batch"
         )
         return Evidence.skipped(_NAME, message, counterexample=counterexample_of(trial))
     if not find_gap(trial, partial(steps.whole, 1 / PARTS), steps.in_turn).is_real:
