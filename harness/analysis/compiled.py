@@ -38,6 +38,8 @@ _NAME = "compiled"
 _LEAST = 10.0
 """Seconds that the smallest models need."""
 
+_LOGITS = "the logits"
+
 
 @dataclass(frozen=True)
 class _Stage:
@@ -170,7 +172,6 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
     )
 
 
-_LOGITS = "the logits"
 _GRADIENT = "the gradient of "
 
 

@@ -49,6 +49,8 @@ _TOO_FAR = (
     "frequencies that half precision cannot hold"
 )
 
+_TYPICAL = "typical input"
+
 
 @dataclass(frozen=True)
 class _Precision:
@@ -137,9 +139,6 @@ def _judge(subject: Subject, precision: _Precision) -> Evidence:
         message = f"in {precision.label} the logits agree within its rounding"
         closest = closest or Evidence(_NAME, Status.OK, message, **facts)
     return closest or Evidence.skipped(_NAME, "no input gives finite logits in full precision")
-
-
-_TYPICAL = "typical input"
 
 
 def _contents(subject: Subject) -> Iterator[tuple[str, Batch]]:

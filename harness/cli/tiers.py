@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _WORDS = {"passed": "ok", "warning": "warn", "failed": "fail"}
 
+_CONFIGS = (".json", ".toml", ".yaml", ".yml")
+
 
 def add_check(commands: Any) -> None:
     """Adds ``check``."""
@@ -56,9 +58,6 @@ def _check(arguments: argparse.Namespace) -> int:
     command += ["--trust-model"] * arguments.trust
     status = subprocess.run(command, check=False).returncode
     return status if status in (0, 1) else 2
-
-
-_CONFIGS = (".json", ".toml", ".yaml", ".yml")
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -37,6 +37,8 @@ from harness.errors import DataError, did_you_mean
 from harness.tasks import TaskSpec
 from harness.wording import listed
 
+_SHOWN_OF_CELL = 40
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -260,7 +262,6 @@ _ENCODERS: dict[str, Callable[[Encoder, Record], Example]] = {
 """By what a row of the task's data holds."""
 
 
-_SHOWN_OF_CELL = 40
 _PURPOSE = "what the model should say"
 _LOOKED_AT = 1000
 _TEXTS = ("text", "source", "target", "tokens", "words")

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.config import EvalConfig, SuiteConfig
 from harness.data.python_rows import PythonRows, Telling
-from harness.data.splits import NAMES, Split
+from harness.data.splits import Split, is_split
 from harness.errors import DataError, did_you_mean
 from harness.model_file import usual_factory
 from harness.models.arguments import factory_arguments
@@ -45,7 +45,7 @@ def open_python(config: EvalConfig, task: TaskSpec, folder: Path, split: Split) 
         nonlocal has_splits
         with Telling(name), seeded(0):
             given = made(**arguments) if is_function else made
-        has_splits = isinstance(given, Mapping) and bool(given) and all(map(_is_split, given))
+        has_splits = isinstance(given, Mapping) and bool(given) and all(map(is_split, given))
         return _of_split(given, name, split) if has_splits else _with_rows(given, name)
 
     rows = PythonRows(name, task, load, takes_split)
@@ -80,10 +80,6 @@ def _with_rows(given: Any, name: str) -> Any:
     if hasattr(given, "__iter__") or hasattr(given, "__getitem__"):
         return given
     raise DataError(f"{name} gave a {type(given).__name__}, expected a dataset, a DataLoader, or an iterable of batches or rows")
-
-
-def _is_split(key: Any) -> bool:
-    return isinstance(key, str) and any(key.lower() in names for names in NAMES.values())
 
 
 def _of_hooks(made: Any, arguments: Mapping[str, Any], name: str, split: Split) -> Iterable[Any]:

@@ -141,7 +141,7 @@ def split_of_folder(folder: Path, split: Split, suffixes: tuple[str, ...]) -> Pa
         raise DataError(f"`path`: {folder.name} has the split {split.name!r} twice: {fitting[0].name} and {fitting[1].name}")
     folders = [entry for entry in entries if entry.is_dir()]
     # Or else of classes, whatever their names.
-    of_splits = all(_is_split(entry.name) for entry in folders if entry not in fitting)
+    of_splits = all(is_split(entry.name) for entry in folders if entry not in fitting)
     if fitting and (of_splits or fitting[0].is_file()):
         return fitting[0]
     if entries and of_splits:
@@ -158,12 +158,13 @@ def check_whole(name: str, split: Split) -> None:
     Raises:
         DataError: It is none of ``train``, ``validation`` and ``test``.
     """
-    if not _is_split(split.name):
+    if not is_split(split.name):
         raise DataError(
             f"`split`: {name} has no splits, so no {split.name!r}.{did_you_mean(split.name, NAMES)} "
             "Leave it out to read all rows, or write a share such as 'train[:80%]'"
         )
 
 
-def _is_split(name: str) -> bool:
-    return any(name.lower() in names for names in NAMES.values())
+def is_split(name: object) -> bool:
+    """Whether something is the name of a split."""
+    return isinstance(name, str) and any(name.lower() in names for names in NAMES.values())

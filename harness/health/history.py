@@ -28,6 +28,8 @@ _LONGEST_PARAM = 250
 _MOST_PARAMS = 100
 _PROJECT = "modeltiers"
 
+_LABEL = "model health"
+
 
 def remember(folder: Path, report: HealthResults) -> None:
     """Copies the report of the last run to those of earlier ones, and notes in the new report what they were and what has changed.
@@ -72,7 +74,6 @@ def write_badge(folder: Path, report: HealthResults) -> None:
     write_whole(folder / "badge.svg", badge_svg(text, colour))
 
 
-_LABEL = "model health"
 _COLOURS = {"A": "#20693f", "B": "#4a6410", "C": "#7d5200", "D": "#93400f", "F": "#a8261c"}
 """Of each grade, so dark that white letters on it have a contrast of more than 4.5."""
 

@@ -23,6 +23,8 @@ _NUMBERS = re.compile(r"Regress|Actor|Critic|QNet|DQN|ValueNet|Encoder|Embed|Den
 _CAUSAL_NAMES = re.compile(r"GPT|[Ll]lama|[Cc]ausal|[Dd]ecoder")
 """What a class is called that reads from left to right; that it is a language model does not say so."""
 
+_WHAT_THEN = ". No task has outputs of this kind, and labels are not invented: write an adapter that returns the scores to judge"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -110,9 +112,6 @@ def _image(attempt: Guess, answer: Answer) -> Guess | str:
         return _no_labels(f"is called {name}, and returns {list(shape)}", TaskType.IMAGE_CLASSIFICATION, shape)
     logits = f"logits {list(shape)}"
     return attempt.because(replace(task, num_classes=shape[-1]), task_type=logits, num_classes=logits)
-
-
-_WHAT_THEN = ". No task has outputs of this kind, and labels are not invented: write an adapter that returns the scores to judge"
 
 
 def _no_labels(what: str, kind: TaskType, shape: tuple[int, ...]) -> str:

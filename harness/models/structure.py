@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _TRIED = 4
 """A model is built without further ado up to this part of the memory that is free."""
 
+_SMALL = 1 << 20
+_PLAIN = (bool, int, float)
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -108,9 +111,6 @@ def on_meta(source: ModelSource, seed: int = 0) -> nn.Module:
     ):
         raise FactoryError(f"{source.origin} makes `{found}` with data where it is built on meta")
     return model
-
-
-_SMALL = 1 << 20
 
 
 class StoppedError(BaseException):
@@ -207,9 +207,6 @@ def kept_beside(model: nn.Module, other: nn.Module) -> str:
                 if (isinstance(a, (Tensor, *_PLAIN)) or a is None) and _is_another(a, theirs.get(key)):
                     return f"{path}.{name}.{key}".lstrip(".")
     return ""
-
-
-_PLAIN = (bool, int, float)
 
 
 def _is_another(a: object, b: object) -> bool:

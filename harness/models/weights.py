@@ -29,6 +29,16 @@ _LONGEST = 200
 _USUAL_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Weights in a folder of ``save_pretrained``."""
 
+PLAIN = "dense"
+"""The kind of most tensors."""
+
+_KEEP_WEIGHTS = (
+    "Save model.state_dict() or use .safetensors. "
+    "If you trust the file, convert it once: torch.save(torch.load(PATH, weights_only=False).state_dict(), NEW_PATH)"
+)
+_ADVICE = ("Weights only load failed", "Please file an issue", "Check the documentation")
+"""How lines begin in which torch says what else one could do."""
+
 
 def load_weights(model: nn.Module, path: Path) -> None:
     """Loads ``.safetensors``, a state dict, a Lightning ``.ckpt``, or what an index names into a model, in place.
@@ -83,9 +93,6 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     model.load_state_dict(state, strict=False)
 
 
-PLAIN = "dense"
-"""The kind of most tensors."""
-
 _DENSE = {
     "sparse": "write it with to_dense()",
     "nested": "write it padded, or part by part",
@@ -130,11 +137,6 @@ def read_state(path: Path) -> dict[str, Tensor]:
         )
     return content
 
-
-_KEEP_WEIGHTS = (
-    "Save model.state_dict() or use .safetensors. "
-    "If you trust the file, convert it once: torch.save(torch.load(PATH, weights_only=False).state_dict(), NEW_PATH)"
-)
 
 _CODE = re.compile(r"GLOBAL (\S+)|reduce for unrecognized function (\S+)|but got <class '(\S+)'>$", re.MULTILINE)
 """How torch names the code that a pickle would run."""
@@ -204,10 +206,6 @@ def _no_weights(path: Path, error: Exception) -> str:
     if found and found[-1].startswith(NOT_NUMBERS):
         return f"cannot be read: it holds {found[-1]}"
     return f"cannot be read: it is damaged, or not written by torch.save ({found[-1] if found else 'its pickle ends too soon'})"
-
-
-_ADVICE = ("Weights only load failed", "Please file an issue", "Check the documentation")
-"""How lines begin in which torch says what else one could do."""
 
 
 def _first_line(error: Exception) -> str:

@@ -41,6 +41,9 @@ _INSTALLED = frozenset(
     {"torch", "numpy", "harness", "pytest", "pytest_modeltiers", "transformers", "lightning", "safetensors", "conftest"}
 )
 
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
+"""Endings of files that may hold a pickle."""
+
 
 def scan_files(files: Mapping[str, bytes]) -> list[Finding]:
     """What files that are imported together would do that a model has no need to do."""
@@ -60,9 +63,6 @@ def _scan_one(name: str, content: bytes) -> list[Finding]:
         return [Finding("foreign_file", name, 0, "it", detail=f"{path.suffix} can hold code, or name files elsewhere")]
     return []
 
-
-PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz")
-"""Endings of files that may hold a pickle."""
 
 _STATE = (".pt", ".pth", ".bin", ".ckpt")
 """Endings of files in which there is always one, that names at least how tensors are rebuilt."""

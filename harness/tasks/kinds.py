@@ -23,6 +23,9 @@ _SYMBOLS = 3
 IGNORED = -100
 """Label of an element that the loss leaves out."""
 
+LOSSES = ("cross_entropy", "log_loss", "bce", "mse", "l1", "huber", "ctc")
+"""The losses that the config can name."""
+
 
 @dataclass(frozen=True)
 class LabelShape:
@@ -297,10 +300,6 @@ def ctc_loss(scores: Tensor, symbols: Tensor, frames: Tensor, blank: int) -> Ten
     spelt = symbols.masked_fill(~said, blank)
     told = F.ctc_loss(scores.log_softmax(-1).transpose(0, 1), spelt, frames, room, blank, reduction="none", zero_infinity=False)
     return (told / room.clamp(min=1)).mean()
-
-
-LOSSES = ("cross_entropy", "log_loss", "bce", "mse", "l1", "huber", "ctc")
-"""The losses that the config can name."""
 
 
 def _class_labels(axes: Sequence[Size], classes: int) -> LabelShape:

@@ -30,6 +30,9 @@ STATE_KEY = "conductor"
 LAST = "last.ckpt"
 """Name of the newest checkpoint."""
 
+SETTINGS = "settings"
+"""Where the supervisor's state holds them."""
+
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """Writes a checkpoint so that a file of its name is always a whole one, whenever the process is killed.
@@ -196,9 +199,6 @@ def _shown(before: Any, now: Any) -> tuple[Any, Any]:
         return names[0], names[1]
     return f"{names[0]} (content {before['content']})", f"{names[1]} (content {now['content']})"
 
-
-SETTINGS = "settings"
-"""Where the supervisor's state holds them."""
 
 _ORDER = "which rows of the epoch are left follows from it"
 _COUNTED = {

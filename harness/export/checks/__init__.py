@@ -23,6 +23,10 @@ from harness.properties.prerequisites import (
 from harness.runtime import threads_for
 from harness.user_code import raised
 
+_FORWARD_PASS = "forward_pass_validation"
+_COMPARED = ("numerical_consistency", "fresh_process")
+"""Checks that compare an artifact's logits with the model's."""
+
 
 def summary_of(found: dict[str, Evidence]) -> dict[str, Any]:
     """``{status, max_abs_diff, max_rel_diff, latency_ms, path, checks}`` from the evidence of one format's checks."""
@@ -147,11 +151,6 @@ def _judge(name: str, exports: Exports, format: str) -> Evidence:
         return found
     return replace(found, details={**found.details, **owned_by(*WEIGHTS_OWNERS)})  # a file holds what the model does
 
-
-_FORWARD_PASS = "forward_pass_validation"
-
-_COMPARED = ("numerical_consistency", "fresh_process")
-"""Checks that compare an artifact's logits with the model's."""
 
 _ON_LOGITS = (*_COMPARED, "inference_mode", "invalid_input", "quantisation")
 """Checks that need logits without NaN."""

@@ -25,6 +25,8 @@ from harness.wording import counted, figure
 
 _NAME = "numerical_consistency"
 
+_CAUSE = "the exporter froze a decision or translated an operator wrongly, or the file holds other weights"
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -253,9 +255,6 @@ def _what_differs(exports: Exports, worst: Compared) -> str:
     said = worst.wrong or f"differs from the model's by {figure(worst.absolute)}"
     name = "the output" if worst.output == "_" else f"output `{worst.output}`"
     return f"{name}{axes} {'is ' if worst.wrong.startswith('of ') else 'has ' if worst.wrong else ''}{said}"
-
-
-_CAUSE = "the exporter froze a decision or translated an operator wrongly, or the file holds other weights"
 
 
 def _excess(compared: Compared) -> float:

@@ -25,6 +25,9 @@ from harness.files import file_hash, new_folder, write_whole
 
 _FORMAT_VERSION = 1
 
+_PROBE = 1 << 20
+"""Bytes by which is seen whether a disk is full."""
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -291,10 +294,6 @@ def _why_full(folder: Path) -> str:
     except OSError as error:
         return str(error.strerror or error)
     return ""
-
-
-_PROBE = 1 << 20
-"""Bytes by which is seen whether a disk is full."""
 
 
 class CacheWarning(UserWarning):
