@@ -28,10 +28,10 @@ def factories(
     """What may make the model of a file, the likeliest first.
 
     ``build_model`` and names like it come first, then other functions that return something, then ``nn.Module`` classes that no other
-    class of the file uses: a part of a model is not the model. Later ones come first, as a file usually builds up to its model. Required
-    arguments are taken from ``given``, or else from a call with literal arguments in the file or beside it, or from a constant of the
-    file; those of a usual name, such as ``num_classes``, get a small size. A settings object is one that the file has or makes without
-    arguments, or else a namespace of what the model reads from it.
+    class of the file uses: a part of a model is not the model. Those come first that are assigned to what is called a model, in the file or
+    beside it, and later ones, as a file usually builds up to its model. Required arguments are taken from ``given``, or else from a call
+    with literal arguments in the file or beside it, or from a constant of the file; those of a usual name, such as ``num_classes``, get a
+    small size. A settings object is one that the file has or makes without arguments, or else a namespace of what the model reads from it.
 
     Args:
         module: The imported file.
@@ -43,6 +43,7 @@ def factories(
         FactoryError: There is no ``only`` in the file.
     """
     refused = {} if refused is None else refused
+    written = WrittenCalls.of(module)
     callables = {
         name: value
         for name, value in vars(module).items()
@@ -66,10 +67,9 @@ def factories(
         inner = {name for part in set(functions) & used for name in callables[part].__code__.co_names}  # one that chooses a layer
         models = [name for name in _not_parts(module, classes) if name not in inner or len(classes) == 1]
         models.reverse()
-        models.sort(key=lambda name: not _is_called_like(module, name))
+        models.sort(key=lambda name: (name not in written.models, not _is_called_like(module, name)))
         names = [*(name for name in _USUAL_NAMES if name in callables), *reversed(whole), *models]
         names = sorted(names, key=is_only_for_training)
-    written = WrittenCalls.of(module)
     for name in dict.fromkeys(names):
         factory = with_arguments(module, name, callables[name], given, written)
         if isinstance(factory, Factory):

@@ -203,7 +203,7 @@ def _on_this_machine(parameters: Mapping[str, inspect.Parameter], kwargs: Mappin
 def _fill(
     module: ModuleType, target: Any, required: list[inspect.Parameter], kwargs: dict[str, Any], defaults: Mapping[str, Any]
 ) -> tuple[list[inspect.Parameter], list[str]]:
-    """Gives required arguments a constant of the file, a word that they are compared with, a usual size, or an option's default.
+    """Gives required arguments a constant of the file, an option's default, a usual size, or a word that they are compared with.
 
     Returns those that get none of these, and the guesses.
     """
@@ -217,6 +217,9 @@ def _fill(
             wants.append(parameter)
         elif snake_case(name) in constants:
             kwargs[name] = constants[snake_case(name)]
+        elif isinstance(size := options.get(snake_case(name)), (int, float)) and size > 0 and _may_hold(parameter, size):
+            kwargs[name] = size
+            guessed.append(name)
         elif (usual := usual_value(name)) is not None and _may_hold(parameter, usual):
             kwargs[name] = usual
             guessed.append(name)

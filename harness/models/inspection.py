@@ -32,6 +32,7 @@ from harness.models.copies import Reuse
 from harness.models.first_call.watching import refusing_unbatched
 from harness.runtime import threads_for
 from harness.tasks import FACTS, TaskSpec, TaskType
+from harness.tasks.finding.outputs import has_unit_vectors
 from harness.user_code import raised
 
 __all__ = ["Guess", "guess_task", "signature_of"]
@@ -150,6 +151,8 @@ class _Subject:
         others = _other_outputs(returned, logits) if self.only is None and not attempt.task.is_text else []
         if others:
             return Refusal(f"it returns more than logits: {others}", kind, answered=True)
+        if self.only is None and has_unit_vectors(logits.float()):
+            return Refusal("it returns vectors of length 1, an embedding", kind, answered=True)
         called = replace(attempt, called=_called(model, plan))
         answer = Answer(model, plan, sizes, tuple(logits.shape), self.only, lambda batch: call(model, plan, batch))
         found = fitted(called, answer)

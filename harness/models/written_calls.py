@@ -53,12 +53,14 @@ class WrittenCalls:
         shapes: Shapes of tensors that the file makes.
         defaults: What the options of the command lines there are by default.
         folders: The folders that were read.
+        models: Names of what makes something that is called a model: ``model = Net(…)``.
     """
 
     calls: dict[str, list[WrittenCall]]
     shapes: tuple[tuple[int, ...], ...] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     folders: tuple[Path, ...] = ()
+    models: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, module: ModuleType) -> WrittenCalls:
@@ -79,7 +81,8 @@ class WrittenCalls:
         defaults: dict[str, Any] = {}
         for each in (*([tree] if tree else []), *trees.values()):
             defaults = option_defaults(each) | defaults
-        return cls(calls, shapes, defaults, _folders(path))
+        models = frozenset(name for each in (tree, *trees.values()) if each for name in _models(each))
+        return cls(calls, shapes, defaults, _folders(path), models)
 
     def first(self, name: str) -> WrittenCall | None:
         """The first call of a name whose arguments can all be read."""
@@ -97,6 +100,22 @@ class WrittenCalls:
     def places(self, name: str) -> list[str]:
         """Where a name is called."""
         return [call.place for call in self.calls.get(name, ())]
+
+
+_CALLED_MODELS = re.compile(r"(?:self\.)?(?:\w+_)?(?:model|net|network|policy|agent|generator)", re.IGNORECASE)
+
+
+def _models(tree: ast.Module) -> Iterator[str]:
+    """The last part of the name of what makes something that is called a model."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and any(_CALLED_MODELS.fullmatch(ast.unparse(each)) for each in node.targets):
+            value = node.value
+            while (
+                isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and isinstance(value.func.value, ast.Call)
+            ):
+                value = value.func.value  # `Net(…).to(device)`
+            if isinstance(value, ast.Call):
+                yield value.func.attr if isinstance(value.func, ast.Attribute) else getattr(value.func, "id", "")
 
 
 def _parsed(path: Path) -> ast.Module | None:
@@ -198,6 +217,9 @@ _MANY_TABLES, _LARGEST_TABLE, _DEEPEST = 60, 100_000, 4
 _OF_SETTINGS = re.compile(r"(?i:hparams|namespace|easydict|edict)$")
 """What makes an object of settings of its keywords."""
 
+_SETTINGS = re.compile(r"(?:_?c(?:onf|fg)|config|opts?|args|params|hparams)\.\w+$")
+"""A setting that is assigned: ``conf.embedding_size``."""
+
 _FLAGS = {"store_true": False, "store_false": True}
 """What an option is by default, by its action."""
 
@@ -216,12 +238,19 @@ class SettingsTable:
 
 
 def option_defaults(tree: ast.Module) -> dict[str, Any]:
-    """What the options of a file's ``argparse`` are by default, by the name of their value, and what its objects of settings are made of."""
+    """What the options of a file's ``argparse`` are by default, by the name of their value, and what its objects of settings hold."""
     found: dict[str, Any] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _OF_SETTINGS.search(ast.unparse(node.func)):
             said = {keyword.arg: _literal(keyword.value) for keyword in node.keywords if keyword.arg}
             found = {name: value for name, value in said.items() if value is not None} | found
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Attribute)
+            and _SETTINGS.match(ast.unparse(node.targets[0]))
+        ):
+            value = _literal(node.value)
+            found |= {node.targets[0].attr: value} if value is not None and node.targets[0].attr not in found else {}
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"):
             continue
         flags = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]

@@ -303,3 +303,34 @@ if args.mode == "train":
 """
     found = call_of(tmp_path, {"main.py": script}, "Plain", ("width", "depths", "drop"))
     assert found.values == {"width": 24, "drop": 0.5}
+
+
+def test_of_a_condition_that_is_not_known_the_branch_where_it_holds_is_followed(tmp_path: Path) -> None:
+    script = """
+import argparse, net
+args = argparse.ArgumentParser().parse_args()
+width = 3
+if args.help_me:
+    raise SystemExit
+if args.kind == "wide":
+    width = 48
+elif args.kind == "narrow":
+    width = 2
+model = net.Plain(width, [2], 0.5)
+"""
+    assert call_of(tmp_path, {"main.py": script}, "Plain", ("width",)).values["width"] == 48
+
+
+def test_what_the_files_call_a_model_comes_before_later_classes(tmp_path: Path) -> None:
+    text = "from torch import nn\n\nclass Net(nn.Module):\n    pass\n\nclass Head(nn.Module):\n    pass\n"
+    train = "from two import *\nself.model = Net().to(device)\nhead = Head()\n"
+    for name, content in {"two.py": text, "train.py": train}.items():
+        (tmp_path / name).write_text(content)
+    assert [made.name for made in factories(import_file(tmp_path / "two.py", "two.py"), {})] == ["Net", "Head"]
+
+
+def test_a_size_that_the_files_set_comes_before_a_usual_one(tmp_path: Path) -> None:
+    config = "conf = edict()\nconf.width = 40\nconf.drop = -1\nparser.add_argument('--depths', default=7)\n"
+    made = next(factories(repository(tmp_path, {"config.py": config}), {}, "Plain"))
+    assert (made.kwargs["width"], made.kwargs["drop"]) == (40, 0.1)
+    assert "width" in made.guessed

@@ -15,7 +15,7 @@ from harness.evidence import Status
 from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
 from harness.tasks.finding import signature_from_call
-from harness.tasks.finding.outputs import fitted, product
+from harness.tasks.finding.outputs import fitted, has_unit_vectors, product
 from harness.tasks.keys import declared_keys
 from pytest_modeltiers.live import judge_model
 
@@ -582,3 +582,8 @@ def test_the_smallest_sizes_together_give_the_sizes_that_outputs_have() -> None:
     first = found.keys["inputs"]["kinds"]["axes"][1]
     assert found.keys["outputs"]["0"]["axes"] == ["batch", 3, 2]
     assert found.keys["axes"][first]["min"] == 5
+
+
+def test_entries_that_are_all_one_number_are_no_vectors_of_length_1() -> None:
+    assert has_unit_vectors(torch.nn.functional.normalize(torch.randn(3, 4), dim=-1))
+    assert not has_unit_vectors(torch.full((3, 4), 0.5))

@@ -28,6 +28,9 @@ _LEVELS = 2
 """How far from the file that calls a model the scripts are that lead there."""
 
 _CONFIGS = (".yaml", ".yml")
+_OF_SETTINGS = re.compile(r"conf|cfg|param|setting")
+"""What is in the path of a JSON file that holds settings."""
+
 _ROOT = (".git", "pyproject.toml", "setup.py")
 _ABOVE = 5
 
@@ -192,12 +195,13 @@ def _is_source(path: Path) -> bool:
 
 def _configs(root: Path, stem: str, name: str) -> list[Path]:
     """The config files of a repository, those first that speak of the model."""
-    files = _files(root, _CONFIGS)
+    tables = [path for path in _files(root, (".json",)) if _OF_SETTINGS.search(str(path.relative_to(root)).lower())]
+    files = [*_files(root, _CONFIGS), *tables]
 
-    def order(path: Path) -> tuple[bool, int, str]:
+    def order(path: Path) -> tuple[bool, bool, int, str]:
         text = path.read_text(encoding="utf-8", errors="replace") if path.stat().st_size <= LARGEST_FILE else ""
         speaks = re.search(rf"\b(?:{re.escape(stem)}|{re.escape(name)})\b", text) is not None
-        return not speaks, len(path.relative_to(root).parts), str(path)
+        return not speaks, path.suffix == ".json", len(path.relative_to(root).parts), str(path)
 
     return sorted(files, key=order)
 

@@ -85,7 +85,7 @@ class Interpreter(Expressions):
         elif isinstance(node, ast.Return):
             raise _ReturnError(None if node.value is None else self._value(node.value, scope))
         elif isinstance(node, ast.If):
-            self._block(node.body if self._truth(node.test, scope) else node.orelse, scope)
+            self._block(self._branch(node, scope), scope)
         elif isinstance(node, ast.For):
             try:
                 items = list(self._items(self._value(node.iter, scope)))
@@ -109,6 +109,14 @@ class Interpreter(Expressions):
             self._block(node.body, scope)
         elif isinstance(node, ast.Raise):
             raise UnknownError("it raises")
+
+    def _branch(self, node: ast.If, scope: Scope) -> list[ast.stmt]:
+        """The statements that follow a condition; where it is not known, such as which model is asked for, those where it holds."""
+        try:
+            return node.body if self._truth(node.test, scope) else node.orelse
+        except UnknownError:
+            leaves = isinstance(node.body[-1], (ast.Return, ast.Raise, ast.Continue, ast.Break))
+            return [] if leaves else node.body
 
     def _import(self, node: ast.Import | ast.ImportFrom, scope: Scope) -> None:
         if isinstance(node, ast.Import):

@@ -58,7 +58,7 @@ def index_axis(name: str, shapes: Mapping[str, Tensor]) -> str | None:
     tensor, last = shapes[name], name.rpartition(".")[2].lower()
     if tensor.is_floating_point() or tensor.dtype == torch.bool or not tensor.numel():
         return None
-    is_named = "edge" in last or (last.isdigit() and len(tensor) == 2)  # beside the nodes in a tuple
+    is_named = "edge" in last or last.startswith("adj") or (last.isdigit() and len(tensor) == 2)  # beside the nodes in a tuple
     is_edges = is_named and 2 in tensor.shape[:1] + tensor.shape[-1:] and tensor.ndim == 2
     if not is_edges:
         return None

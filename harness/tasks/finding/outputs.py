@@ -314,7 +314,7 @@ def keys_of(name: str, value: Any, axes: Sequence[Size], promise: str) -> tuple[
         return {"kind": "other", "range": [0.0, 1.0]}, f"its values add up to 1 along `{axes[along]}`, as attention does"
     if promise in _RANGES:
         return {"range": _RANGES[promise]}, f"it comes from {promise}"
-    if value.ndim > 1 and value.shape[-1] > 1 and torch.allclose(value.norm(dim=-1), torch.ones_like(value[..., 0]), atol=1e-4):
+    if has_unit_vectors(value):
         return {"kind": "embedding", "norm": 1.0}, "its vectors have length 1"
     return {}, "numbers; if they are scores of classes, say `kind: class_scores`"
 
@@ -325,6 +325,20 @@ def main_first(outputs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     main = next((name for name, keys in outputs.items() if keys.get("kind") not in last and BATCH in keys["axes"]), None)
     main = main or next((name for name, keys in outputs.items() if keys.get("kind") not in last), None)
     return outputs if main is None else {main: outputs[main], **{k: v for k, v in outputs.items() if k != main}}
+
+
+def has_unit_vectors(value: Tensor) -> bool:
+    """Whether the vectors along the last axis have length 1, as embeddings do.
+
+    Entries that are all nearly one number, such as four that a fresh sigmoid leaves at 0.5, say nothing.
+
+    Args:
+        value: An output.
+    """
+    if value.ndim < 2 or value.shape[-1] < 2:
+        return False
+    is_level = torch.allclose(value, value.mean(dim=-1, keepdim=True).expand_as(value), atol=0.05)
+    return not is_level and torch.allclose(value.norm(dim=-1), torch.ones_like(value[..., 0]), atol=1e-4)
 
 
 def _adds_up_along(value: Tensor) -> int | None:
