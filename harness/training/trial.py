@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,7 +27,7 @@ from harness.runtime import processor_seconds, seeded
 from harness.training import Listener, Plan, Step
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Compute
-from harness.training.engines import Job, OnGradients, is_lightning_module
+from harness.training.engines import AT_THE_END, Job, OnGradients, is_lightning_module, overrides, weights_of
 from harness.training.engines.batch_formats import BatchFormat, Declared, DrawnBatches, FixedBatches, as_dict, find_batch_format
 from harness.training.optimisation import with_labels, with_read_labels, without_clipping
 from harness.training.supervisor import Supervisor, SupervisorOptions
@@ -171,7 +172,7 @@ class Trial:
             try:
                 unformed.train([form(self.subject.batch())])
             except Exception as error:
-                if not (_WAITS_FOR_VALIDATION.search(str(error)) and brings_validation(self.subject.model)):
+                if not (_WAITS_FOR_VALIDATION.search(str(error)) and overrides(self.subject.model, "validation_step")):
                     raise
                 unformed.train([form(self.subject.batch())], held_out=[form(self.held_out)])
                 self.validates = True
@@ -312,6 +313,7 @@ class Trial:
         )
         with nullcontext() if options.clip else without_clipping(model):
             optimizers, schedules = _fit(job, on_gradients)
+        steps.put_back()
         return Training(model, optimizers, steps.taken, options.folder, schedules)
 
     def _config_for(self, options: TrialOptions) -> TrainingConfig:
@@ -326,23 +328,29 @@ class Trial:
 
 
 class _Steps(Listener):
+    """Hears of each step, and keeps the weights of the last one where something may write into them when training ends, as averages do."""
+
     def __init__(self, model: nn.Module, until: Until | None) -> None:
         self.taken: list[Step] = []
+        self.kept: dict[str, Tensor] = {}
+        self._keeps = is_lightning_module(model) and overrides(model, *AT_THE_END)
         self.stop: Callable[[], None] = lambda: None
         self._model = model
         self._until = until
 
     def on_step(self, step: Step) -> None:
         self.taken.append(step)
+        if self._keeps:
+            self.kept = weights_of(self._model)
         if self._until is not None and self._until(self._model, len(self.taken)):
             self.stop()
 
-
-def brings_validation(model: nn.Module) -> bool:
-    """Whether a LightningModule has a ``validation_step``."""
-    from lightning.pytorch.utilities.model_helpers import is_overridden
-
-    return bool(is_overridden("validation_step", model))  # type: ignore[arg-type]
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Gives the model the weights of its last step again."""
+        for name, tensor in chain(self._model.named_parameters(), self._model.named_buffers()):
+            if name in self.kept and not torch.equal(tensor, self.kept[name]):
+                tensor.copy_(self.kept[name])
 
 
 def _compute(device: torch.device, processes: int) -> Compute:
@@ -366,15 +374,6 @@ def _fit(job: Job, on_gradients: OnGradients | None) -> tuple[list[Optimizer], l
     plain = PlainEngine(job, on_gradients=on_gradients)
     plain.fit()
     return [plain.optimizer], []
-
-
-def gradients_of(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the gradients by parameter; zeros where there is none."""
-    return {
-        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().clone()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
 
 
 def seconds_per_step(trial: Trial) -> float:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from planted_bugs.tier3.training import CLASSES, FEATURES, TABLE, LitScores, Training
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from planted_bugs.tier3.training import CLASSES, FEATURES, TABLE, LitScores, Scores, Training
 from torch import Tensor, nn
 
 from harness.config import SuiteConfig
@@ -20,6 +21,8 @@ from harness.evidence import Status
 from harness.training.checks import find_training
 
 WHOLE = ("step_updates", "optimizer_coverage", "parameter_groups", "training_loss", "accumulation", "resume")
+
+ENDS = ("step_updates", "fine_tuning", "memory_growth", "optimizer_coverage")
 
 BATCH = {
     "states": {"axes": ["batch", 3]},
@@ -129,6 +132,35 @@ class WithWarmUp(LitScores):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": WarmUp(optimizer), "interval": "step"}}
 
 
+class Swapped(LitScores):
+    """Weights are averaged from an epoch on that a short training does not reach; Lightning then ends with those of the start."""
+
+    def configure_callbacks(self) -> Any:
+        return [StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=9)]
+
+
+class Averaging(LitScores):
+    """The average takes the place of the weights when training ends: a frozen weight is its own average but for rounding."""
+
+    def configure_callbacks(self) -> Any:
+        return [EMAWeightAveraging(decay=0.99)]
+
+
+class Target(LitScores):
+    """A network for the values of next states, which is set to the trained one now and then, however it began."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.target = Scores()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self.global_step % 3 == 0:
+            self.target.load_state_dict(self.net.state_dict())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.net.parameters(), lr=1e-2)
+
+
 @pytest.mark.parametrize(
     ("setup", "checks"),
     [
@@ -136,13 +168,16 @@ class WithWarmUp(LitScores):
         (Training(TABLE, WithoutRate), (*WHOLE, "overfits_one_batch", "learning_rate_schedule")),
         (Training(TABLE, Momentum), WHOLE),
         (Training(TABLE, WithWarmUp), ("resume", "learning_rate_schedule")),
+        (Training(TABLE, Swapped), ENDS),
+        (Training(TABLE, Averaging), ENDS),
+        (Training(TABLE, Target), ENDS),
     ],
-    ids=["agent", "without_rate", "momentum", "numbers_of_numpy"],
+    ids=["agent", "without_rate", "momentum", "numbers_of_numpy", "swapped", "averaging", "target"],
 )
 def test_no_alarm(setup: Training, checks: tuple[str, ...], tmp_path: Path) -> None:
     found = setup.judge(checks, tmp_path)
     assert {test: each.explain() for test, each in found.items() if each.status in (Status.FAIL, Status.WARN)} == {}
-    assert found["resume"].status is Status.OK
+    assert "resume" not in checks or found["resume"].status is Status.OK
 
 
 class OnPlateau(LitScores):

@@ -258,7 +258,10 @@ def _sound(gap: Gap, message: str, counterexample: str) -> Evidence:
 def _finding(trial: Trial, gap: Gap, message: str, cause: str, code: str, status: Status = Status.FAIL) -> Evidence:
     module = gap.where if len(gap.differing) == 1 else ""
     owner = first_failure(_OWNERS, trial) if status is Status.FAIL else None
-    facts = {"parameters": list(gap.differing), **(owned_by(owner[0]) if owner is not None else {})}
+    name = "" if owner is None else owner[0]
+    if status is Status.FAIL and not name and reduction(trial).status is Status.WARN:
+        name = "training_loss[reduction]"  # which is not sure that it is no mean on purpose, and says all the same what is wrong
+    facts = {"parameters": list(gap.differing), **(owned_by(name) if name else {})}
     return Evidence(
         _NAME, status, message, gap.measured, gap.bound, "between the gradients", _shown(trial), module, cause, facts, code=code
     )
@@ -359,7 +362,7 @@ def is_mean_through_logits(trial: Trial, whole: Batch, parts: Sequence[Batch]) -
         parts: Its parts, equally large and with equally many labels.
     """
     names = {output.name for output in trial.subject.task.signature.taught}
-    if not trial.is_own or any(observe(trial, [batch]).slopes.keys() != names for batch in (whole, *parts)):
+    if not (trial.is_own and names) or any(observe(trial, [batch]).slopes.keys() != names for batch in (whole, *parts)):
         return False
     return not find_gap(trial, partial(_logit_gradient_of_whole, whole), partial(_logit_gradient_of_parts, parts)).is_real
 

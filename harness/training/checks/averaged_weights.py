@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.evidence import Evidence, Status
-from harness.training.checks.training_trace import weights_of
+from harness.training.engines import weights_of
 from harness.training.trial import Trial, TrialOptions, too_long
 from harness.wording import and_others, counted
 

@@ -19,8 +19,9 @@ from harness.training.checks.labels import fully_labelled
 from harness.training.checks.observation import observe
 from harness.training.checks.optimizer_coverage import tensors_of
 from harness.training.checks.training_loss import share_of
+from harness.training.engines import gradients_of
 from harness.training.optimisation import RateScale
-from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, gradients_of
+from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation
 
 _ROWS_PER_BATCH = 2
 _PARALLEL = 0.99

@@ -19,7 +19,8 @@ from harness.properties.noise import FACTOR, difference
 from harness.properties.tracing import path_of
 from harness.runtime import seeded
 from harness.training.checks.gradient_noise import batch_norms
-from harness.training.checks.training_trace import same_bits, weights_of
+from harness.training.checks.training_trace import is_between, same_bits
+from harness.training.engines import weights_of
 from harness.training.optimisation import RateScale
 from harness.training.trial import MOST_BATCHES, Trial, TrialOptions, too_long
 from harness.user_code import raised
@@ -28,6 +29,7 @@ from harness.wording import and_others
 _NAME = "fine_tuning"
 _ROWS = 4
 _STEPS = 8
+_BY_CHANCE = 8
 _FACTORS = (1.0, 10.0, 100.0)
 """Rates are tried from the configured one upwards: that a rate is low is said elsewhere."""
 
@@ -114,6 +116,14 @@ class _Tuned:
         if same_bits(before, after):
             return False
         return name not in self.noise or difference(before, after) > self.noise[name]
+
+    def is_copied(self, name: str) -> bool:
+        """Whether a tensor, of too many numbers for chance, moved straight towards another one, and not to zero."""
+        before, after = self.before[name], self.after[name]
+        others = (
+            value for other, value in self.after.items() if other != name and value.shape == after.shape and bool(value.any())
+        )
+        return before.numel() > _BY_CHANCE and any(is_between(before, after, other) for other in others)
 
 
 @dataclass(frozen=True)
@@ -231,6 +241,10 @@ class _Tuning:
 
     def _moved(self, tuned: _Tuned) -> Evidence | None:
         names = [name for name in tuned.watch.frozen if tuned.has_moved(name)]
+        copied = {
+            name.partition(".")[0] for name in names if tuned.is_copied(name)
+        }  # a target network is set to what another one is
+        names = [name for name in names if name.partition(".")[0] not in copied]
         if not names:
             return None
         name = next(name for name in tuned.before if name in names)

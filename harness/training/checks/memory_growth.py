@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from harness.compat import CONTENTS_OF_MODULE, HOOKS_OF_MODULE, NAMES_OF_LIGHTNING_MODULE, hooks_of_tensor
 from harness.evidence import WHOLE, Evidence, Status
 from harness.properties.places import parsed_file, shown_place
-from harness.training.trial import Trial, TrialOptions, brings_validation
+from harness.training.engines import overrides
+from harness.training.trial import Trial, TrialOptions
 from harness.user_code import is_users_file
 from harness.wording import counted
 
@@ -116,7 +117,7 @@ class _Walk:
 def memory_growth(trial: Trial) -> Evidence:
     """After every step of a short training, no attribute, global variable or callback holds a further graph, tensor or hook."""
     batches, options, walk = [trial.subject.batch()] * max(1, trial.batches_per_step), TrialOptions(epochs=_STEPS), _Walk()
-    validates = trial.is_own and brings_validation(trial.subject.model) and not trial.validates
+    validates = trial.is_own and overrides(trial.subject.model, "validation_step") and not trial.validates
     try:
         trial.train(batches, options, until=walk.look, held_out=[trial.held_out] if validates else None)
     except Exception:

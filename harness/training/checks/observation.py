@@ -21,7 +21,8 @@ from harness.tasks.axes import fits_shape
 from harness.tasks.calls import find_output, laid_out
 from harness.tasks.signature import MODEL, Output, Signature
 from harness.training.checks.gradient_noise import disable_stochastic_layers
-from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, gradients_of
+from harness.training.engines import gradients_of
+from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation
 
 _SAME = 1e-4
 """Relative difference up to which two tensors are the same output; other tensors of their shape differ by more than a per mille."""

@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from harness.compat import NormBase
 from harness.evidence import Evidence, Status
-from harness.training.trial import Trial, TrialOptions, gradients_of
+from harness.training.engines import gradients_of
+from harness.training.trial import Trial, TrialOptions
 from harness.wording import and_others, counted
 
 _NAME = "optimizer_coverage"

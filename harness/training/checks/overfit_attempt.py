@@ -19,8 +19,9 @@ from harness.properties.subject import Subject
 from harness.runtime import processor_seconds
 from harness.tasks.signature import Output
 from harness.training.checks.labels import guessing_loss, irreducible_loss, labelled, labels_in
+from harness.training.engines import gradients_of
 from harness.training.optimisation import rate_of
-from harness.training.trial import Prepare, Trial, TrialOptions, gradients_of, seconds_per_step
+from harness.training.trial import Prepare, Trial, TrialOptions, seconds_per_step
 
 ENOUGH = 0.1
 """Share of the loss that may be left; a model that ignores its inputs leaves all of it."""

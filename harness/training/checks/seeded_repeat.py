@@ -26,8 +26,8 @@ from harness.training.checks.training_trace import (
     find_mismatch,
     first_differing_module,
     tracing_modules,
-    weights_of,
 )
+from harness.training.engines import weights_of
 from harness.training.trial import Trial, TrialOptions, too_long
 from harness.wording import and_others, counted
 

@@ -27,8 +27,9 @@ from harness.training.checks.optimizer_coverage import (
     running_statistics,
     tensors_of,
 )
+from harness.training.engines import gradients_of
 from harness.training.optimisation import rate_of
-from harness.training.trial import Training, Trial, TrialOptions, gradients_of
+from harness.training.trial import Training, Trial, TrialOptions
 from harness.wording import and_others, counted
 
 _NAME = "step_updates"

@@ -144,6 +144,9 @@ def _say_how(once: Quantities, twice: Quantities) -> tuple[str, str, str]:
             'reduction="sum", or a division by a fixed number such as the configured batch size, which the last batch of an epoch may not have',
             "summed",
         )
+    if abs(ratio - 0.5) < _SAME_SHARE:
+        cause = "a mean over the rows or labels that is divided by their number once more"
+        return f"{what} halves, so larger batches take smaller steps", cause, "divided_twice"
     changed = f"{what} becomes {ratio:.3g} times as large"
     if abs(ratio - 1) < 0.05:
         changed = f"{what} changes by {abs(ratio - 1):.1%}" if abs(ratio - 1) > 0.0005 else f"{what} changes, though not in size"

@@ -20,7 +20,8 @@ from torch.optim import Optimizer
 from harness.compat import HOOKS_OF_MODULE, NAMES_OF_LIGHTNING_MODULE, buffers_of, saved_names, tree_leaves, unwrapped
 from harness.properties.noise import FACTOR, difference
 from harness.properties.tracing import fields_of, hooked
-from harness.training.trial import Training, gradients_of
+from harness.training.engines import gradients_of, weights_of
+from harness.training.trial import Training
 
 
 @dataclass
@@ -60,11 +61,6 @@ class TrainingTrace:
             return {name: tensor.to(device) for name, tensor in tensors.items()}
 
         return TrainingTrace([moved(gradients) for gradients in self.gradients], self.losses, self.rates, moved(self.weights))
-
-
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all parameters and buffers, saved ones and others."""
-    return {name: tensor.detach().clone() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 @dataclass(frozen=True)
@@ -201,6 +197,8 @@ def _of_tensors(tree: Any) -> str:
 
 
 _DEEPEST = 5
+_ON_THE_WAY = 1e-3
+"""How far from the straight way to another tensor rounding may lead."""
 
 
 @dataclass(frozen=True)
@@ -243,6 +241,13 @@ def same_bits(left: Tensor, right: Tensor) -> bool:
         and torch.equal(left.isnan(), right.isnan())
         and torch.equal(left.nan_to_num(), right.nan_to_num())
     )
+
+
+def is_between(before: Tensor, after: Tensor, end: Tensor) -> bool:
+    """Whether a tensor moved straight on the way to another one, or became that one, as where one network follows another."""
+    moved, way = (after - before).double(), (end - before).double()
+    part = float((moved * way).sum()) / max(float(way.square().sum()), torch.finfo(torch.float64).tiny)
+    return 0 < part < 1 + _ON_THE_WAY and float((moved - part * way).norm()) <= _ON_THE_WAY * float(moved.norm())
 
 
 def find_mismatch(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Mismatch | None:

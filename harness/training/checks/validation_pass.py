@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 from harness.compat import NormBase
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
+from harness.training.engines import gradients_of, overrides
 from harness.training.optimisation import rate_of
-from harness.training.trial import Trial, TrialOptions, brings_validation, gradients_of
+from harness.training.trial import Trial, TrialOptions
 from harness.user_code import raised
 from harness.wording import and_others
 
@@ -69,7 +70,7 @@ def validation_pass(trial: Trial) -> Evidence:
     """With a validation pass between two epochs, a training ends with the weights that it ends with otherwise, to the bit."""
     if not trial.is_own:
         return Evidence.skipped(_NAME, "the model is not a LightningModule, which would have a validation step")
-    if not brings_validation(trial.subject.model):
+    if not overrides(trial.subject.model, "validation_step"):
         return Evidence.skipped(_NAME, "the model has no `validation_step`")
     plain, again = (_trained(trial, validates=False) for _ in range(2))
     if trial.validates:

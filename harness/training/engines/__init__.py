@@ -33,8 +33,25 @@ _DELAY = 10
 """Steps whose losses are read at once from a GPU."""
 
 
+AT_THE_END = ("configure_callbacks", "on_train_end", "on_fit_end", "on_train_epoch_end")
+"""Hooks of Lightning's by which a model may be changed after its last step."""
+
 OnGradients = Callable[[nn.Module, Sequence[Optimizer]], None]
 """Called before each optimizer step, with the model and its optimizers; the gradients are those of the whole step, not yet clipped."""
+
+
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the gradients by parameter; zeros where there is none."""
+    return {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.detach().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers, saved ones and others."""
+    return {name: tensor.detach().clone() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 class Batches(Protocol):
@@ -124,6 +141,13 @@ class Engine(Protocol):
 
     def fit(self) -> None:
         """Trains to the end, or until the supervisor stops it."""
+
+
+def overrides(model: nn.Module, *hooks: str) -> bool:
+    """Whether a LightningModule defines one of Lightning's hooks itself, such as ``validation_step``."""
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
+    return any(is_overridden(hook, model) for hook in hooks)  # type: ignore[arg-type]
 
 
 def steps_of_epoch(batches: int, accumulate: int) -> int:
