@@ -23,6 +23,7 @@ from harness.models.factory_arguments import called_as_elsewhere
 from harness.models.first_call.argument import GivenInput
 from harness.models.inspection import Guess, guess_task, signature_of
 from harness.models.loading import refuse_dangerous
+from harness.models.settings import takes_settings
 from harness.models.usual_values import snake_case
 from harness.models.written_calls import WrittenCalls
 from harness.scaffold.bridge import Source, bridge_path, bridge_text, import_model, needs_bridge, refuse_elsewhere
@@ -176,6 +177,9 @@ def _find(
             left = ", ".join(other.name for other in possible[index + 1 :])
             tried[left] = f"not tried: stopped after {patience.seconds:g} s; --factory NAME takes one of them"
             break
+    tried = dict(
+        sorted(tried.items(), key=lambda item: "expected an nn.Module" in item[1])
+    )  # such as a function that makes weights
     tried |= dict.fromkeys(_instances(source.module), "is made when the file is imported; return it from a function")
     if any(isinstance(getattr(source.module, name.partition("(")[0], None), type) for name in tried):
         # Where there are classes, a function that needs an argument of no usual name is no factory.
@@ -202,8 +206,10 @@ def _what_to_add(source: Source, tried: Mapping[str, str]) -> str:
     factory = f" --factory {name}" if len(names) > 1 else ""
     missing = re.match(r"needs ((?:`\w+`(?:, )?)+)", why)
     options, more = re.findall(r"--(?:input|arg) [^\s=]+=[^\s;]+", why), ""
-    if missing:
-        options = [f"--arg {each}=8" for each in re.findall(r"\w+", missing[1])]
+    for each in re.findall(r"\w+", missing[1]) if missing else ():
+        is_object = takes_settings(each)
+        options.append("--arg NAME=VALUE" if is_object else f"--arg {each}=8")
+        more += f" (for each entry of `{each}` that the model reads)" if is_object else ""
     target: Any = getattr(source.module, name, None)
     may_take = not options and (inspect.isclass(target) or inspect.isfunction(target))
     takes = list(inspect.signature(target).parameters) if may_take else []

@@ -358,6 +358,8 @@ def test_lengths_are_not_asked_for_where_what_they_measure_is() -> None:
     def forward(self: nn.Module, spec: Tensor, spec_lengths: Tensor) -> Tensor:
         raise ValueError(f"no such recording: {spec_lengths.sum() + spec.sum()}")
 
-    with pytest.raises(ForwardError, match="Say what `spec` takes, such as --input spec=batch,80,37") as refused:
+    with pytest.raises(
+        ForwardError, match="with your sizes in place of these, which do not fit: --input spec=batch,80,37"
+    ) as refused:
         found(forward, nn.Conv1d(80, 2, 1))
     assert "--input spec_lengths" not in str(refused.value)

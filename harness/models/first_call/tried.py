@@ -42,7 +42,7 @@ def why_not(model: nn.Module, tries: int, closest: tuple[Guesses, Failure] | Non
     options = " ".join(option for name in names[:2] for option in _options(name, guesses.arguments[name]))
     return (
         f"no call of {signature} that works was found in {tries} tries; with {called} it raises {raised(failure.error)}. "
-        f"Say what `{names[0]}` takes, such as {options}"
+        f"Say what `{names[0]}` takes, with your sizes in place of these, which do not fit: {options}"
     )
 
 
