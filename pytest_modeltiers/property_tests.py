@@ -82,11 +82,11 @@ def _search(entry: Property, judge: Judge, case: str) -> None:
     if search.draws:
         drawn = getattr(strategies, search.draws)(judge.subject.task).filter(judge.subject.reach.allows)
         judge.for_all(check, drawn, examples=search.examples)
-        if search.corner:
-            judge.holds_at_corner(check, **getattr(strategies, search.corner)(judge.subject))
     else:
         for values in search.given:
             judge.holds(check, **values)
+    if search.corner:
+        judge.holds_at_corner(check, **getattr(strategies, search.corner)(judge.subject))
     if search.outputs:
         _judge_outputs(judge, check, search)
 

@@ -108,7 +108,7 @@ class Judge:
         self.examples, self.cut, self.blocks = 0, False, ""
         self._again: Callable[[], Evidence] | None = None
         self._final: Evidence | None = None
-        self._called_before = replace(CALLS)
+        self._called_before, self._anchored = replace(CALLS), list[dict[str, Any]]()
 
     def holds(self, check: Check, **values: Any) -> None:
         """Judges one example with the given values."""
@@ -131,6 +131,7 @@ class Judge:
                 self._keep_smallest(check, case, evidence, smallest_sizes(self.subject.task), out_of_time)
                 return
             self._keep(evidence)
+            self._anchored.append(case)
 
     def holds_at_corner(self, check: Check, **values: Any) -> None:
         """Judges inputs that are judged whatever was drawn, also where there was no time for it; nothing where a draw failed."""
@@ -182,6 +183,8 @@ class Judge:
         @given(cases)
         def judged(case: dict[str, Any]) -> None:
             key = tuple(sorted((name, repr(value)) for name, value in case.items()))
+            if case in self._anchored:
+                return
             if key not in known:
                 # An example was judged already, so the rest can be left out when time is up.
                 if known and out_of_time():
@@ -293,7 +296,7 @@ class Judge:
 
     def _asked(self, subject: Subject, check: Check, values: dict[str, Any]) -> Evidence:
         """Judges an example, of a large model in few of its blocks; the whole is asked where they fail, but not for what its rounding hides."""
-        short = shortened(subject, self.name, self.examples)
+        short = shortened(subject, self.label, self.examples)
         held = None if short is None else self._judged(short, check, values)
         if short is not None and held is not None and (held.status is Status.OK or HIDDEN_BY in held.details):
             self.blocks = short.shared.blocks

@@ -67,7 +67,7 @@ CRITICAL = (
         "In eval mode the same input gives the same logits",
         "harness.properties.determinism:eval_deterministic",
         DIFFERENCE,
-        search=Search("batches", examples=2, anchors_first=True, outputs=FurtherOutputs()),
+        search=Search("batches", examples=1, anchors_first=True, outputs=FurtherOutputs()),
     ),
     Property(
         "batch_independence",
@@ -79,7 +79,7 @@ CRITICAL = (
             "forward": Case(
                 "A row's logits do not depend on the other rows of its batch",
                 "harness.properties.independence:batch_independence",
-                search=Search("several_rows", examples=5, corner="largest_sizes", outputs=FurtherOutputs("by_row")),
+                search=Search("several_rows", examples=4, corner="largest_sizes", outputs=FurtherOutputs("by_row")),
             ),
             "gradient": Case(
                 "A row's gradient does not reach the other rows of its batch",
@@ -87,7 +87,7 @@ CRITICAL = (
                 needs=facts.rows,
                 owned_by=("batch_independence[forward]",),
                 search=Search(
-                    "several_rows", examples=3, corner="largest_sizes", outputs=FurtherOutputs("by_row", declared=True)
+                    "several_rows", examples=3, corner="largest_cheap_sizes", outputs=FurtherOutputs("by_row", declared=True)
                 ),
                 memory=GRADIENTS,
             ),
@@ -191,7 +191,7 @@ CRITICAL = (
         needs=facts.causal,
         search=Search(
             "several_tokens",
-            examples=6,
+            examples=5,
             corner="largest_sizes",
             outputs=FurtherOutputs("by_position", "harness.properties.outputs:further_causality"),
         ),
@@ -206,7 +206,7 @@ CRITICAL = (
         owned_by=("causal",),
         search=Search(
             "pad_patterns",
-            examples=5,
+            examples=4,
             corner="largest_padding",
             outputs=FurtherOutputs("by_padding", declared=True, at="largest_padding"),
         ),
@@ -336,8 +336,7 @@ CRITICAL = (
         DIFFERENCE,
         owned_by=_WRITES,
         search=Search(
-            "call_sequences",
-            examples=2,
+            given=(),
             first=("harness.properties.state:leaves_the_process", "harness.properties.determinism:repeated_backward"),
             corner="typical_then_largest",
             outputs=FurtherOutputs(declared=True, at="typical_then_largest"),
@@ -351,14 +350,14 @@ CRITICAL = (
         "harness.properties.determinism:rng_untouched",
         owned_by=("eval_deterministic",),
         memory=GRADIENTS,
-        search=Search("several_rows", examples=2),
+        search=Search("several_rows", examples=1),
     ),
     Property(
         "inputs_unchanged",
         1,
         "forward does not write into the tensors it is given",
         "harness.properties.contracts:inputs_unchanged",
-        search=Search("several_rows", examples=3),
+        search=Search("several_rows", examples=2),
     ),
     Property(
         "memory_layout",
@@ -367,7 +366,7 @@ CRITICAL = (
         "harness.properties.contracts:memory_layout",
         DIFFERENCE,
         owned_by=_WRITES,
-        search=Search("batches", examples=2, corner="largest_cheap_sizes"),
+        search=Search(given=(), corner="largest_cheap_sizes"),
     ),
     Property(
         "dtype_move",

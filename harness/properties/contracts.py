@@ -201,8 +201,7 @@ def _judge_full_length(subject: Subject, sizes: Sizes, seed: int, at: str, cause
     expected, counterexample = sizes.logits_shape(subject.task), f"{sizes.describe(subject.task)}, seed={seed}"
     finding = partial(Evidence, "full_length", Status.FAIL, counterexample=counterexample, cause=cause)
     try:
-        with recording(subject.model) as calls:
-            logits = subject.logits(subject.batch(sizes, seed))
+        logits = subject.logits(batch := subject.batch(sizes, seed))
     except ModelRaisedError as error:
         if token := unreadable_token(subject, subject.batch(sizes, seed)):
             message = f"forward raises at {at}, as it cannot read {token} (see full_vocabulary): {error}"
@@ -215,6 +214,7 @@ def _judge_full_length(subject: Subject, sizes: Sizes, seed: int, at: str, cause
         message = f"logits have shape {tuple(logits.shape)} at {at}, expected {shape_text(expected)}"
         return finding(message, code="wrong_shape")
     if not finite(logits):
+        calls = calls_of(subject.model, partial(subject.logits, batch))
         module = first_broken(calls, lambda tensor: not finite(tensor))
         return finding(f"logits are not finite at {at}", module=module, code="not_finite")
     return replace(finding(f"works at {at}"), status=Status.OK, cause="")

@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 
 import torch
@@ -227,14 +228,35 @@ def reading_gradients(model: nn.Module, read: Read) -> Iterator[None]:
 
 
 _SHARES = 3
-"""In how many parts gradients of a large model are compared, and its weights are changed."""
+"""In how many parts gradients of a large model are compared."""
 
 
-def shares_of_parameters(model: nn.Module) -> list[list[str]]:
-    """Names of a model's parameters: of a large one in parts, of which one at a time takes memory again."""
-    parameters = dict(model.named_parameters())
-    most = sum(parameter.numel() for parameter in parameters.values()) / _SHARES if is_large(model) else float("inf")
-    return names_in_parts(parameters, most)
+def first_of_each_kind(model: nn.Module) -> set[str]:
+    """Names of parameters of which each stands for those that are like it: of the same class of module, with the same name and shape.
+
+    What is done to every weight is done to these of a large model, so that the others share their memory with those of its copies.
+    """
+    found: dict[tuple[Any, ...], str] = {}
+    for path, module in model.named_modules():
+        role = [part for part in path.split(".") if not part.isdigit()][-1:]
+        for name, parameter in parameters_of(module).items():
+            if parameter is not None:
+                found.setdefault((type(module), *role, name, parameter.shape), f"{path}.{name}".lstrip("."))
+    return set(found.values())
+
+
+def saved_in_dtype(model: nn.Module, dtype: torch.dtype, in_parts: bool) -> Iterator[dict[str, Tensor]]:
+    """A model's state dict in another dtype; or in parts, in which large tensors that are not the first of their kind keep their own."""
+    saved, firsts = model.state_dict(), first_of_each_kind(model)
+    for names in names_in_parts(saved) if in_parts else [list(saved)]:
+        part = copy.copy(saved)  # with the versions of its modules, which a plain dict would not have
+        for name in saved.keys() - set(names):
+            del part[name]
+        for name in names:
+            value = part[name]
+            if isinstance(value, Tensor) and value.is_floating_point():
+                part[name] = value if in_parts and is_large_tensor(value) and name not in firsts else value.to(dtype)
+        yield part
 
 
 @dataclass
@@ -262,8 +284,9 @@ def gradient_gaps(model: nn.Module, first: Callable[[Read], object], second: Cal
         first: Runs a backward pass, whose gradients it gives to a function.
         second: Runs the other one.
     """
-    found: dict[str, GradientGap] = {}
-    for names in shares_of_parameters(model):
+    found, parameters = dict[str, GradientGap](), dict(model.named_parameters())
+    most = sum(parameter.numel() for parameter in parameters.values()) / _SHARES if is_large(model) else float("inf")
+    for names in names_in_parts(parameters, most):
         part, kept, seen = set(names), dict[str, Tensor](), set[str]()
 
         def add(name: str, gradient: Tensor, part: set[str] = part, kept: dict[str, Tensor] = kept) -> None:
@@ -304,6 +327,9 @@ def step_by_sign(parameters: Iterable[Tensor], size: float) -> None:
 _WIDENED, _OWN = "_modeltiers_widened", "_modeltiers_own_weights"
 """Marks of a model that was widened, and of a module whose own weights are put aside while it runs."""
 
+Change = Callable[[nn.Parameter], "Tensor | None"]
+"""From a parameter to what stands in its place; ``None`` leaves it."""
+
 
 def widened(model: nn.Module) -> nn.Module:
     """Makes a model compute in float64 while its weights stay in its own dtype: those of a module are widened while it runs.
@@ -315,9 +341,7 @@ def widened(model: nn.Module) -> nn.Module:
         for name, buffer in buffers_of(module).items():
             if buffer is not None and buffer.is_floating_point():
                 buffers_of(module)[name] = buffer.double()
-        if any(parameter is not None and parameter.is_floating_point() for parameter in parameters_of(module).values()):
-            module.register_forward_pre_hook(_widen, prepend=True)
-            module.register_forward_hook(_narrow, always_call=True)
+    lending(model, lambda _number: _wider)
     model.register_forward_pre_hook(_widen_all, prepend=True)
     vars(model)[_WIDENED] = True
     return model
@@ -333,23 +357,40 @@ def _widen_all(model: nn.Module, _arguments: Any) -> None:
         model.double()
 
 
-def _widen(module: nn.Module, _arguments: Any) -> None:
-    """Puts weights in float64 in the place of a module's own; where it calls itself, those of the outer call stay."""
+def _wider(parameter: nn.Parameter) -> Tensor | None:
+    return parameter.double() if parameter.dtype is not torch.float64 else None
+
+
+def lending(model: nn.Module, change: Callable[[int], Change]) -> nn.Module:
+    """Has each module of a model compute with other values of its own floating weights, which are there only while it runs.
+
+    Args:
+        model: The model, which is changed in place; its copies are changed too.
+        change: Gives the values of a module's weights, by the number of the module.
+    """
+    for number, module in enumerate(model.modules()):
+        if any(parameter is not None and parameter.is_floating_point() for parameter in parameters_of(module).values()):
+            module.register_forward_pre_hook(partial(_lend, change(number)), prepend=True)
+            module.register_forward_hook(_take_back, always_call=True)
+    return model
+
+
+def _lend(change: Change, module: nn.Module, _arguments: Any) -> None:
+    """Puts other weights in the place of a module's own; where it calls itself, those of the outer call stay."""
     depth, own = vars(module).get(_OWN, (0, {}))
     if not depth:
-        own = {name: each for name, each in parameters_of(module).items() if each is not None and _can_be_wider(each)}
-        for name, each in own.items():
-            parameters_of(module)[name] = nn.Parameter(each.double(), requires_grad=False)
+        own = {}
+        for name, each in parameters_of(module).items():
+            value = None if each is None or not each.is_floating_point() else change(each)
+            if value is not None:
+                own[name] = each
+                parameters_of(module)[name] = nn.Parameter(value, requires_grad=False)
     vars(module)[_OWN] = depth + 1, own
 
 
-def _narrow(module: nn.Module, _arguments: Any, _result: Any) -> None:
+def _take_back(module: nn.Module, _arguments: Any, _result: Any) -> None:
     depth, own = vars(module).pop(_OWN)
     if depth > 1:
         vars(module)[_OWN] = depth - 1, own
     else:
         parameters_of(module).update(own)
-
-
-def _can_be_wider(parameter: nn.Parameter) -> bool:
-    return parameter.is_floating_point() and parameter.dtype is not torch.float64

@@ -6,7 +6,6 @@ differs even where every instance starts with the same zeros or ones.
 
 from __future__ import annotations
 
-import copy
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -23,7 +22,7 @@ from harness.models.copies import is_large_tensor
 from harness.models.structure import kept_beside, unsaved
 from harness.owners import failing_owner, owned_by
 from harness.properties.calling import ModelRaisedError
-from harness.properties.large_tensors import RepeatedDraws, is_widened, may_be_constant, names_in_parts, through_a_file, widened
+from harness.properties.large_tensors import RepeatedDraws, is_widened, may_be_constant, saved_in_dtype, through_a_file, widened
 from harness.properties.model_variants import move
 from harness.properties.noise import first_failure, is_packed, judge_equal, quantised_part
 from harness.properties.places import line_that_sets
@@ -134,19 +133,16 @@ def _from_dtype(subject: Subject, dtype: torch.dtype, seed: int, in_parts: bool 
     changed: list[str] = []
 
     def load(source: nn.Module, other: nn.Module) -> nn.Module:
-        saved = source.state_dict()
-        for names in names_in_parts(saved) if in_parts else [list(saved)]:
-            part = copy.copy(saved)  # with the versions of its modules, which a plain dict would not have
-            for name in saved.keys() - set(names):
-                del part[name]
-            part.update({name: _cast(part[name], dtype) for name in names})
+        own = source.state_dict()
+        for part in saved_in_dtype(source, dtype, in_parts):
             load_into(other, part, strict=not in_parts)
-        with torch.no_grad():
-            for value in source.state_dict().values():
-                if isinstance(value, Tensor) and value.is_floating_point():
-                    rounded = value.to(dtype).to(value.dtype)
-                    if value.layout is not torch.strided or not torch.equal(rounded, value):  # else its memory stays shared
-                        value.copy_(rounded)  # as what is loaded was
+            with torch.no_grad():
+                for name, value in part.items():
+                    # As what is loaded was; else its memory stays shared.
+                    if _is_floating(value) and (
+                        value.layout is not torch.strided or not torch.equal(value.to(own[name]), own[name])
+                    ):
+                        own[name].copy_(value)
         dtypes = {name: value.dtype for name, value in source.state_dict().items() if isinstance(value, Tensor)}
         changed[:] = [name for name, value in other.state_dict().items() if dtypes.get(name, value.dtype) != value.dtype]
         return other
@@ -171,8 +167,8 @@ def _from_dtype(subject: Subject, dtype: torch.dtype, seed: int, in_parts: bool 
     )
 
 
-def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+def _is_floating(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def judge_loading(

@@ -73,8 +73,20 @@ def calibrated_subject(subject: Subject) -> Subject:
     )
 
 
-_OF_BLOCKS = ("causal", "batch_independence", "padding_ignored", "decoding")
-"""Properties that follow from the code of a model's blocks."""
+_OF_BLOCKS = (
+    "batch_independence",
+    "causal",
+    "decoding",
+    "eval_deterministic",
+    "finite_output[extremes]",
+    "finite_output[fully_padded_row]",
+    "gradient_flow[finite]",
+    "inputs_unchanged",
+    "padding_ignored",
+    "shape_contract",
+    "stateless",
+)
+"""Properties, or cases of them, that follow from the code of a model's blocks."""
 
 _ON_THE_WHOLE = 2
 """How many examples of these are asked of all blocks of a large model."""
@@ -85,10 +97,10 @@ def shortened(subject: Subject, name: str, example: int = _ON_THE_WHOLE + 1) -> 
 
     Args:
         subject: The model.
-        name: The property that is judged; ``None`` is returned for one that does not follow from the code of blocks.
+        name: The property that is judged, with its case; ``None`` is returned for one that does not follow from the code of blocks.
         example: Number of the example; ``None`` is returned for the first ones, which are asked of the whole model.
     """
-    if name not in _OF_BLOCKS or example <= _ON_THE_WHOLE:
+    if not {name, name.partition("[")[0]} & set(_OF_BLOCKS) or example <= _ON_THE_WHOLE:
         return None
     shared = subject.shared
     if shared.short is None:

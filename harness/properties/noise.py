@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from harness.errors import ForwardError
 from harness.evidence import WHOLE, Evidence, Status
 from harness.properties.computed_dtypes import HIDDEN_BY, MARGIN, coarsest_epsilon, float64_tells, hidden_by, in_float64
-from harness.properties.large_tensors import largest_gap, views_of
+from harness.properties.large_tensors import largest_gap, lending, views_of
 from harness.runtime import seeded
 
 if TYPE_CHECKING:
@@ -105,13 +106,13 @@ def measure_floors(subject: Subject, call: Call) -> dict[str, NoiseFloor]:
     """
     batches = [subject.batch(seed=seed) for seed in range(_DRAWS)]
     # A new model for every call: what a call leaves behind is not rounding.
-    outputs = [_seeded(call, batch, subject.fresh()) for batch in batches]
-    # The weights of these are let go before those in float64 are made.
-    shifted = [_seeded(call, batch, nudged(subject.fresh(), seed)) for seed, batch in enumerate(batches)]
+    outputs: list[Mapping[str, Tensor]] = []
+    epsilon = coarsest_epsilon(lambda: outputs.append(_seeded(call, batches[0], subject.fresh())), subject.dtype)
+    outputs += [_seeded(call, batch, subject.fresh()) for batch in batches[1:]]
+    shifted = [_seeded(call, batch, _nudged_copy(subject, seed)) for seed, batch in enumerate(batches)]
     doubled = None
     if subject.double is not None:
         doubled = [_seeded(call, batch, subject.fresh_double()) for batch in batches]
-    epsilon = coarsest_epsilon(lambda: _seeded(call, batches[0], subject.fresh()), subject.dtype)
 
     def largest(name: str, others: list[Mapping[str, Tensor]]) -> float:
         return max(difference(left[name], right[name]) for left, right in zip(outputs, others, strict=True))
@@ -140,10 +141,34 @@ def nudged(model: nn.Module, seed: int) -> nn.Module:
     rng = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.is_floating_point() and not is_packed(parameter):
-            for piece in views_of(parameter):
-                signs = torch.randint(-1, 2, piece.shape, generator=rng).to(piece.device, piece.dtype)
-                piece.mul_(1 + signs * torch.finfo(piece.dtype).eps)
+            _nudge(parameter, rng)
     return model
+
+
+def _nudged_copy(subject: Subject, seed: int) -> nn.Module:
+    """A copy whose weights are nudged; those of a large model while their module runs, so that no second set of them is made."""
+    if not subject.is_large:
+        return nudged(subject.fresh(), seed)
+    return lending(subject.fresh(), lambda number: partial(_nudged_value, seed * 1_000_003 + number))
+
+
+@torch.no_grad()
+def _nudged_value(seed: int, parameter: nn.Parameter) -> Tensor | None:
+    if is_packed(parameter):
+        return None
+    value = parameter.detach().clone()
+    _nudge(value, torch.Generator().manual_seed(seed))
+    return value
+
+
+def _nudge(tensor: Tensor, rng: torch.Generator) -> None:
+    """Moves each number by up to one unit in the last place; the pieces of a large tensor alike, as drawing takes longest."""
+    factors: Tensor | None = None
+    for piece in views_of(tensor):
+        if factors is None or factors.numel() < piece.numel():
+            signs = torch.randint(-1, 2, piece.shape, generator=rng).to(piece.device, piece.dtype)
+            factors = 1 + signs * torch.finfo(piece.dtype).eps
+        piece.mul_(factors if factors.shape == piece.shape else factors[: len(piece)])
 
 
 def _finite(value: float) -> bool:

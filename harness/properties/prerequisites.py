@@ -174,7 +174,7 @@ def find_prerequisite_failure(subject: Subject) -> PrerequisiteFailure:
         except ModelRaisedError as error:
             raises = raises or f"forward raises at {at}: {error}"
             continue
-        seen = AnchorLogits(first[0].to("meta"), bool(first[0].isfinite().all()))
+        seen = AnchorLogits(first[0].to("meta"), all_finite(first[0]))
         subject.shared.anchor_logits[sizes, seed] = seen
         not_finite = not_finite or ("" if seen.finite else f"logits are not finite at {at}")
         random = random or any(

@@ -15,7 +15,7 @@ from harness.evidence import Evidence, Status
 from harness.models.copies import objects_reached
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError, mode
-from harness.properties.large_tensors import reading_gradients, step_by_sign, through_a_file
+from harness.properties.large_tensors import first_of_each_kind, reading_gradients, step_by_sign, through_a_file
 from harness.properties.loading import judge_loading, load_into, unless_owned
 from harness.properties.model_variants import move
 from harness.properties.noise import difference, is_packed
@@ -110,8 +110,9 @@ def _train(subject: Subject, model: nn.Module, seed: int) -> None:
 
 
 def _stepped_as_gradients_come(subject: Subject, model: nn.Module, batch: Batch, seed: int) -> bool:
-    """Whether a step could be taken in which each weight moves once its gradient is there, so that no set of gradients is kept."""
-    parameters = {name: parameter for name, parameter in model.named_parameters() if not is_packed(parameter)}
+    """Whether a step could be taken in which a weight of each kind moves once its gradient is there, so that no set of gradients is kept."""
+    kinds = first_of_each_kind(model)
+    parameters = {name: parameter for name, parameter in model.named_parameters() if name in kinds and not is_packed(parameter)}
 
     @torch.no_grad()
     def step(name: str, gradient: Tensor) -> None:

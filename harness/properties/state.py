@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from harness.compat import CONTENTS_OF_MODULE, NAMES_OF_LIGHTNING_MODULE, memory_key
 from harness.errors import ProbeUnsupportedError
 from harness.evidence import Blame, Evidence, Status
-from harness.models.copies import value_of
 from harness.process_state import Change, ProcessState, in_words, kept_process, left_by
 from harness.properties.calling import NoGradientError, mode
-from harness.properties.large_tensors import pickled, shares_of_parameters
+from harness.properties.large_tensors import first_of_each_kind, pickled
 from harness.properties.loading import (
     NAME,
     NotLoadedError,
@@ -251,20 +250,16 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
     batch = subject.batch(seed=seed)
     # Called on copies of the copy: what a call leaves behind is not what this is about.
     before = subject.logits(batch, subject.copies.of(copied))
-    after, parameters = list[Tensor](), dict(original.named_parameters())
-    for names in shares_of_parameters(original):
-        own = [parameters[name] for name in names if parameters[name].is_floating_point() and not is_packed(parameters[name])]
-        kept = [value_of(parameter) for parameter in own] if subject.is_large else []
-        with torch.no_grad():
-            for parameter in own:
+    firsts = first_of_each_kind(original) if subject.is_large else ()
+    with torch.no_grad():
+        for name, parameter in original.named_parameters():
+            if (not firsts or name in firsts) and parameter.is_floating_point() and not is_packed(parameter):
                 parameter.mul_(1.5).add_(0.1)
-        after.append(subject.logits(batch, subject.copies.of(copied)))
-        for parameter, value in zip(own, kept, strict=False):
-            parameter.data = value  # what was written is let go
+    after = subject.logits(batch, subject.copies.of(copied))
     return judge_equal(
         subject,
         "serialisation",
-        lambda _model: (torch.stack([before] * len(after)), torch.stack(after)),
+        lambda _model: (before, after),
         "a deep copy shares weights with the original: changing one changes the other",
         f"{subject.typical.describe(subject.task)}, seed={seed}",
         "a lambda or bound method stored on the module that still refers to the original's parameters",

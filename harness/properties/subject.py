@@ -36,9 +36,6 @@ from harness.properties.reach import Reach
 from harness.runtime import free_memory, is_large, seeded
 from harness.tasks import TaskSpec
 
-_LITTLE = 0.1
-"""Share of the free memory that a second model may take without a further check."""
-
 
 @dataclass
 class Shared:
@@ -178,14 +175,11 @@ class Subject:
     def _uncalled_double(self) -> nn.Module | None:
         """The model in float64, of which the others are copies: they share its weights; ``None`` also where memory does not hold it.
 
-        A large model whose second one would take much of the memory keeps its weights and is widened a module at a time, which takes longer,
-        where nothing then computes in their dtype.
+        A large model keeps its weights and is widened a module at a time, where nothing then computes in their dtype.
         """
-        free = free_memory(self.device)
-        needed = sum(8 * parameter.numel() for parameter in self.copies.model.parameters() if not is_lazy(parameter))
-        is_tight = self.is_large and needed > free * _LITTLE and not self.copies.fault
-        for widen in (widened, nn.Module.double) if is_tight else (nn.Module.double,):
-            if widen is not widened and 0 < free < needed:
+        for widen in (widened, nn.Module.double) if self.is_large and not self.copies.fault else (nn.Module.double,):
+            needed = sum(8 * parameter.numel() for parameter in self.copies.model.parameters() if not is_lazy(parameter))
+            if widen is not widened and 0 < free_memory(self.device) < needed:
                 break
             with suppress(UserError, RuntimeError, TypeError, NotImplementedError):
                 model = widen(self.fresh())

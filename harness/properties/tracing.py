@@ -328,7 +328,7 @@ def positions_view(batch: int, seq: int, stop: int, row: int | None = None, star
 
 def finite(tensor: Tensor) -> bool:
     """Whether a floating tensor holds neither NaN nor infinity; an additive mask's -inf is no defect."""
-    if not tensor.is_floating_point():
+    if not tensor.is_floating_point() or bool(tensor.detach().sum().isfinite()):
         return True
     broken = tensor.isnan() | (tensor == float("inf"))
     return not bool(broken.any()) and not (tensor.numel() and bool(tensor.isneginf().all()))

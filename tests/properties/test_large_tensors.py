@@ -16,6 +16,7 @@ from harness.models.copies import clone
 from harness.properties.large_tensors import (
     GradientGap,
     RepeatedDraws,
+    first_of_each_kind,
     gradient_gaps,
     is_widened,
     keeping_state,
@@ -73,10 +74,14 @@ def test_a_widened_model_computes_what_one_in_float64_does_and_keeps_its_weights
     assert [parameter.dtype for parameter in double.parameters()] == before == [torch.float32] * len(before)
 
 
-def test_a_second_model_that_takes_little_of_the_memory_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    double = subject_of(Tied(), monkeypatch, free=1 << 30).double
-    assert double is not None
-    assert not is_widened(double)
+def test_the_weights_of_a_large_model_are_nudged_while_their_module_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Tied()
+    before = [parameter.clone() for parameter in model.parameters()]
+    floors = [subject_of(model, monkeypatch).floor.last_place]
+    monkeypatch.setattr("harness.runtime._LARGE", 1 << 40)
+    floors.append(Subject(model.eval(), make_adapter(TASK), TASK).floor.last_place)
+    assert 0 < min(floors) <= max(floors) < 5 * min(floors)
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), before, strict=True))
 
 
 def test_gradients_of_a_widened_model_are_in_float64() -> None:
@@ -230,3 +235,9 @@ def test_a_state_that_is_put_back_keeps_the_memory_of_what_was_not_written_to(
         copied.train()(torch.randn(4, 600))
     assert all(torch.equal(one, other) for one, other in zip(model.buffers(), copied.buffers(), strict=True))
     assert is_shared_until_written(copied[0].weight) is is_large
+
+
+def test_a_parameter_of_each_kind_stands_for_those_that_are_like_it() -> None:
+    block = [nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)) for _ in range(3)]
+    model = nn.Sequential(nn.Embedding(9, 4), *block, nn.Linear(4, 9))
+    assert first_of_each_kind(model) == {"0.weight", "1.0.weight", "1.0.bias", "1.1.weight", "1.1.bias", "4.weight", "4.bias"}

@@ -98,3 +98,13 @@ def whole_text(subject: Subject) -> Text | None:
         if text is not None and text.inputs and axis.multiple_of == 1 and not axis.sizes:
             return text
     return None
+
+
+_MOST_SCORES = 4096
+"""Scores of a place that are compared where calls are large: all follow from one hidden state, and of a few tokens' calls many are kept."""
+
+
+def some_scores(subject: Subject, logits: Tensor) -> Tensor:
+    """The logits; of a large model with many scores a spread of them at each place, so that not all of every call are kept."""
+    step = -(-logits.shape[-1] // _MOST_SCORES) if subject.is_large and logits.ndim > 2 else 1
+    return logits[..., ::step].clone() if step > 1 else logits

@@ -13,7 +13,7 @@ from harness.batches import Batch, Sizes
 from harness.errors import OutputError
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
-from harness.properties.decoding import Text, whole_text
+from harness.properties.decoding import Text, some_scores, whole_text
 from harness.properties.decoding.caches import NoDecoder, PassedCache
 from harness.properties.decoding.finding import find_decoder, positions_of
 from harness.properties.noise import judge_equal, remembered
@@ -57,7 +57,9 @@ def left_padding_ignored(subject: Subject, sizes: Sizes, seed: int = 0) -> Evide
             found.append(rows.judged(partial(rows.token_by_token, decoder, of_all), f" when it is read on with {decoder.title}"))
         except (ModelRaisedError, OutputError):
             continue
-    return found[0] if found and all(each.status is Status.FAIL for each in found) else at_once
+        if found[-1].status is not Status.FAIL:
+            return at_once
+    return found[0] if found else at_once
 
 
 class _LeftPadded:
@@ -117,14 +119,14 @@ class _LeftPadded:
             piece = self._text.piece(self._padded, start, size)
             piece[self._mask] = self._padded[self._mask][:, 0 if of_all else start : start + size]
             session.further = self._further(start, size)
-            parts.append(session.read(piece, start))
+            parts.append(some_scores(self._subject, session.read(piece, start)))
         if parts[0].shape[self._text.along] == 1 < self.prompt:  # of a prompt, the last token is answered
             whole = self._with_padding(model)
             parts[0] = torch.cat([whole[:, : self.prompt - 1], parts[0]], self._text.along)
         return self._real(torch.cat(parts, self._text.along))
 
     def _with_padding(self, model: nn.Module) -> Tensor:
-        return self._subject.call(self._padded, self._further(0, self.length), model)[0]
+        return some_scores(self._subject, self._subject.call(self._padded, self._further(0, self.length), model)[0])
 
     def _further(self, start: int, size: int) -> dict[str, Tensor]:
         return {self.positions: self._places[:, start : start + size]} if self.positions else {}
@@ -133,7 +135,8 @@ class _LeftPadded:
         return torch.cat([logits[row, pad:].flatten() for row, pad in enumerate(self.pads)])
 
     def _each_alone(self, model: nn.Module) -> Tensor:
-        return torch.cat([self._subject.logits(self._row(row), model).flatten() for row in range(len(self.pads))])
+        subject = self._subject
+        return torch.cat([some_scores(subject, subject.logits(self._row(row), model)).flatten() for row in range(len(self.pads))])
 
     def _row(self, row: int) -> Batch:
         """A row by itself, without padding."""

@@ -16,7 +16,7 @@ from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import ModelRaisedError
 from harness.properties.causality import causality
-from harness.properties.decoding import Text, whole_text
+from harness.properties.decoding import Text, some_scores, whole_text
 from harness.properties.decoding.caches import Decoder, HeldCache, NoDecoder, PassedCache, Session, StepMethod
 from harness.properties.decoding.finding import find_decoder, positions_of
 from harness.properties.noise import first_failure, judge_equal, remembered
@@ -29,8 +29,8 @@ Whole = Callable[[nn.Module], Tensor]
 """From a model to the logits of a text in one call."""
 
 NAME = "decoding"
-_SINGLES = 32
-"""Most calls of one token each."""
+_SINGLES, _FEW_SINGLES = 32, 8
+"""Most calls of one token each, and of a large model."""
 
 _CAUSE = (
     "positions that restart at 0 with a cache, a causal mask that does not count what is in the cache, keys that are rotated again, "
@@ -71,13 +71,13 @@ def cache_equals_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
     text = whole_text(subject)
     assert text is not None
     batch = subject.batch(sizes, seed)
-    whole = remembered(subject, partial(subject.logits, batch))
+    whole = remembered(subject, lambda model: some_scores(subject, subject.logits(batch, model)))
     found: list[Evidence] = []
     length, counterexample = text.length_of(batch), f"{sizes.describe(subject.task)}, seed={seed}"
     if length < 2:
         return Evidence.skipped(NAME, "a text of one token cannot be cut")
     refused: ModelRaisedError | None = None
-    for cut in _single_cuts(length):
+    for cut in _single_cuts(length, _FEW_SINGLES if subject.is_large else _SINGLES):
         try:
             found.append(_judged(subject, decoder, text, batch, whole, cut, counterexample))
         except ModelRaisedError as error:  # such as a prompt that is longer than a rolling cache
@@ -174,20 +174,20 @@ def _requests(
     length, rows = text.length_of(batch), text.rows_of(batch)
 
     def alone(model: nn.Module) -> Tensor:
-        return read(decoder.begin(subject, model, rows, length), text, batch, cut)
+        return read(subject, decoder.begin(subject, model, rows, length), text, batch, cut)
 
     def after(model: nn.Module) -> Tensor:
         session = decoder.begin(subject, model, rows, length)
-        read(session, text, other, cut)
+        read(subject, session, text, other, cut)
         session.restart()
-        return read(session, text, batch, cut)
+        return read(subject, session, text, batch, cut)
 
     def between(model: nn.Module) -> Tensor:
         session = decoder.begin(subject, model, rows, length)
-        first = read(session, text, text.piece(batch, 0, length - 1), Cut(cut.sizes[:-1], ""))
-        read(decoder.begin(subject, model, rows, length), text, other, cut)
+        first = read(subject, session, text, text.piece(batch, 0, length - 1), Cut(cut.sizes[:-1], ""))
+        read(subject, decoder.begin(subject, model, rows, length), text, other, cut)
         last = session.read(text.piece(batch, length - 1, 1), length - 1)
-        return torch.cat([first, last], text.along)
+        return torch.cat([first, some_scores(subject, last)], text.along)
 
     told = f"the logits of a text that is read with {decoder.title} change when another text was read "
     cause = (
@@ -207,20 +207,20 @@ def _both(left: Whole, right: Whole, model: nn.Module) -> tuple[Tensor, Tensor]:
     return left(model), right(model)
 
 
-def read(session: Session, text: Text, batch: Batch, cut: Cut) -> Tensor:
+def read(subject: Subject, session: Session, text: Text, batch: Batch, cut: Cut) -> Tensor:
     """The logits of a text that is read piece by piece.
 
     Raises:
         SeveralRefusedError: A piece of several tokens after the first is not taken.
     """
-    return torch.cat([logits for _, logits in _pieces(session, text, batch, cut)], text.along)
+    return torch.cat([logits for _, logits in _pieces(subject, session, text, batch, cut)], text.along)
 
 
-def _pieces(session: Session, text: Text, batch: Batch, cut: Cut) -> Iterator[tuple[tuple[int, int], Tensor]]:
+def _pieces(subject: Subject, session: Session, text: Text, batch: Batch, cut: Cut) -> Iterator[tuple[tuple[int, int], Tensor]]:
     """The logits of each piece, and at which places of the text they stand: of some forwards the last one only."""
     for start, size in zip(cut.starts, cut.sizes, strict=True):
         try:
-            logits = session.read(text.piece(batch, start, size), start)
+            logits = some_scores(subject, session.read(text.piece(batch, start, size), start))
         except ModelRaisedError as error:
             if start and size > 1:
                 raise SeveralRefusedError from error
@@ -234,12 +234,12 @@ def _pieces(session: Session, text: Text, batch: Batch, cut: Cut) -> Iterator[tu
             yield (start, size), logits
 
 
-def _single_cuts(length: int) -> Iterator[Cut]:
+def _single_cuts(length: int, most: int) -> Iterator[Cut]:
     """The whole in one call with a cache; a prompt and single tokens; single tokens only."""
     yield Cut((length,), "in one call")
-    prompt = max(length - length // 2, length - _SINGLES)
+    prompt = max(length - length // 2, length - most)
     yield Cut((prompt, *[1] * (length - prompt)), f"as a prompt of {prompt} and then token by token")
-    if 2 < length <= _SINGLES:
+    if 2 < length <= most:
         yield Cut((1,) * length, "token by token")
 
 
@@ -254,7 +254,7 @@ def _judged(
 ) -> Evidence:
     def pieces(model: nn.Module) -> tuple[list[tuple[int, int]], Tensor]:
         session = decoder.begin(subject, model, text.rows_of(batch), text.length_of(batch))
-        places, logits = zip(*_pieces(session, text, batch, cut), strict=True)
+        places, logits = zip(*_pieces(subject, session, text, batch, cut), strict=True)
         return list(places), torch.cat(logits, text.along)
 
     by_pieces = remembered(subject, pieces)
