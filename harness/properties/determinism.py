@@ -90,11 +90,11 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     model.eval()
     if stuck := [path_of(path) for path, module in model.named_modules() if module.training]:
         return _stuck_in_train_mode(model, stuck, counterexample)
-    before = subject.logits(batch)
-    if flipped := _flipped(model, lambda: subject.logits(batch), expected=False):
+    before, again = subject.logits(batch), list[Tensor]()
+    if flipped := _flipped(model, lambda: again.append(subject.logits(batch)), expected=False):
         place = switching_line(lambda: subject.logits(batch), model.eval(), flipped)
         return _flip_evidence(flipped, "train", counterexample).at(place)
-    moved = difference(before, subject.logits(batch))
+    moved = difference(before, again[0])
     if subject.bound(name) < moved < float("inf"):
         return Evidence(
             name,
