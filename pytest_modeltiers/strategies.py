@@ -115,12 +115,6 @@ def shortest(axis: Axis, total: int) -> int:
     return axis.least if 1 <= axis.least < total else 1
 
 
-def call_sequences(task: TaskSpec) -> Cases:
-    """The sizes of a few calls in a row, of images also other heights and widths."""
-    calls = st.lists(_with_image_sizes(task), min_size=2, max_size=4).map(tuple)
-    return st.fixed_dictionaries({"calls": calls, "seed": _SEEDS})
-
-
 def largest_sizes(subject: Subject) -> dict[str, Any]:
     """Many rows at full length, where faults show that show at some sizes only."""
     return {"sizes": subject.reach.largest(MOST_ROWS)}
