@@ -123,7 +123,8 @@ def _parsed(file: Path, text: str) -> Any:
             return read_yaml(text, str(file))
         return json.loads(without_comments(text), object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
-        raise _misread(file, f"not JSON: {error.msg}", error.lineno, error.colno) from None
+        told, at = _json_mistake(error)
+        raise _misread(file, f"not JSON: {told}", *_line_and_column(error.doc, at)) from None
     except tomllib.TOMLDecodeError as error:
         told = re.sub(r"(.*) \(at line (\d+), column (\d+)\)$", r"\2:\3: \1", str(error))
         raise _misread(file, f"not TOML: {told}") from None
@@ -139,6 +140,30 @@ def _misread(file: Path, told: str, line: int = 0, column: int = 0) -> ConfigErr
     if at and not line:
         line, column, told = int(at[1]), int(at[2]), told[: at.start()] + told[at.end() :]
     return ConfigError.of(file, [Mistake("syntax", "", told, line=line, column=column)])
+
+
+def _json_mistake(error: json.JSONDecodeError) -> tuple[str, int]:
+    """What is wrong with a text, and where: of what is not closed, where it opens."""
+    opened = list[int]()
+    for part in re.finditer(r'"(?:\\.|[^"\\\n])*"?|[\[\]{}]', error.doc, re.DOTALL):
+        text = part.group()
+        if text in ("[", "{"):
+            opened.append(part.start())
+        elif text in ("]", "}"):
+            opened[-1:] = []
+        elif (len(text) == 1 or not text.endswith('"')) and part.end() >= error.pos:
+            shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+            return f'the text {shown} is not closed: its second " is missing', part.start()
+        if part.end() > error.pos:
+            break
+    if opened and not error.doc[error.pos :].strip():
+        return f"{error.doc[opened[-1]]} is not closed", opened[-1]
+    control = "a tab, or another control character, in a text: write \\t for a tab"
+    return control if error.msg.startswith("Invalid control character") else error.msg, error.pos
+
+
+def _line_and_column(text: str, at: int) -> tuple[int, int]:
+    return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -158,6 +183,9 @@ def _mistake_in(value: Any, depth: int = 0) -> str:
     inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
     return next(filter(None, (_mistake_in(each, depth + 1) for each in inner)), "")
 
+
+_SHOWN = 40
+"""Characters that are shown of a text that is not closed."""
 
 _PARTS = re.compile(r'"(?:\\.|[^"\\\n])*"?|//[^\n]*|/\*.*?\*/|/\*', re.DOTALL)
 _COMMA = re.compile(r'"(?:\\.|[^"\\\n])*"?|,(?=\s*[}\]])', re.DOTALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -41,6 +42,12 @@ _FAR = 8
 
 _ALIKE = 2
 """What it costs more than the one before it, of several changes of a line by one rule: other lines and rules have their turn first."""
+
+_MADE = 2
+"""Lines that count for the way to where an attribute is made that the line at fault reads."""
+
+_ABOVE = 2
+"""Lines above the one at fault that count as it."""
 
 _NEAR = 15
 """Lines beyond which a change is as far as it can be within a function."""
@@ -124,14 +131,28 @@ def _ranked(
         home = next((scope for scope in scopes if place and place[0] == file and _has(scope.function, place[1])), None)
         # A finding on another method than forward says that forward does what it should.
         farther = 1 if home is None or home.function.name == "forward" or home.is_init else 2
+        made = _read_near(source, place[1]) if home is not None and place else frozenset[str]()
         for scope in scopes:
             far = farther * (0 if scope is home else _FAR if home and scope.owner is home.owner else 2 * _FAR)
             alike = Counter[tuple[int, str]]()
             for edit in edits_of(scope, (*RULES, *STATE_RULES, *_PROBES)):
                 if any((file, line) in lines for line in range(edit.line, edit.end + 1)):
                     away = abs(edit.line - place[1]) if scope is home and place else _NEAR / 2
+                    if scope.is_init and home and scope.owner is home.owner and _gives(source.lines[edit.line - 1], made):
+                        away = _MADE - far
                     yield 2 * edit.cost + far + min(away, _NEAR) + _ALIKE * alike[edit.line, edit.rule], file, edit
                     alike[edit.line, edit.rule] += 1
+
+
+def _read_near(source: Source, line: int) -> frozenset[str]:
+    """The attributes that a line, and those just above it, read."""
+    return frozenset(re.findall(r"\bself\.(\w+)", "\n".join(source.lines[max(line - 1 - _ABOVE, 0) : line])))
+
+
+def _gives(line: str, attributes: frozenset[str]) -> bool:
+    """Whether a line gives one of some attributes its value."""
+    given = re.match(r"""\s*self\.(?:(\w+)\s*(?::[^=]+)?=[^=]|register_buffer\(["'](\w+))""", line)
+    return given is not None and (given[1] or given[2]) in attributes
 
 
 def _has(function: ast.AST, line: int) -> bool:
@@ -206,6 +227,8 @@ def _one_of_two(node: ast.AST, scope: Scope) -> Iterator[str]:
 def _left_out(node: ast.AST, scope: Scope) -> Iterator[str]:
     if not isinstance(node, ast.Call) or called(node) in ("isinstance", "len", "range", "super", "print"):
         return
+    if scope.is_init and called(node)[:1].isupper():
+        return  # a layer of other sizes fits nothing, and one with a vocabulary of layers takes minutes
     args, keywords = arguments(node, scope)
     used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
     if called(node) == "checkpoint":

@@ -35,6 +35,9 @@ _REDUCTIONS = frozenset(
 )
 _ACTIVATIONS = frozenset(["softmax", "log_softmax", "sigmoid", "logsigmoid", "relu", "tanh"])
 _NEW_TENSORS = frozenset(["zeros", "ones", "full", "arange", "empty", "tensor", "eye", "linspace"])
+_LENGTH_FIRST = frozenset(["LSTM", "GRU", "RNN", "MultiheadAttention", "TransformerEncoderLayer", "TransformerDecoderLayer"])
+"""Layers that take the length before the batch unless they are told otherwise."""
+
 _RELAID = frozenset(["transpose", "t", "permute", "flip", "contiguous", "detach", "squeeze"])
 
 
@@ -342,3 +345,37 @@ def _repeated_in_place(node: ast.AST, scope: Scope) -> Iterator[str]:
         args, _ = arguments(node, scope)
         if all(integer(each) == 1 for each in node.args[1:]):
             yield f"{scope.operand(subject)}.repeat_interleave({args[0]}, 0)"
+
+
+@rule("rows that stay rows", 0)
+def _rows_stay(node: ast.AST, scope: Scope) -> Iterator[str]:
+    """``view(-1, size)`` makes more rows of inputs of another size, and ``squeeze()`` takes the batch of one away too."""
+    subject = receiver(node) if isinstance(node, ast.Call) else None
+    if not isinstance(node, ast.Call) or subject is None or node.keywords:
+        return
+    if called(node) in ("view", "reshape") and len(node.args) == 2 and integer(node.args[0]) == -1:
+        yield f"{scope.operand(subject)}.flatten(1)"
+    if called(node) == "squeeze" and not node.args:
+        yield from (f"{scope.operand(subject)}.squeeze({axis})" for axis in (-1, 1))
+
+
+@rule("the batch comes first", 0)
+def _batch_first(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if (
+        isinstance(node, ast.Call)
+        and called(node) in _LENGTH_FIRST
+        and not any(word.arg == "batch_first" for word in node.keywords)
+    ):
+        args, keywords = arguments(node, scope)
+        yield call_text(node, scope, args, [*keywords, "batch_first=True"])
+
+
+@rule("the device of the input", 0)
+def _no_fixed_device(node: ast.AST, scope: Scope) -> Iterator[str]:
+    subject = receiver(node) if isinstance(node, ast.Call) else None
+    if isinstance(node, ast.Call) and subject is not None and not scope.is_init:
+        is_fixed = (
+            called(node) == "to" and len(node.args) == 1 and scope.text(node.args[0]).strip("'\"").startswith(("cuda", "device"))
+        )
+        if (called(node) == "cuda" and not node.args) or is_fixed:
+            yield from (f"{scope.operand(subject)}.to({name}.device)" for name in scope.parameters[:2])

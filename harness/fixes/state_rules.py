@@ -50,6 +50,8 @@ def _registered(node: ast.AST, scope: Scope) -> Iterator[str]:
         return
     value = scope.text(node.value)
     if "Parameter(" in value:
+        if isinstance(node.value, (ast.List, ast.ListComp)):
+            yield f"self.{target.attr} = nn.ParameterList({value})"
         return  # it is registered already, and what is trained must not become a buffer
     if isinstance(node.value, (ast.List, ast.ListComp)):
         yield f"self.{target.attr} = nn.ModuleList({value})"

@@ -16,6 +16,7 @@ from harness.properties.subject import Subject
 from harness.properties.tracing import path_of
 from harness.tasks.kinds import SCORES, BinaryScores
 from harness.tasks.values import EXTREMES as EXTREMES
+from harness.wording import figure
 
 _NAME = "logit_range"
 _BATCHES = 4
@@ -122,6 +123,7 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
         "" if module == path_of("") else module,
         found.cause,
         place=lines.line_of(node),
+        compared=f"lowest logit {figure(lowest)}, and {found.name} gives none below {found.lowest:g}",
         code=found.code,
     )
 

@@ -75,8 +75,25 @@ def test_comments_between_all_parts_change_nothing(value: Any) -> None:
         ('{"a": ,}', ":1:7: not JSON"),
         ('/* one\n two */ {"a" 1}', ":2:14: not JSON"),
         ('{"a": "b // c}', ":1:7: not JSON"),
+        ('{"a": "b,\n "c": 1}', ':1:7: not JSON: the text "b, is not closed: its second " is missing'),
+        ('{"a": [1, 2', ":1:7: not JSON: [ is not closed"),
+        ('{\n"a": {"b": 1}', ":1:1: not JSON: { is not closed"),
+        ('{"a": "\t"}', ":1:8: not JSON: a tab"),
     ],
-    ids=["line", "open", "only_comma", "empty_list", "two", "no_value", "after_lines", "string"],
+    ids=[
+        "line",
+        "open",
+        "only_comma",
+        "empty_list",
+        "two",
+        "no_value",
+        "after_lines",
+        "string",
+        "cut_text",
+        "bracket",
+        "brace",
+        "tab",
+    ],
 )
 def test_mistakes_keep_their_place(text: str, said: str, tmp_path: Path) -> None:
     assert said in refusal(tmp_path, "cfg.json", text)
