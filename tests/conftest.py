@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Child processes are forks, for tests of what they do; what they import, and where they find that, only new ones show."""
+    import torch
+    from forks import start_fork
+
+    from harness.export import clean_process
+    from harness.training.checks import child_processes
+
+    if hasattr(os, "fork") and not torch.cuda.is_available():  # which no fork can use
+        for module in (clean_process, child_processes):
+            monkeypatch.setattr(module, "start_process", start_fork)
 
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

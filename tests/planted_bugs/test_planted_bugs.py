@@ -21,11 +21,21 @@ TIMES = re.compile(r"\d[\d.]* (?:ms|s)\b|\d+(?:\.\d+)?(?:e[-+]?\d+)? (?:times|Mi
 BY_NAME = {bug.name: bug for bug in BUGS}
 
 
+@pytest.fixture
+def quick_processes(request: pytest.FixtureRequest) -> None:
+    """Two processes that only train together are forks."""
+    judged: PlantedBug | Twin = request.node.callspec.params.get("bug") or request.node.callspec.params["twin"]
+    if "distributed" in (judged.tests if isinstance(judged, Twin) else (judged.test,)):
+        request.getfixturevalue("forked")
+
+
+@pytest.mark.usefixtures("quick_processes")
 @pytest.mark.parametrize("bug", BUGS, ids=str)
 def test_a_bug_is_caught_and_blamed(bug: PlantedBug, tmp_path: Path) -> None:
     assert_caught(bug, tmp_path)
 
 
+@pytest.mark.usefixtures("quick_processes")
 @pytest.mark.parametrize(
     "twin", [pytest.param(twin, marks=pytest.mark.long if twin.is_of_many else ()) for twin in twins_of(BUGS)], ids=str
 )

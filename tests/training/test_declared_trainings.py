@@ -342,6 +342,7 @@ def test_a_training_step_that_alone_knows_the_loss_is_evaluated_by_labelled_outp
     assert results["eval_summary"]["loss"] < results["initial_eval"]["loss"]
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_sound_autoencoder_trains_in_one_process_and_in_two() -> None:
     trial = trial_of({**AUTOENCODER, "loss": ""}, Autoencoder())
     assert verdict("distributed", trial).status is Status.OK
