@@ -112,6 +112,7 @@ def test_weights_whose_code_was_changed_since_are_a_warning(shared: Path, tmp_pa
     assert evidence.message.endswith("its logits differ from the golden ones")
 
 
+@pytest.mark.usefixtures("forked")
 def test_elsewhere_formats_that_can_run_code_wait_for_trust(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -273,6 +274,7 @@ class Payload:
         return (os.system, (f"touch {self.mark}",))
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_malicious_pickle_is_refused_and_not_run(bundle: Path, tmp_path: Path) -> None:
     mark, path = tmp_path / "mark", bundle / "artifacts" / "model.pt"
     torch.save({"layer.weight": Payload(mark)}, path)
@@ -351,6 +353,7 @@ def test_other_weights_give_other_logits(bundle: Path) -> None:
     assert evidence.measured > 10 * evidence.bound
 
 
+@pytest.mark.usefixtures("forked")
 def test_other_weights_in_a_weights_file_are_named(bundle: Path) -> None:
     path = bundle / "artifacts" / "model.pt"
     state = torch.load(path, weights_only=True)
@@ -440,6 +443,7 @@ class Constant(nn.Module):
         return self.layer(features) * float("nan")
 
 
+@pytest.mark.usefixtures("forked")
 def test_logits_that_are_not_finite_are_no_pass(shared: Path, tmp_path: Path) -> None:
     bundle = write_bundle(exports_of(Constant(), TABLE, "torchscript"), tmp_path / "bundle", configs={})
     report = verify_bundle(bundle)
