@@ -106,6 +106,7 @@ def causes_of(checks: Sequence[CheckResult]) -> list[Cause]:
     - its message refers to it, ``(see causal)``, or both refer to a third one that is not red,
     - the catalogue says that its property is owned by the other's, and both blame the same module, or one of them blames none, or
     - both say the same of the same module, in the same words, or as cases of one property that differ in numbers and names only,
+    - it is about an exported file, the other about the model (tier 1), and both about the same line,
     - the same change of the code fixes both, or
     - both say of the same parameter that it receives no gradient.
     """
@@ -152,6 +153,9 @@ def _owner(check: CheckResult, red: Sequence[CheckResult]) -> CheckResult | None
         for other in _others(check, red, name):
             if _agree(check, other):
                 return other
+    for other in red:
+        if _exports_what_is_wrong(check, other):
+            return other
     first = next((other for other in red if _says_the_same(check, other)), check)
     return None if first is check else first
 
@@ -182,6 +186,16 @@ def _says_the_same(check: CheckResult, other: CheckResult) -> bool:
     return check.message == other.message or (
         name == other_name and _kind(check.message, case, bool(blamed)) == _kind(other.message, other_case, bool(blamed))
     )
+
+
+def _exports_what_is_wrong(check: CheckResult, other: CheckResult) -> bool:
+    """Whether a check of an exported file names the line that one of the model names; that of a whole function or class tells nothing."""
+    one, another = check.excerpt, other.excerpt
+    if one is None or another is None or one.marked.startswith(("def ", "class ")):
+        return False
+    tiers = (check.details.get("tier"), other.details.get("tier"))
+    is_same = tiers == (4, 1) and (one.file, one.line) == (another.file, another.line)
+    return is_same and _SEVERITY[other.status] >= _SEVERITY[check.status]
 
 
 def _lack_the_same_gradient(check: CheckResult, other: CheckResult) -> bool:

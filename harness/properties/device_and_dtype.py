@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -22,6 +23,7 @@ from harness.properties.calling import ModelRaisedError
 from harness.properties.noise import quantised_part
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, finite, first_broken, first_of_other_dtype, recording
+from harness.properties.watched_lines import making_line
 
 _NO_KERNEL = ("not implemented for", "not supported", "unsupported", "expected mat_a to be")
 
@@ -81,13 +83,20 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
         if isinstance(error.error, NotImplementedError) or any(words in str(error).lower() for words in _NO_KERNEL):
             return Evidence.skipped(name, f"an operation has no {label} kernel here: {error}", counterexample=counterexample)
         subject.logits(subject.batch(seed=seed))  # what raises before a move too is no matter of the move
+        wanted = getattr(torch, dtype)
+        place = making_line(
+            lambda: _values(subject, _in_dtype(subject, dtype), seed),
+            lambda tensor: tensor.dtype == wanted or not tensor.is_floating_point(),
+            lambda tensor: tensor.to(wanted),
+        )
         return Evidence(
             name,
             Status.FAIL,
             f"forward raises after .to({label}): {error}",
             counterexample=counterexample,
             # Mostly a layer raises that is given what another one made.
-            module=first_of_other_dtype(calls, getattr(torch, dtype)) or error.module,
+            module=first_of_other_dtype(calls, wanted) or error.module,
+            place=place,
             cause="a tensor made in forward without dtype=x.dtype, a hard-coded .float(), or a constant that is not a buffer",
             code="raises",
         )
@@ -166,17 +175,18 @@ def _simulated_call(subject: Subject, seed: int, counterexample: str) -> Evidenc
     # A check such as `mask.all()` has no answer without data; either one leads down a path that real data can take.
     for answer in (1, 0):
         try:
-            with compiler_left_out(), without_fast_path(), DeviceWatch(answer):
-                values = _values(moved, moved.model, seed)
+            values = _simulated_values(moved, answer, seed)
             break
         except ModelRaisedError as error:
             if isinstance(error.error, LeftBehindError) or any(words in str(error) for words in _TWO_DEVICES):
-                return _refused(
+                found = _refused(
                     "tensor_stays_behind",
                     f"a tensor stays on the CPU when the model moves to another device: {error}",
                     error,
                     counterexample,
                 )
+                run = partial(_simulated_values, moved, answer, seed)
+                return found.at(making_line(run, lambda tensor: tensor.is_meta, lambda tensor: tensor.to("meta")))
             reason = f"no other device here, and the simulated one has no data for control flow or this operator ({error})"
     else:
         return Evidence.skipped("device_move", reason, counterexample=counterexample)
@@ -185,6 +195,11 @@ def _simulated_call(subject: Subject, seed: int, counterexample: str) -> Evidenc
             "output_stays_behind", f"{behind} on the CPU when the model moves to another device", None, counterexample
         )
     return Evidence.ok("device_move", "every tensor moves with the model (simulated device)", counterexample=counterexample)
+
+
+def _simulated_values(moved: Subject, answer: int, seed: int) -> dict[str, Tensor]:
+    with compiler_left_out(), without_fast_path(), DeviceWatch(answer):
+        return _values(moved, moved.model, seed)
 
 
 def _simulated(subject: Subject) -> nn.Module:

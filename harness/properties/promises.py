@@ -73,7 +73,7 @@ def declared_outputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 bound,
                 "",
                 counterexample,
-                investigate=partial(_where_made, subject, batch, output.name),
+                investigate=partial(_where_made, subject, batch, output.name, code == "wrong_shape"),
                 details=details,
                 code=code,
             )
@@ -112,26 +112,31 @@ def _has(tensors: Iterable[Tensor], wanted: Tensor) -> bool:
     return any(each.dtype == wanted.dtype and torch.equal(each, wanted) for each in tensors)
 
 
-def first_returning(calls: list[Call], value: Tensor) -> Blame:
-    """Path of the first module that returns a value, or some view of it, with the line that made it where lines are recorded."""
-    held = value.flatten()
+def first_returning(calls: list[Call], value: Tensor, is_shaped: bool = False) -> Blame:
+    """Path of the first module that returns a value, or some view of it, with the line that made it where lines are recorded.
+
+    Args:
+        calls: What was recorded.
+        value: The value.
+        is_shaped: Whether its shape counts as well: then that of the line that gave it the shape.
+    """
+
+    def holds(tensors: list[Tensor]) -> bool:
+        same = (each for each in tensors if each.numel() == value.numel() and (not is_shaped or each.shape == value.shape))
+        return any(torch.equal(each.flatten(), value.flatten()) for each in same)
+
     for call in calls:
-        if any(each.numel() == held.numel() and torch.equal(each.flatten(), held) for each in call.outputs):
-            same = (
-                step
-                for step in call.steps
-                if any(each.numel() == held.numel() and torch.equal(each.flatten(), held) for each in step.outputs)
-            )
-            step = next(same, None)
+        if holds(call.outputs):
+            step = next((step for step in call.steps if holds(step.outputs)), None)
             return Blame(call.module, "" if step is None else step.place)
     return Blame("")
 
 
-def _where_made(subject: Subject, batch: Batch, output: str) -> str:
+def _where_made(subject: Subject, batch: Batch, output: str, is_shaped: bool) -> str:
     """The module, and the line, that an output comes from."""
     with recording(subject.model, lines=True) as calls:
         value = subject.outputs(batch).get(output)
-    return (first_returning(calls, value) if isinstance(value, Tensor) else "") or WHOLE
+    return (first_returning(calls, value, is_shaped) if isinstance(value, Tensor) else "") or WHOLE
 
 
 def _partly_padded(subject: Subject, sizes: Sizes, batch: Batch) -> tuple[Batch, dict[str, Tensor] | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from harness.properties.places import users_line
 
 _DRAWS = torch.Tag.nondeterministic_seeded
 _SETS_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
+_SETS_TRAINED: Any = Tensor.requires_grad.__set__  # type: ignore[attr-defined]
 
 
 def drawing_line(run: Callable[[], object]) -> str:
@@ -115,8 +116,62 @@ def switching_line(run: Callable[[], object], model: nn.Module, path: str = "") 
     return next(filter(None, found), "")
 
 
+class _Makers(TorchFunctionMode):
+    """Notes the lines that make a tensor of another kind of tensors that are of the right one, or of none.
+
+    Args:
+        is_right: Whether a tensor is of the right kind.
+        mend: Makes it one, of what some lines make.
+        mended: Those lines.
+    """
+
+    def __init__(self, is_right: Callable[[Tensor], bool], mend: Callable[[Tensor], Tensor], mended: Collection[str]) -> None:
+        super().__init__()
+        self.lines = dict[str, None]()
+        self._is_right, self._mend, self._mended = is_right, mend, mended
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        if isinstance(result, Tensor) and not self._is_right(result) and all(map(self._is_right, given)):
+            if place := users_line(sys._getframe(1)):
+                self.lines[place] = None
+            if place in self._mended:
+                return self._mend(result)
+        return result
+
+
+_MOST_MENDED = 4
+"""Lines that are tried one by one."""
+
+
+def making_line(run: Callable[[], object], is_right: Callable[[Tensor], bool], mend: Callable[[Tensor], Tensor]) -> str:
+    """The user's line that makes a tensor of the wrong dtype or device, which raises where it is used: with the right one the model runs.
+
+    Args:
+        run: Runs the model.
+        is_right: Whether a tensor is of the right dtype or on the right device.
+        mend: Gives it that.
+    """
+
+    def raises(mode: _Makers) -> bool:
+        try:
+            with mode:
+                run()
+        except Exception:  # whatever the model raises
+            return True
+        return False
+
+    makers = _Makers(is_right, mend, ())
+    if not raises(makers):
+        return ""
+    lines = list(makers.lines)
+    alone = (line for line in lines[:_MOST_MENDED] if not raises(_Makers(is_right, mend, (line,))))
+    return next(alone, "") or (lines[0] if lines and not raises(_Makers(is_right, mend, lines)) else "")
+
+
 class LinesOfParameters:
-    """The lines that make each parameter of a model, last write into it, and put another one in its place.
+    """The lines that make each parameter of a model, last write into it, put another one in its place, and freeze it.
 
     Args:
         build: Makes the model once more.
@@ -125,6 +180,7 @@ class LinesOfParameters:
     def __init__(self, build: Callable[[], nn.Module]) -> None:
         self._replaced: dict[tuple[int, str], str] = {}
         self._shared: dict[int, str] = {}
+        self._frozen: dict[int, str] = {}
         register = nn.Module.register_parameter
 
         def watched(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
@@ -132,9 +188,9 @@ class LinesOfParameters:
                 self._replaced[id(module), name] = users_line(sys._getframe(1))
             register(module, name, param)
 
-        with _Writes() as writes, _DataSets(self._shared), patch.object(nn.Module, "register_parameter", watched):
+        with Writes() as writes, _Settings(self._shared, self._frozen), patch.object(nn.Module, "register_parameter", watched):
             self._model = build()
-        self._written = writes.places
+        self._writes = writes
 
     def written(self, path: str) -> str:
         """The user's line that last wrote into a parameter, or that made it; empty where it cannot be told."""
@@ -142,7 +198,14 @@ class LinesOfParameters:
             parameter = self._model.get_parameter(path)
         except AttributeError:  # another architecture each time
             return ""
-        return self._written.get(memory_key(parameter), "") if parameter.layout is torch.strided else ""
+        return self._writes.line_of(parameter)
+
+    def frozen(self, path: str) -> str:
+        """The user's line that says whether a parameter is trained; empty where none does."""
+        try:
+            return self._frozen.get(id(self._model.get_parameter(path)), "")
+        except AttributeError:
+            return ""
 
     def replaced(self, path: str) -> str:
         """The user's line that last put a parameter, or other data, in the place of one that was there; empty where none did."""
@@ -155,7 +218,7 @@ class LinesOfParameters:
 
 
 @without_compiler
-class _Writes(TorchDispatchMode):
+class Writes(TorchDispatchMode):
     """Notes the line of the last operator that made or wrote each tensor, by its memory."""
 
     def __init__(self) -> None:
@@ -169,19 +232,26 @@ class _Writes(TorchDispatchMode):
         made = [] if views else [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         place = users_line(sys._getframe(1)) if written or made else ""
         for tensor in (*written, *made):
-            if tensor.layout is torch.strided and not tensor.is_meta:
+            # Memory is used again: what is made in it was not written by an earlier line.
+            if tensor.layout is torch.strided and not tensor.is_meta and (place or any(tensor is each for each in made)):
                 self.places[memory_key(tensor)] = place
         return result
 
+    def line_of(self, tensor: Tensor) -> str:
+        """The user's line that last wrote into a tensor, or that made it; empty where it is not known."""
+        return self.places.get(memory_key(tensor), "") if tensor.layout is torch.strided else ""
 
-class _DataSets(TorchFunctionMode):
-    """Notes the line that last gave a tensor other data, ``a.data = b.data``."""
 
-    def __init__(self, found: dict[int, str]) -> None:
+class _Settings(TorchFunctionMode):
+    """Notes the lines that last gave a tensor other data, ``a.data = b.data``, and that said whether it is trained."""
+
+    def __init__(self, shared: dict[int, str], frozen: dict[int, str]) -> None:
         super().__init__()
-        self._found = found
+        self._shared, self._frozen = shared, frozen
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func == _SETS_DATA and (place := users_line(sys._getframe(1))):
-            self._found[id(args[0])] = place
+        says_trained = func == _SETS_TRAINED or getattr(func, "__name__", "") == "requires_grad_"
+        found = self._shared if func == _SETS_DATA else self._frozen if says_trained else None
+        if found is not None and (place := users_line(sys._getframe(1))):
+            found[id(args[0])] = place
         return func(*args, **(kwargs or {}))

@@ -145,3 +145,14 @@ def test_owners_exist_and_own_nothing_that_owns_them() -> None:
                 seen.add(owner)
                 ahead |= owners(prop) if prop != name else set()
         assert name not in seen
+
+
+def test_an_export_goes_under_a_finding_on_the_model_of_the_same_line() -> None:
+    lines = {"file": "model.py", "first": 3, "lines": ("def forward(self, x):", "return x[:, : int(x.shape[1])]")}
+
+    def of(name: str, tier: int, line: int) -> CheckResult:
+        return CheckResult(f"tier{tier}::{name}", "failed", f"{name} fails", {"tier": tier, "excerpt": {**lines, "line": line}})
+
+    assert grouped(of("shapes[onnx]", 4, 4), of("decoding[cache]", 1, 4)) == [["decoding[cache]", "shapes[onnx]"]]
+    assert len(grouped(of("shapes[onnx]", 4, 3), of("decoding[cache]", 1, 3))) == 2, "a whole function is no line"
+    assert len(grouped(of("registration", 1, 4), of("decoding[cache]", 1, 4))) == 2, "two properties of the model stay two"

@@ -30,6 +30,7 @@ from harness.properties.watched_lines import (
     LinesOfParameters,
     drawing_line,
     lines_that_load_in_part,
+    making_line,
     switching_line,
     writing_line,
 )
@@ -329,3 +330,41 @@ def test_the_line_that_switches_a_mode_is_found() -> None:
 def test_a_message_that_names_two_files_gives_the_line_of_the_first() -> None:
     evidence = Evidence("finite_output", Status.FAIL, "it raises RuntimeError: no (parts.py, line 7, called at model.py, line 9)")
     assert located(evidence, Outer()).place == "parts.py:7"
+
+
+class HalfMade(nn.Module):
+    """Makes one tensor of the dtype of its input, and one of the usual one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = torch.ones(3, dtype=x.dtype)
+        wrong = torch.zeros(1, 3)
+        return self.mix(torch.addmm(wrong, x * fine, self.mix.weight))
+
+
+def test_the_line_that_makes_a_tensor_of_another_dtype_is_told_by_making_it_of_the_right_one() -> None:
+    model = HalfMade().double()
+
+    def found(run: Any) -> str:
+        return making_line(run, lambda tensor: tensor.dtype == torch.float64, lambda tensor: tensor.double())
+
+    assert found(lambda: model(torch.ones(2, 3, dtype=torch.float64))) == line(HalfMade, "torch.zeros(1, 3)")
+    assert found(lambda: model(torch.ones(2, 4, dtype=torch.float64))) == "", "it raises for another reason"
+
+
+class Frozen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 3).requires_grad_(False)
+        self.head = nn.Linear(3, 3)
+        self.head.weight.requires_grad = False
+
+
+def test_the_line_that_freezes_a_parameter_is_found() -> None:
+    lines = LinesOfParameters(Frozen)
+    assert lines.frozen("body.weight") == line(Frozen, "self.body")
+    assert lines.frozen("head.weight") == line(Frozen, "self.head.weight.requires_grad")
+    assert lines.frozen("head.bias") == ""

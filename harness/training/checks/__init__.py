@@ -30,8 +30,9 @@ from harness.evidence import Blame, Evidence, Status, guarded
 from harness.internal_errors import is_from_backward
 from harness.owners import left_to, owned_by
 from harness.properties.calling import BackwardRaisedError
-from harness.properties.places import shown_place
+from harness.properties.places import method_of, shown_place
 from harness.properties.prerequisites import GRADIENT_OWNER, broken_weight
+from harness.properties.watched_lines import LinesOfParameters, Writes, switching_line
 from harness.training.trial import Trial, TrialOptions, too_long
 from harness.user_code import is_ours, raised
 from harness.wording import joined
@@ -128,6 +129,16 @@ def first_failure(checks: Mapping[str, Callable[[Trial], Evidence]], trial: Tria
 
 _OF_LOSS = ("initial_loss", "training_loss", "accumulation", "overfits_one_batch")
 _OF_OPTIMIZERS = ("parameter_groups", "optimizer_coverage")
+_OF_WRITES = (
+    "average_without_buffers",
+    "average_in_part",
+    "average_follows_at_once",
+    "average_moves_away",
+    "frozen_parameter_changes",
+    "buffer_changes",
+)
+"""Codes of findings on what is written into a part of the model."""
+
 _OF_SCHEDULES = ("learning_rate_schedule",)
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _NAMED = re.compile(r"`(\w+)`")
@@ -148,6 +159,13 @@ def with_line(evidence: Evidence, trial: Trial, diverged: bool = False) -> Evide
         return evidence.at(_schedule_line(trial, evidence.message))
     if evidence.name in _OF_OPTIMIZERS and trial.is_own:
         return evidence.at(next(iter(_calling_lines(trial, Optimizer, "__init__").values()), ""))
+    if evidence.code in _OF_WRITES:
+        return evidence.at(_writing_line(trial, evidence.module))
+    if evidence.code == "validation_leaves_mode":
+        model = trial.new_model()
+        return evidence.at(switching_line(lambda: _short_training(trial, model, validates=True), model, evidence.module))
+    if evidence.code == "frozen_statistics_change":
+        return evidence.at(method_of(trial.subject.model, "train") or _freezing_line(trial, evidence.module))
     if evidence.module or not (diverged or evidence.name in _OF_LOSS):
         return evidence
     earlier = evidence.investigate
@@ -157,6 +175,32 @@ def with_line(evidence: Evidence, trial: Trial, diverged: bool = False) -> Evide
         return found or Blame("", loss_line(trial))
 
     return replace(evidence, investigate=look)
+
+
+def _writing_line(trial: Trial, path: str) -> str:
+    """The user's line that last writes into a weight or buffer in a short training, or else into others of the modules around it."""
+    model = trial.new_model()
+    with Writes() as writes:
+        _short_training(trial, model)
+    places = {name: writes.line_of(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    while path:
+        if place := next((at for name, at in places.items() if at and f"{name}.".startswith(f"{path}.")), ""):
+            return place
+        path = path.rpartition(".")[0]
+    return ""
+
+
+def _freezing_line(trial: Trial, path: str) -> str:
+    """The user's line that froze a module."""
+    lines = LinesOfParameters(trial.new_model)
+    places = (lines.frozen(name) for name, _ in trial.subject.model.named_parameters() if name.startswith(f"{path}."))
+    return next(filter(None, places), "")
+
+
+def _short_training(trial: Trial, model: nn.Module, validates: bool = False) -> None:
+    batches = [trial.subject.batch(seed=seed) for seed in range(2 * max(1, trial.batches_per_step))]
+    with suppress(Exception):  # it was measured already; what is wanted is a line on the way
+        trial.train(batches, TrialOptions(epochs=2), model=model, held_out=[trial.held_out] if validates else None)
 
 
 class _Lines(TorchFunctionMode):
