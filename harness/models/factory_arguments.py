@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -84,6 +85,37 @@ def with_arguments(
     return Factory(name, target, kwargs, (*guessed, *(each for one in found for each in one.guessed)), tuple(found), place)
 
 
+_VECTORS = re.compile(r"(?:pre_?trained|weights?|.*(?:embeddings?|vectors?|emb_?mat(?:rix)?|embedding_weights?))(?:_?\w*)")
+_ROWS, _WIDTH = 256, 64
+
+
+def is_vectors(name: str, target: Any) -> bool:
+    """Whether an argument is a table of trained vectors, one for each word: what makes the model reads it as one."""
+    if not _VECTORS.fullmatch(name.lower()):
+        return False
+    try:
+        source = inspect.getsource(target)
+    except (OSError, TypeError):
+        return False
+    return (
+        re.search(rf"(?:from_pretrained|nn\.Parameter|\bParameter|from_numpy|FloatTensor|copy_)\(\s*{re.escape(name)}\b", source)
+        is not None
+    )
+
+
+def vectors_argument(name: str, target: Any, kwargs: Mapping[str, Any]) -> ObjectArgument | None:
+    """A table of random vectors, as many and as wide as other arguments say; ``None`` for an argument that is none."""
+    if not is_vectors(name, target):
+        return None
+    tables = [value for value in kwargs.values() if isinstance(value, dict)]
+    sizes = {snake_case(key): value for table in (*tables, kwargs) for key, value in table.items() if type(value) is int}
+    rows = next((size for key, size in sizes.items() if re.search(r"vocab|num_embeddings|word_?num|words_num", key)), _ROWS)
+    width = next((size for key, size in sizes.items() if re.search(r"(?:word|emb\w*)_?(?:dim|size|length)|d_embed", key)), _WIDTH)
+    return ObjectArgument(
+        name, f"torch.randn({rows}, {width})", partial(torch.randn, rows, width), guessed=(name,), imports=("import torch",)
+    )
+
+
 def _is_reference(value: Any) -> bool:
     """Whether a value of a YAML file is to be put in by Hydra: it refers to another one, or is missing."""
     return isinstance(value, str) and ("${" in value or value == "???")
@@ -112,7 +144,9 @@ def called_elsewhere(made: Factory, call: FoundCall, module: ModuleType, default
     said = {name: value for name, value in call.values.items() if name not in needs_python and value is not None}
     kwargs = _on_this_machine(parameters, {**said, **made.kwargs})
     required = [p for p in parameters.values() if _is_required(p) and p.name not in (*kwargs, *needs_python)]
-    _, guessed = _fill(module, made.target, required, kwargs, defaults)
+    wants, guessed = _fill(module, made.target, required, kwargs, defaults)
+    tables = [vectors_argument(p.name, made.target, {**call.values, **kwargs}) for p in wants]
+    objects = (*objects, *(each for each in tables if each is not None))
     return replace(made, kwargs=kwargs, guessed=tuple(guessed), objects=objects, place=call.place)
 
 
@@ -149,7 +183,7 @@ def _objects(
     found: dict[str, ObjectArgument] = {}
     for parameter in wants:
         settings = found_settings(module, target, parameter, given)
-        made = settings or space_argument(parameter.name)
+        made = settings or space_argument(parameter.name) or vectors_argument(parameter.name, target, kwargs)
         part = _part(module, target, parameter.name, written) if has_parts and made is None else None
         if made is not None or part is not None:
             found[parameter.name] = made or part  # type: ignore[assignment]
@@ -213,7 +247,8 @@ def _fill(
     guessed: list[str] = []
     for parameter in required:
         name = parameter.name
-        if parameter.kind is parameter.POSITIONAL_ONLY or annotated_settings(target, name) is not None:
+        is_object = annotated_settings(target, name) is not None or is_vectors(name, target)
+        if parameter.kind is parameter.POSITIONAL_ONLY or is_object:
             wants.append(parameter)
         elif snake_case(name) in constants:
             kwargs[name] = constants[snake_case(name)]

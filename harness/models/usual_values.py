@@ -56,7 +56,7 @@ _LIKE: tuple[tuple[str, Any], ...] = (
     (r".*(?:mlp_dims|hidden_dims|hidden_units|hidden_sizes|layer_sizes|hidden_layers|dnn_units)", [16, 16]),
     (r"n_?feats?|state_?dim|obs_?dim|observation_dim|.*input.*dim|dim_input|num_inputs|enc_in|dec_in", 8),
     (
-        r"(?:n|num|nb)?_?class(?:es)?(?:_(?:count|num|number))?|n_?labels|dim_output|d_output|num_outputs|c_out|ch_out|out_ch(?:an)?s",
+        r"(?:n|num|nb)?_?class(?:es)?(?:_(?:count|num|number))?|target_class(?:es)?|n_?labels|dim_output|d_output|num_outputs|c_out|ch_out|out_ch(?:an)?s",
         4,
     ),
     (r"max_?action|act(?:ion)?_(?:bound|limit|scale|range)", 1.0),
@@ -67,7 +67,8 @@ _LIKE: tuple[tuple[str, Any], ...] = (
     (r"(?:kernel|filter)_sizes", [3, 4, 5]),
     (r"(?:im(?:g|age)?|input)_?(?:h|w|height|width)", 32),
     (r"(?:img|image|input|in)_?shape", [3, 32, 32]),
-    (r"(?:obs|observation|state)_?shape", [8]),
+    (r"(?:obs|observation|state)_?(?:space_)?shape", [8]),
+    (r"act(?:ion)?_?(?:space_)?shape", [4]),
     (r"nc|in_?ch(?:annels?)?|input_nc|n_?channels?|(?:img|image|input)_channels?", 3),
     (r"out(?:put)?_?ch(?:annels?)?|output_nc", 4),
     (r".*kernel_?size", 3),

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.model_file import names_of_model, usual_factory
+from harness.models.factories import factories
+from harness.user_code import import_file
 
 PART = "class Block(nn.Module):\n    def __init__(self, width): ...\n    def forward(self, x): ...\n"
 WHOLE = "class Net(nn.Module):\n    def __init__(self): self.block = Block(3)\n    def forward(self, x): ...\n"
@@ -69,3 +72,30 @@ def test_every_stub_can_be_read() -> None:
     import harness
 
     assert names_of_model(Path(harness.__file__).parent / "models" / "stubs.py", packages=("harness",))
+
+
+VECTORS = """
+import torch
+from torch import nn
+
+def distances(net, images):
+    return net(images)
+
+class Tagger(nn.Module):
+    def __init__(self, vocab_size, embedding_length, weights):
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, embedding_length)
+        self.embed.weight = nn.Parameter(weights, requires_grad=False)
+        self.head = nn.Linear(embedding_length, 2)
+
+    def forward(self, ids):
+        return self.head(self.embed(ids))
+"""
+
+
+def test_a_table_of_trained_vectors_is_made_as_wide_as_the_model_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "tagger.py").write_text(VECTORS)
+    (made,) = factories(import_file(tmp_path / "tagger.py", "tagger.py"), {"vocab_size": 30})
+    assert made.name == "Tagger"
+    assert [each.expression for each in made.objects] == ["torch.randn(30, 64)"]
+    assert made.source.build()(torch.tensor([[0, 29]])).shape == (1, 2, 2)

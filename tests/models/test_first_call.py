@@ -363,3 +363,11 @@ def test_lengths_are_not_asked_for_where_what_they_measure_is() -> None:
     ) as refused:
         found(forward, nn.Conv1d(80, 2, 1))
     assert "--input spec_lengths" not in str(refused.value)
+
+
+def test_a_forward_that_needs_a_gpu_is_told_so() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        raise RuntimeError("Found no NVIDIA driver on your system")
+
+    with pytest.raises(ForwardError, match=r"needs a GPU, and there is none here: .*`\.to\(x\.device\)`"):
+        found(forward, nn.Linear(3, 2))

@@ -334,3 +334,25 @@ def test_a_size_that_the_files_set_comes_before_a_usual_one(tmp_path: Path) -> N
     made = next(factories(repository(tmp_path, {"config.py": config}), {}, "Plain"))
     assert (made.kwargs["width"], made.kwargs["drop"]) == (40, 0.1)
     assert "width" in made.guessed
+
+
+def test_options_of_a_documented_command_line_lead_to_their_config(tmp_path: Path) -> None:
+    script = '''
+"""
+Usage:
+    train.py [options]
+
+Options:
+    --config=<path>     The config [default: ./configs/small.yaml]
+    --cpu               No GPU
+"""
+from docopt import docopt
+from ruamel.yaml import YAML
+from net import Plain
+options = docopt(__doc__)
+for each in YAML().load_all(open(options["--config"], "r")):
+    found = dict(each)
+Plain(found["sizes"]["width"], [1], 0.5)
+'''
+    call = call_of(tmp_path, {"train.py": script, "configs/small.yaml": "sizes: {width: 33}\n"}, "Plain", ("width",))
+    assert call.values["width"] == 33

@@ -40,6 +40,11 @@ def why_not(model: nn.Module, tries: int, closest: tuple[Guesses, Failure] | Non
     names = [name for name in names if guesses.arguments[name].holds != "lengths"] or names
     called = ", ".join(f"{name}={shown(argument)}" for name, argument in guesses.arguments.items())
     options = " ".join(option for name in names[:2] for option in _options(name, guesses.arguments[name]))
+    if "NVIDIA" in failure.message or "CUDA-enabled" in failure.message:
+        return (
+            f"{signature} needs a GPU, and there is none here: {raised(failure.error)}. Put what it makes on the device of its inputs, as "
+            f"`.to({next(iter(guesses.arguments))}.device)` in place of `.cuda()`"
+        )
     return (
         f"no call of {signature} that works was found in {tries} tries; with {called} it raises {raised(failure.error)}. "
         f"Say what `{names[0]}` takes, with your sizes in place of these, which do not fit: {options}"

@@ -49,6 +49,7 @@ class Interpreter(Expressions):
         scope = Scope(file, {"__name__": name, "__file__": str(file)})
         self._modules[file] = scope
         tree = self._parsed(file)
+        scope.names["__doc__"] = ast.get_docstring(tree, clean=False) if tree is not None else None
         self._block(tree.body if tree is not None else [], scope)
         return scope
 

@@ -90,6 +90,9 @@ _SAME_MODEL = ("DataParallel", "DistributedDataParallel", "DDP", "compile", "pre
 SETTINGS_METHODS = ("merge_from_file", "merge_from_list", "freeze", "defrost", "clone")
 """Methods of a config of yacs."""
 
+_DOCUMENTED = re.compile(r"^\s*(--[\w-]+)[ =]?<?\w*>?\s.*\[default: ([^\]]*)\]", re.MULTILINE)
+"""An option in the text that docopt reads, with its default."""
+
 _READERS = ("load", "safe_load", "full_load", "unsafe_load", "loads")
 _FLAGS = {"store_true": False, "store_false": True}
 """What an option is by default, by its action."""
@@ -156,6 +159,12 @@ def called_outside(name: str, arguments: Sequence[Any], keywords: Mapping[str, A
             else unknown(name)
         )
         return opened({**pairs, **keywords}) if last in _SETTINGS else {**pairs, **keywords}
+    if last == "docopt" and isinstance(first, str):
+        return dict(_DOCUMENTED.findall(first))
+    if last == "YAML":  # ruamel's reader
+        return Outside("yaml")
+    if last == "load_all" and arguments:
+        return [_content(first, near, "yaml")]
     if name == "vars" and isinstance(first, Settings):
         return first
     if name == "open" and str(arguments[1] if len(arguments) > 1 else keywords.get("mode", "r")).startswith("r"):
