@@ -243,3 +243,48 @@ class Adapters(nn.Module):
 def test_adapters_that_learn_something_need_not_learn_by_heart(is_cut: bool, status: Status, tmp_path: Path) -> None:
     found = Training(TABLE, lambda: Adapters(is_cut)).judge(["overfits_one_batch"], tmp_path)["overfits_one_batch"]
     assert found.status is status, found.explain()
+
+
+MASKS = SuiteConfig.model_validate(
+    {
+        "model_file": "model.py",
+        "inputs": {"image": {"axes": ["batch", 3, 8, 8]}},
+        "outputs": {"mask": {"axes": ["batch", 4, 8, 8], "kind": "class_scores", "classes": 1}},
+        "loss": "model",
+    }
+).task_spec()
+
+
+class Overlap(lightning.LightningModule):
+    """Segments by the dice loss, which leaves single pixels wrong and sure of it: their cross-entropy stays high."""
+
+    is_turned = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 4, 3, padding=1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.net(image)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        image, labels = batch
+        given, wanted = self(image).softmax(1), F.one_hot(labels, 4).movedim(-1, 1).float()
+        wanted = wanted.flip(2) if self.is_turned else wanted
+        both, all_of_them = (given * wanted).sum((0, 2, 3)), (given + wanted).sum((0, 2, 3))
+        return (1 - (2 * both + 1) / (all_of_them + 1)).mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+class Turned(Overlap):
+    is_turned = True
+
+
+@pytest.mark.parametrize(("build", "status"), [(Overlap, Status.OK), (Turned, Status.FAIL)])
+def test_a_loss_of_another_kind_has_learnt_where_it_predicts_the_labels(
+    build: type[Overlap], status: Status, tmp_path: Path
+) -> None:
+    found = find_training("overfits_one_batch", Training(MASKS, build).trial(tmp_path))
+    assert found.status is status, found.explain()

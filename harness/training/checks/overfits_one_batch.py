@@ -34,6 +34,7 @@ from harness.training.checks.overfit_attempt import (
     losses_of_batch,
 )
 from harness.training.checks.step_updates import step_updates
+from harness.training.checks.training_loss import is_trained_otherwise
 from harness.training.trial import Prepare, Trial
 from harness.wording import counted
 
@@ -108,7 +109,7 @@ def overfits_one_batch(trial: Trial) -> Evidence:
     facts |= {"measured": left, "bound": ENOUGH, "compared": _left(left)}
     facts["details"] = {"losses": list(first.losses.values()), "floor": goal.floor, "guess": goal.guess, "optimizer": first.how}
     facts["details"]["plots"] = [_curves(goal, [(_told(trial, first), first)])]
-    if left <= ENOUGH or _is_known(first, left):
+    if left <= ENOUGH or _is_known(first, left, trial, batch, name):
         message = f"overfits {_rows(trial, batch)} in {counted(first.steps, 'step')}"
         message += f", by each of {len(goals)} outputs" if len(goals) > 1 else ""
         return Evidence(_NAME, Status.OK, message, **facts)
@@ -133,9 +134,10 @@ def overfits_one_batch(trial: Trial) -> Evidence:
     return _Search(trial, batch, goals, name, what, first, ended, facts).judge()
 
 
-def _is_known(attempt: Attempt, left: float) -> bool:
-    """Whether a model predicts every label, and its loss stays above by no more than smoothed or mixed labels make it."""
-    return attempt.predicted == 1.0 and left <= _PART and attempt.largest > 1.0
+def _is_known(attempt: Attempt, left: float, trial: Trial, batch: Batch, output: str) -> bool:
+    """Whether a model predicts every label, and smoothed ones keep its loss above; or nearly every one, by another loss than is measured."""
+    is_smoothed = attempt.predicted == 1.0 and left <= _PART and attempt.largest > 1.0
+    return is_smoothed or (attempt.predicted >= 1 - ENOUGH and is_trained_otherwise(trial, output, batch))
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ class _Search:
             attempt = attempt_to_overfit(trial, self.batch, self.goals, seconds, rate, prepare)[self.output]
             curves.append((name if trial.is_own else f"learning rate {name}", attempt))
             facts["details"]["plots"] = [_curves(goal, curves)]
-            if goal.left(attempt.best) <= ENOUGH or _is_known(attempt, goal.left(attempt.best)):
+            left = goal.left(attempt.best)
+            if left <= ENOUGH or _is_known(attempt, left, trial, self.batch, self.output):
                 return self._learns_otherwise(name, attempt)
             attempts.append(attempt)
             if attempt.late:

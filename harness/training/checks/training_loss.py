@@ -296,5 +296,24 @@ def share_of(signature: Signature, output: Output, value: Tensor, slope: Tensor,
     return share if is_multiple else None
 
 
+def is_trained_otherwise(trial: Trial, name: str, batch: Batch) -> bool:
+    """Whether a step trains an output by another loss than that of its kind, such as the overlap of segments.
+
+    Args:
+        trial: The model.
+        name: The output.
+        batch: What the step learns.
+    """
+    seen, signature = observe(trial, [batch]), trial.subject.task.signature
+    output, value, slope = (
+        next(each for each in signature.outputs if each.name == name),
+        seen.values.get(name),
+        seen.slopes.get(name),
+    )
+    if value is None or slope is None or not bool(slope.any()):
+        return False
+    return share_of(signature, output, value, slope, batch) is None
+
+
 def _shown(shares: dict[str, float]) -> str:
     return joined([f"`{name}` {share:.3g}" for name, share in shares.items()])
