@@ -57,6 +57,7 @@ class _Watch:
         rates: Largest learning rate each of these had.
         paths: Values of the trainable parameters at each step.
         steps: Optimizer steps.
+        idle: By optimizer, the first of its parameters where none of them ever had a gradient at its steps.
     """
 
     parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -69,6 +70,7 @@ class _Watch:
     rates: dict[str, float] = field(default_factory=dict)
     paths: list[dict[str, Tensor]] = field(default_factory=list)
     steps: int = 0
+    idle: dict[int, str] = field(default_factory=dict)
 
     def start(self, model: nn.Module) -> None:
         """The model before it is trained, in train mode: one that folds adapters into its weights in eval mode has others there."""
@@ -87,7 +89,13 @@ class _Watch:
         self.connected |= {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         for optimizer in optimizers:
-            self.in_optimizer |= {names[id(tensor)] for tensor in tensors_of(optimizer) if id(tensor) in names}
+            own = {names[id(tensor)]: tensor for tensor in tensors_of(optimizer) if id(tensor) in names}
+            self.in_optimizer |= own.keys()
+            trained = [name for name, tensor in own.items() if tensor.requires_grad]
+            if any(tensor.grad is not None for tensor in own.values()):
+                self.idle[id(optimizer)] = ""
+            elif trained:
+                self.idle.setdefault(id(optimizer), trained[0])
             for group in optimizer.param_groups:
                 for name in (names[id(tensor)] for tensor in group["params"] if id(tensor) in names):
                     self.rates[name] = max(self.rates.get(name, 0.0), rate_of(group, 1.0))
@@ -151,6 +159,11 @@ def _take_steps(trial: Trial) -> tuple[_Watch, Training]:
 
 def _judge_steps(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Finding | None:
     name = loss_name(trial)
+    idle = next(filter(None, watch.idle.values()), "")
+    if watch.steps and watch.reached and idle:
+        told = f"{name} takes steps of an optimizer, none of whose parameters has a gradient, such as `{idle}`"
+        cause = "a loss of outputs that are detached, or zero_grad() of one optimizer before the step of another"
+        return Status.FAIL, "optimizer_without_gradient", told, idle, cause, []
     if watch.steps and not watch.reached:
         return (
             Status.FAIL,

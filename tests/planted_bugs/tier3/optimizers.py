@@ -207,6 +207,57 @@ class OneLossForBoth(InTurn):
             optimizer.zero_grad()
 
 
+FAKED = TaskSpec(
+    TaskType.TABULAR_REGRESSION,
+    declared=read_signature(
+        {
+            "inputs": {"features": {"axes": ["batch", FEATURES]}},
+            "outputs": {"faked": {"axes": ["batch", CLASSES], "fits": False}},
+        }
+    ),
+)
+
+
+class Adversary(ManualScores):
+    """A generator of answers and a discriminator, each with an optimizer; in the buggy one, no gradient leads from one to the other."""
+
+    is_cut = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.judge = nn.Linear(CLASSES, 1)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        of_net, of_judge = self.optimizers()  # type: ignore[misc,union-attr]
+        answers, right = self(batch["features"]), batch["labels"]
+        ones = torch.ones(len(right), 1)
+        of_judge.zero_grad()
+        told = F.binary_cross_entropy_with_logits(self.judge(answers.detach()), 0 * ones)
+        self.manual_backward(told + F.binary_cross_entropy_with_logits(self.judge(right), ones))
+        of_judge.step()
+        of_net.zero_grad()
+        given = answers.detach() if self.is_cut else answers
+        self.manual_backward(F.binary_cross_entropy_with_logits(self.judge(given), ones))
+        of_net.step()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.net.parameters(), lr=1e-2), torch.optim.Adam(self.judge.parameters(), lr=1e-2)
+
+
+class CutAdversary(Adversary):
+    is_cut = True
+
+
+plant(
+    "generator_without_gradient",
+    "step_updates",
+    Training(FAKED, CutAdversary),
+    Training(FAKED, Adversary),
+    "optimizer_without_gradient",
+    "wangle53/CSA-CDGAN#5",
+    module="net.hidden.weight",
+    says="takes steps of an optimizer, none of whose parameters has a gradient",
+)
 plant(
     "group_with_rate_zero",
     "step_updates",
