@@ -145,7 +145,7 @@ def called_elsewhere(made: Factory, call: FoundCall, module: ModuleType, default
     kwargs = _on_this_machine(parameters, {**said, **made.kwargs})
     required = [p for p in parameters.values() if _is_required(p) and p.name not in (*kwargs, *needs_python)]
     wants, guessed = _fill(module, made.target, required, kwargs, defaults)
-    tables = [vectors_argument(p.name, made.target, {**call.values, **kwargs}) for p in wants]
+    tables = [vectors_argument(p.name, made.target, {**call.values, **kwargs}) or space_argument(p.name) for p in wants]
     objects = (*objects, *(each for each in tables if each is not None))
     return replace(made, kwargs=kwargs, guessed=tuple(guessed), objects=objects, place=call.place)
 

@@ -356,3 +356,22 @@ Plain(found["sizes"]["width"], [1], 0.5)
 '''
     call = call_of(tmp_path, {"train.py": script, "configs/small.yaml": "sizes: {width: 33}\n"}, "Plain", ("width",))
     assert call.values["width"] == 33
+
+
+def test_a_dict_of_settings_counts_where_the_space_beside_it_is_unknown(tmp_path: Path) -> None:
+    net = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, config, observation_space, action_space_shape):
+        super().__init__()
+        self.body = nn.Linear(observation_space.shape[0], config["sizes"]["width"])
+        self.head = nn.Linear(config["sizes"]["width"], action_space_shape[0])
+
+    def forward(self, x):
+        return self.head(self.body(x))
+"""
+    train = "from net import Net\nenv = make()\nNet({'sizes': {'width': 33}}, env.observation_space, (env.action_space.n,))\n"
+    made = next(factories(repository(tmp_path, {"net.py": net, "train.py": train}), {}))
+    model = made.source.build()
+    assert (model.body.in_features, model.body.out_features, model.head.out_features) == (8, 33, 4)

@@ -78,7 +78,7 @@ def found_call(target: Any, required: Collection[str]) -> FoundCall | None:
             return found
         if (
             found is not None
-            and (found.settings or 2 * len(missing) <= len(required))
+            and (found.settings or _has_table(found.values) or 2 * len(missing) <= len(required))
             and (best is None or len(found.values) > len(best.values))
         ):
             best = found
@@ -92,6 +92,11 @@ def repository_of(file: Path) -> Path | None:
         if found is not None:
             return found
     return None
+
+
+def _has_table(values: Mapping[str, Any]) -> bool:
+    """Whether one of the arguments is a dict of settings."""
+    return any(isinstance(value, dict) and value for value in values.values())
 
 
 def found_inputs(model: type, makers: Collection[str] = ()) -> Iterator[ReadCall]:
