@@ -207,6 +207,27 @@ def _end_like(status: int) -> None:
     os._exit(status if status >= 0 else 1)
 
 
+def end_as_by_ctrl_c(config: pytest.Config) -> None:
+    """Has SIGTERM, by which CI and clusters cancel a run, end it as Ctrl-C does: what was done by then is reported.
+
+    Args:
+        config: pytest's, of the process that writes the report.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or hasattr(config, "workerinput") or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        signal.default_int_handler(number, frame)  # as Ctrl-C: a `raise` here would be taken for the model's own
+
+    def restore() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    config.add_cleanup(restore)
+
+
 def set_timer(seconds: float) -> None:
     """Ends the process unless this is called again, or ``stop_timer``, within some seconds.
 

@@ -274,6 +274,7 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
     from pytest_modeltiers.terminal import FailuresSection
 
     continued.begin(config)
+    crashes.end_as_by_ctrl_c(config)
     if hasattr(config, "workerinput"):
         _share_cores(int(config.workerinput["workercount"]))
         if config.workerinput["workerid"] != "gw0":  # each reads the model's file; one warning is enough

@@ -180,7 +180,7 @@ def test_the_run_ends_with_the_process_that_waits_for_it(project: Any, number: i
 
     process.send_signal(number)
 
-    assert process.wait(20) == -number
+    assert process.wait(20) == {signal.SIGTERM: 2, signal.SIGKILL: -number}[number]
     for _ in range(100):
         try:
             os.kill(child, 0)
@@ -188,3 +188,29 @@ def test_the_run_ends_with_the_process_that_waits_for_it(project: Any, number: i
             return
         time.sleep(0.1)
     pytest.fail("the run continues")
+
+
+@pytest.mark.long
+def test_a_run_that_is_cancelled_reports_what_was_done(project: Any) -> None:
+    project.config(only=("shape_contract", "causal"))
+    (project.path / "conftest.py").write_text(
+        "import os, pathlib, time\n\ndef pytest_runtest_setup(item):\n    if pathlib.Path('done').exists():\n        time.sleep(60)\n\n"
+        "def pytest_runtest_logreport(report):\n    if report.when == 'teardown':\n        pathlib.Path('done').touch()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "--model-config", "cfg.json", "--model-report", "out", "--junitxml", "out.xml"],
+        cwd=project.path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not (project.path / "done").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 2
+    assert "KeyboardInterrupt" in said
+    assert project.json("out/health_report.json")["summary"]["passed"] == 1
+    assert (project.path / "out.xml").exists()
