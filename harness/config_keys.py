@@ -168,12 +168,13 @@ class EvalConfig(Keys):
     slices: list[Name] = Field(
         default_factory=list, description="Columns whose values tier 5 also judges one by one; `*` for all of the inputs."
     )
+    windows: Name | None = Field(
+        default=None, description="Column of dates or batches: how far sound windows of a reference differ."
+    )
     without: list[Name] = Field(
-        default_factory=list, description="Columns of a table that are not features, such as ids and dates."
+        default_factory=list, description="Columns of a table that are no features, such as ids and dates."
     )
-    also: list[Name] = Field(
-        default_factory=list, description="Columns that the model does not read, and that tier 5 compares all the same."
-    )
+    also: list[Name] = Field(default_factory=list, description="Columns that the model does not read, and tier 5 compares.")
     max_eval_examples: Positive | None = None
     batch_size: Positive | None = None
     num_workers: NonNegative = 0
@@ -194,13 +195,15 @@ class EvalConfig(Keys):
 
     def source(self) -> EvalConfig:
         """Where the data is, without what is read of it."""
-        kept = {*DATA_SOURCES, "arguments", "group", "slices", "without", "also"}
+        kept = {*DATA_SOURCES, "arguments", "group", "slices", "windows", "without", "also"}
         return EvalConfig(**self.model_dump(include=kept, exclude_defaults=True))
 
     @property
     def columns_about_rows(self) -> tuple[str, ...]:
         """Columns that say something about a row beside its features."""
-        return tuple(dict.fromkeys([*([self.group] if self.group else []), *self.slices, *self.without, *self.also]))
+        windows = self.windows or ""  # a column, or `column:week`
+        named = (self.group, windows, windows.rpartition(":")[0], *self.slices, *self.without, *self.also)
+        return tuple(dict.fromkeys(filter(None, named)))
 
     def beside(self, other: EvalConfig | None) -> EvalConfig:
         """The same data, whose features are not the columns either that another part of the config says are none."""
@@ -227,7 +230,6 @@ class ExportConfig(Keys):
     dynamic_shapes: bool | dict[Name, bool | AxisLimits] = Field(
         default=True, description='Axes that stay free: true, or by axis {"seq": false, "batch": [1, 64]}.'
     )
-
     trust: list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
         default_factory=list,
         description="sha256 of files in export_dir that this project did not write and that may be loaded nevertheless.",
@@ -296,8 +298,7 @@ class MonitoringKeys(Keys):
         None, description="The run whose profile data is compared with, by id or name."
     )
     reference_windows: ReferenceWindows | None = Field(
-        None,
-        description="Earlier windows that drift is judged against, as soon as there are any: a moving reference, or one a season.",
+        None, description="Earlier windows that drift is judged against, once there are any: a moving reference."
     )
     db_path: str = Field("experiments.db", description="The experiment database: a file, or a PostgreSQL URL.")
     thresholds: dict[str, float] = Field(
@@ -313,11 +314,10 @@ class MonitoringKeys(Keys):
         None, description="The power to see what matters, below which tier 5 warns of too few rows; by default it only says so."
     )
     expected_windows: Positive | Literal["unlimited"] = Field(
-        1,
-        description="Windows in a row of which any fails by mistake with a probability of at most 0.05: 365 for a year, or `unlimited`.",
+        1, description="Windows of which any fails by mistake with a probability of at most 0.05: 365 a year, or `unlimited`."
     )
     expected_comparisons: Positive = Field(
-        7, description="Comparisons with a baseline, in a row, of which any fails by mistake with a probability of at most 0.05."
+        7, description="Comparisons with a baseline in a row, of which any fails by mistake with a probability of at most 0.05."
     )
 
 

@@ -103,6 +103,12 @@ def add_profile(commands: Any) -> None:
     )
     _add_parts(profile)
     profile.add_argument(
+        "--windows",
+        metavar="COLUMN[:UNIT]",
+        help="a column of dates, by hour, day, week or month, or of batches: FILE is windows that show how far sound ones differ "
+        "(default: days or weeks of its only column of dates)",
+    )
+    profile.add_argument(
         "--joint",
         action="store_true",
         help="keep the numbers of up to 1,000 rows, so that a classifier can compare rows as a whole with them",
@@ -150,6 +156,7 @@ def _profile(arguments: argparse.Namespace) -> int:
             slices=arguments.slices,
             measures=arguments.measure,
             joint=arguments.joint,
+            windows=arguments.windows,
         )
         print(json.dumps(answer.data, allow_nan=False) if arguments.json else answer.text)
         return 0
@@ -172,7 +179,10 @@ def _profile(arguments: argparse.Namespace) -> int:
 
 
 def _check_one(arguments: argparse.Namespace, command: str) -> None:
-    """Refuses a table beside a config, and neither."""
+    """Refuses a table beside a config, and neither; and what is said of a table's columns beside a config, whose ``eval`` says it."""
+    of_table = [name for name in ("windows", "slices", "without", "categorical", "measure") if getattr(arguments, name, None)]
+    if arguments.file is None and of_table:
+        raise ConfigError(f"{command}: --{of_table[0]} is for a FILE; of a model's data, the config says it (`eval`)")
     if (arguments.file is None) == (arguments.config is None):
         raise ConfigError(f"{command}: give --config FILE for a model and its data, or a table without a model")
 

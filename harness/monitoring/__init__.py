@@ -116,7 +116,8 @@ class DriftOptions:
         windows: How many windows share alpha, such as the nights of a year: any of them fails by mistake with a probability of at most alpha.
         least_expected: Values that a cell of a table of categories expects of either sample at least; more than 5 where the level is so small
             that no number of random tables would reach it, and the chi-square distribution must hold.
-        draws: The most random tables that are drawn where no formula gives a p-value; more where there are many features.
+        draws: The most random tables that are drawn where no formula gives a p-value; more where there are many features. 0 where only
+            effects are wanted, and no p-values.
 
     Raises:
         ValueError: ``alpha`` or ``min_power`` is not a probability that can be asked for.

@@ -21,11 +21,13 @@ from harness.monitoring.reference import BaselineRows
 from harness.monitoring.sentences import (
     about_rows,
     among_earlier,
+    as_usual,
     lacking_columns,
     lasting_series,
     lost_in_slices,
     nearest_rows,
     no_drift,
+    only_chance,
     slices_not_compared,
     unread_cells,
     what_changed,
@@ -141,7 +143,7 @@ def baseline_regression(monitor: Monitor) -> Evidence:
     comparison = monitor.comparison
     if comparison is None:
         return Evidence.skipped("baseline_regression", "the data has no labels to compare the model with its baseline")
-    worst = max(comparison.evidence(), key=lambda one: (one.status.severity, one.excess))
+    worst = comparison.worst.evidence()
     where = (
         ""
         if rows.is_window
@@ -156,7 +158,7 @@ def baseline_regression(monitor: Monitor) -> Evidence:
     return Evidence(
         "baseline_regression",
         comparison.status,
-        comparison.message.replace("\n", "; ") + where + _fresh(monitor),
+        comparison.finding + where + _fresh(monitor),
         worst.measured,
         worst.bound,
         worst.unit,
@@ -187,7 +189,9 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     gravest = [one for one, status in zip(found, statuses, strict=True) if status is worst]
     changed = worst is not Status.OK and bool(gravest)
     seldom = among_earlier(monitor, gravest[0].feature) if changed else ""
-    message = what_changed(gravest, verdict) + seldom if changed else blindness or no_drift(case, verdict)
+    seldom += only_chance(monitor) if changed else ""
+    unchanged = blindness + as_usual(found, verdict) if blindness else no_drift(case, verdict)
+    message = what_changed(gravest, verdict) + seldom if changed else unchanged
     message += "".join(f"; {one.message}" for one in slices[:1])
     message += about_rows(monitor, case) + (unread_cells(monitor) if case == "inputs" else "")
     of_whole = [said for _, said in repeated] + ([joint.message] if joint is not None and is_joint else [])

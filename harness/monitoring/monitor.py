@@ -27,6 +27,7 @@ from harness.monitoring.gate import compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
 from harness.monitoring.joint import JointDrift, joint_drift
 from harness.monitoring.profiles import Profile
+from harness.monitoring.profiles.windows import FEWEST_WINDOWS
 from harness.monitoring.reference import (
     BaselineRows,
     Memory,
@@ -34,11 +35,13 @@ from harness.monitoring.reference import (
     find_baseline_rows,
     load_reference,
     merged_profile,
+    profiles_of,
     reference_encoder,
     without_once,
 )
 from harness.monitoring.slices import Parts, SliceLoss, SliceVerdict, slices_of, slices_that_lost
-from harness.monitoring.verdict import WindowVerdict, group_of, measured_accuracy, measured_of
+from harness.monitoring.spread import EFFECTS, FIRST_WINDOWS, WindowSpread, first_windows, spread_of_windows, with_spread
+from harness.monitoring.verdict import WindowVerdict, group_of, measured_accuracy, measured_of, sound_effects
 from harness.monitoring.window import ROWS, Window, input_columns, kept_rows, measure_window, measures_of, without_also
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
@@ -233,8 +236,11 @@ class Monitor:
 
     @cached_property
     def order(self) -> OrderDependence | None:
-        """What the order of the rows says against their independence; ``None`` where it says nothing, or a group is named."""
-        if self.group is not None:
+        """What the order of the rows says against their independence; ``None`` where it says nothing, or a group is named.
+
+        Where it is known how far windows differ, that holds what the rows of a window have in common.
+        """
+        if self.group is not None or (self.reference is not None and self.spread is not None):
             return None
         return order_dependence(first_rows(input_columns(self.data, self.task, self.batch_size)))
 
@@ -305,14 +311,8 @@ class Monitor:
     @cached_property
     def options(self) -> DriftOptions:
         """How the data is compared; where windows have no end, those of later years share less of alpha."""
-        known, options = self.memory.reference, self.limits.drift
-        if not self.limits.is_unlimited or known is None:
-            return options
-        with self.memory.opened("reference_profile_id") as db:
-            others = [one for one in db.get_windows(known, self.memory.run_name) if one.key != self._key]
-        time = self.memory.time
-        before = [one for one in others if time is None or one.time.timestamp() < time]
-        return replace(options, windows=windows_at(len(before)))
+        options = self.limits.drift
+        return replace(options, windows=windows_at(len(self.before))) if self.limits.is_unlimited else options
 
     @cached_property
     def joint(self) -> JointDrift | None:
@@ -326,13 +326,11 @@ class Monitor:
     @cached_property
     def earlier_windows(self) -> list[WindowRecord]:
         """The windows that are the reference of the data's distribution; none where its stored profile is."""
-        earlier, known = self.memory.earlier, self.memory.reference
-        if earlier is None or known is None:
+        earlier, time = self.memory.earlier, self.memory.time
+        if earlier is None:
             return []
-        time = datetime.fromtimestamp(self.memory.time, timezone.utc) if self.memory.time else datetime.now(timezone.utc)
-        with self.memory.opened("reference_profile_id") as db:
-            found = db.get_windows(known, self.memory.run_name, profiles=True)
-        return earlier.chosen([one for one in found if one.key != self._key], time)
+        now = datetime.now(timezone.utc) if time is None else datetime.fromtimestamp(time, timezone.utc)
+        return earlier.chosen(self.memory.before(self._key, profiles=True), now)
 
     @cached_property
     def compared_profile(self) -> Profile:
@@ -340,6 +338,23 @@ class Monitor:
         assert self.reference is not None
         merged = merged_profile(self.earlier_windows, self.reference.profile)
         return self.reference.profile if merged is None else without_once(merged)
+
+    @cached_property
+    def spread(self) -> WindowSpread | None:
+        """How sound windows differ from each other; ``None`` where nobody knows, and only chance within a window is allowed for.
+
+        Those that are the reference show it, or those that the reference was profiled by, or the first ones that were compared with it.
+        """
+        assert self.reference is not None
+        known = list(profiles_of(self.earlier_windows, self.reference.profile))
+        if len(known) >= FEWEST_WINDOWS:
+            return spread_of_windows(known)
+        return WindowSpread.of_profile(self.reference.profile) or first_windows(self.before)
+
+    @cached_property
+    def before(self) -> list[WindowRecord]:
+        """The windows that were compared with the reference before this one, by time."""
+        return self.memory.before(self._key)
 
     @property
     def _key(self) -> str:
@@ -352,7 +367,9 @@ class Monitor:
         if known is None or verdict is None or window is None:
             return []
         kept = {"series": measured_of(verdict), "data": self.data.origin.name}
-        profile = window.profile.to_bytes() if self.memory.earlier is not None else b""
+        if self.memory.earlier is None and len(self.before) < FIRST_WINDOWS:
+            kept[EFFECTS] = sound_effects(verdict.drift)
+        profile = with_spread(window.profile, None).to_bytes() if self.memory.earlier is not None else b""
         status, rows, name = verdict.status.value, window.profile.n, self.memory.run_name
         with self.memory.opened("reference_profile_id") as db:
             db.log_window(known, name, self._key, kept, status=status, rows=rows, time=self.memory.time, profile=profile)
@@ -368,7 +385,7 @@ class Monitor:
         before, now = self.compared_profile, window.profile
         if before is not reference.profile:
             now = without_once(now)
-        drift = compare_profiles(before, now, self.options)
+        drift = compare_profiles(before, now, self.options, self.spread)
         is_estimated = reference.estimator is not None and measured_accuracy(reference.profile, window.profile) is None
         measures = measures_of(self.independent_rows, window, reference.familiarity) if is_estimated else None
         return WindowVerdict.of(drift, reference, window, measures, self.limits.impact_margin)

@@ -86,25 +86,33 @@ def _of_reference(config: SuiteConfig, reference: Reference) -> Iterator[Need]:
 
 def _of_drift(verdict: Verdict) -> Iterator[Need]:
     difference, effect = verdict.difference, verdict.difference.effect
-    about = f"{'' if difference.aspect == 'values' else difference.aspect + ' of '}{difference.feature}"
-    yield Need("drift", f"{about}: {effect.name} = {effect.floor:g}, the floor", "significant", verdict.needed)
-    large = effect.none + _TIMES * (effect.floor - effect.none)
+    about = f"{'' if difference.aspect == 'values' else difference.aspect + ' of '}{difference.feature}: {effect.name} ="
+    unusual = effect.none if verdict.usual is None else effect.none + verdict.usual.detectable(0.0, verdict.level)
+    least, why = (effect.floor, "the floor") if unusual <= effect.floor else (unusual, f"more than in {verdict.spread}")
+    if least < difference.resolution.most:
+        rows = difference.resolution.needed(least, verdict.level, GOOD_POWER)
+        yield Need("drift", f"{about} {least:.3g}, {why}", "significant", rows)
+    large = effect.none + _TIMES * (least - effect.none)
     if effect.none < large <= difference.resolution.most:
-        yield Need("drift", f"{about}: {effect.name} = {large:g}", "fail", rows_to_fail(verdict, large))
+        yield Need("drift", f"{about} {large:.3g}", "fail", rows_to_fail(verdict, large, least))
 
 
-def rows_to_fail(verdict: Verdict, effect: float) -> int | None:
-    """The rows with which a drift of a size is significant and measured above the floor in 80% of windows; ``None`` where none are enough.
+def rows_to_fail(verdict: Verdict, effect: float, least: float) -> int | None:
+    """The rows with which a drift of a size is significant and measured above the least that counts in 80% of windows.
 
     Args:
-        verdict: On the feature; its reference, floor and number of tests count, and nothing of its window.
-        effect: The true effect, above the floor.
+        verdict: On the feature; its reference and number of tests count, and nothing of its window.
+        effect: The true effect.
+        least: The floor, or what is usual where that is more; below the effect.
+
+    Returns:
+        The rows; ``None`` where none are enough.
     """
     resolution, level = verdict.difference.resolution, verdict.level
     significant = resolution.needed(effect, level, GOOD_POWER)
     # a deviation of the measured effect, in units of sqrt(1/n + 1/m): what one more deviation of power costs
     deviation = (resolution.constant(level, GOOD_POWER) - resolution.constant(level, 0.5)) / _POWER
-    spread = (effect - verdict.difference.effect.floor) / (_POWER * deviation)
+    spread = (effect - least) / (_POWER * deviation)
     inverse = spread**2 / resolution.design - 1 / resolution.reference_n
     if significant is None or inverse <= 0:
         return None

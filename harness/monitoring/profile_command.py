@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from harness.adapters import make_adapter
-from harness.config import SuiteConfig
+from harness.config import EvalConfig, SuiteConfig
 from harness.data.data_reference import open_datasets
 from harness.data.dataset import Dataset
 from harness.errors import ConfigError, UserError
@@ -25,8 +24,10 @@ from harness.monitoring.drift.listing import summary_rows, summary_table
 from harness.monitoring.drift.location import ReferenceSlices
 from harness.monitoring.familiarity import WIDEST, Familiarity, familiarity_of, has_vectors, vectors_of
 from harness.monitoring.profiles import Profile
+from harness.monitoring.profiles.windows import FEWEST_WINDOWS
 from harness.monitoring.reference import KnownEncoding, Reference, open_window
 from harness.monitoring.simulated_shifts import estimator_of
+from harness.monitoring.spread import WindowSpread, spread_of_dataset, with_spread
 from harness.monitoring.window import kept_rows, measure_window, measures_of
 from harness.wording import Answer, counted
 
@@ -80,10 +81,10 @@ def profile_config(
     if weights.path is not None:
         config = config.model_copy(update={"weights": str(weights.path)})
     named = (config.eval if part == "eval" else config.train) or config.eval_config()
-    reference = reference_of(config, data, model, familiarity=familiarity, slices=named.slices, joint=joint, also=named.also)
+    reference = reference_of(config, data, model, named, familiarity=familiarity, joint=joint)
     profile = reference.profile
     run_id = None if db_path is None else _store(config, reference, db_path, run, name)
-    note = _note(profile, weights) + _kept(reference)
+    note = "; ".join(filter(None, (_note(profile, weights), _kept(reference), _judged(profile))))
     return Answer({**_data(profile, data, run_id, name), "note": note}, _text(profile, data, run_id, name, note))
 
 
@@ -91,11 +92,10 @@ def reference_of(
     config: SuiteConfig,
     data: Dataset,
     model: nn.Module | None = None,
+    named: EvalConfig | None = None,
     *,
     familiarity: bool | None = None,
-    slices: Sequence[str] = (),
     joint: bool = False,
-    also: Sequence[str] = (),
 ) -> Reference:
     """What later data is compared with: the profile of a config's data, and what estimates its model's accuracy without labels.
 
@@ -103,18 +103,27 @@ def reference_of(
         config: The config.
         data: The data.
         model: The trained model; by default the config's, where it names ``weights``.
+        named: What else is said of its columns: ``slices``, ``also`` and ``windows``.
         familiarity: Whether training rows are kept for that; by default where they can be.
-        slices: Columns whose values are parts of it.
         joint: Whether rows of it are kept, by which windows are compared as a whole.
-        also: Columns that the model does not read, and that are compared too.
     """
+    named = named or EvalConfig()
     if model is None and config.weights:
         model = model_source(config).build(config.seed)
     task = config.task_spec()
     adapter = make_adapter(task, config.adapter, config.path.parent) if model is not None else None
     batch_size = config.eval_config().batch_size or 32
-    window = measure_window(data, task, model=model, adapter=adapter, batch_size=batch_size, also=also)
-    encoding = KnownEncoding.of(data)
+    window = measure_window(data, task, model=model, adapter=adapter, batch_size=batch_size, also=named.also)
+    if named.windows:
+
+        def measured(rows: Dataset) -> Profile:
+            return measure_window(
+                rows, task, reference=window.profile, model=model, adapter=adapter, batch_size=batch_size
+            ).profile
+
+        spread = spread_of_dataset(data, window.profile, named.windows, measured)
+        window = replace(window, profile=with_spread(window.profile, spread))
+    encoding, slices = KnownEncoding.of(data), named.slices
     parts = ReferenceSlices.of(data, task, slices, window.profile, window.correct, batch_size) if slices else None
     rows = kept_rows(data, task, batch_size) if joint else None
     if model is None or window.predicted is None or window.correct is None or not np.isfinite(window.correct).any():
@@ -180,7 +189,18 @@ def _kept(reference: Reference) -> str:
         kept = len(reference.familiarity.labels)
         by = f"nearness to training rows, of which {kept:,} are kept (--no-familiarity keeps none)"
     kinds = counted(len(reference.estimator.kinds), "kind")
-    return f"; without labels, accuracy is estimated by {by}, learnt and checked on {kinds} of simulated shifts"
+    return f"without labels, accuracy is estimated by {by}, learnt and checked on {kinds} of simulated shifts"
+
+
+def _judged(profile: Profile) -> str:
+    """By what drift will be judged beside chance."""
+    spread = WindowSpread.of_profile(profile)
+    if spread is not None:
+        return f"drift will be judged beside chance by how far {spread.name} differ"
+    return (
+        f"drift will be judged by chance only until {FEWEST_WINDOWS} windows were compared: if `eval` has a column of dates or batches, "
+        "name it by `windows`"
+    )
 
 
 def _store(config: SuiteConfig, reference: Reference, db_path: str | Path, run: RunRef | None, name: str | None) -> int:

@@ -330,6 +330,19 @@ class Memory:
             else closing(existing_database(self.db, ": nothing is remembered there to be compared with"))
         )
 
+    def before(self, key: str, *, profiles: bool = False) -> list[WindowRecord]:
+        """The windows that were compared with the reference before the time of this one, by time; none without a reference.
+
+        Args:
+            key: Tells the rows of this one from others.
+            profiles: Whether their profiles are read too.
+        """
+        if self.reference is None:
+            return []
+        with self.opened("reference_profile_id") as db:
+            others = [one for one in db.get_windows(self.reference, self.run_name, profiles=profiles) if one.key != key]
+        return [one for one in others if self.time is None or one.time.timestamp() < self.time]
+
 
 def merged_profile(windows: Sequence[WindowRecord], reference: Profile) -> Profile | None:
     """The rows of windows together, on the scales of their reference; ``None`` where no window can be used.
@@ -337,14 +350,15 @@ def merged_profile(windows: Sequence[WindowRecord], reference: Profile) -> Profi
     Counts on the same scales add up exactly. The levels that a reference saw once say nothing about windows.
     """
     found: Profile | None = None
-    for profile in _profiles(windows, reference):
+    for profile in profiles_of(windows, reference):
         shared = [name for name in profile.features if found is None or name in found.features]
         one = profile.only(shared)
         found = one if found is None else found.only(shared).merge(one)
     return found
 
 
-def _profiles(windows: Sequence[WindowRecord], reference: Profile) -> Iterator[Profile]:
+def profiles_of(windows: Sequence[WindowRecord], reference: Profile) -> Iterator[Profile]:
+    """The profiles of windows that were counted on the scales of their reference."""
     for window in windows:
         profile = Profile.from_bytes(window.profile or b"")
         if profile.edges_id == reference.only(profile.features).edges_id:

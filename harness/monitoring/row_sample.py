@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from harness.monitoring.features.values import Block, Numbers
 from harness.monitoring.joint import RowsKept
 from harness.monitoring.profiles.sources import Source
+from harness.monitoring.statistics import Usual
 
 _ROWS = 8192
 """Rows that are kept at most, evenly spread."""
@@ -148,10 +149,14 @@ class RowHashes:
 
 
 class RowSample:
-    """Keeps some rows of a source as its blocks go by; those of the last time through."""
+    """Keeps some rows of blocks as they go by.
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    Args:
+        most: How many at most.
+    """
+
+    def __init__(self, most: int = _ROWS) -> None:
+        self._most = most
         self._start()
 
     def _start(self) -> None:
@@ -159,18 +164,25 @@ class RowSample:
         self._stride = 1
         self._kept: list[NDArray[np.float32]] = []
         self._names: tuple[str, ...] = ()
+        self._dates: frozenset[str] = frozenset()
         self.hashes = RowHashes()
 
-    def blocks(self, kinds: Mapping[str, str] | None) -> Iterator[Block]:
-        """The source's blocks."""
-        self._start()
-        for block in self._source.blocks(kinds):
-            self._add(block)
-            yield block
+    def of(self, source: Source) -> Source:
+        """The same source, whose rows are looked at as they are read; those of the last time through are kept."""
 
-    def _add(self, block: Block) -> None:
+        def blocks(kinds: Mapping[str, str] | None) -> Iterator[Block]:
+            self._start()
+            for block in source.blocks(kinds):
+                self.add(block)
+                yield block
+
+        return replace(source, blocks=blocks)
+
+    def add(self, block: Block) -> None:
+        """Looks at some rows."""
         numbers = {name: values.values for name, values in block.values.items() if isinstance(values, Numbers)}
         self._names = self._names or tuple(numbers)
+        self._dates |= {name for name, each in block.values.items() if isinstance(each, Numbers) and each.unit}
         there = [numbers[name] for name in self._names if name in numbers]
         if len(there) == len(self._names) >= 2:
             self._add_rows(there)
@@ -184,7 +196,7 @@ class RowSample:
         chosen = slice(-self.rows % self._stride, None, self._stride)
         with np.errstate(over="ignore"):  # what is beyond float32 is infinite there, and has its rank all the same
             self._kept.append(np.stack([column[chosen].astype(np.float32) for column in columns[:_COLUMNS]], axis=1))
-        while sum(map(len, self._kept)) > _ROWS:
+        while sum(map(len, self._kept)) > self._most:
             self._kept = [np.concatenate(self._kept)[::2]]
             self._stride *= 2
 
@@ -195,7 +207,7 @@ class RowSample:
             return []
         names, ranks = self._names[: table.shape[1]], standard_ranks(table)
         if pairs is None:
-            chosen = _strongest(ranks, table)
+            chosen = _strongest(ranks, table, np.array([name not in self._dates for name in names]))
         else:
             places = {name: place for place, name in enumerate(names)}
             chosen = [(places[a], places[b]) for a, b, *_ in pairs if a in places and b in places]
@@ -251,11 +263,17 @@ def standard_ranks(table: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(ranks / np.where(spread > 0, spread, 1.0))
 
 
-def _strongest(ranks: NDArray[np.float64], table: NDArray[np.float32]) -> list[tuple[int, int]]:
-    """The pairs of columns whose ranks go together most; not of columns of which most is one value, where a few rows decide."""
+def _strongest(ranks: NDArray[np.float64], table: NDArray[np.float32], known: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """The pairs of columns whose ranks go together most; not of columns of which most is one value, where a few rows decide.
+
+    Args:
+        ranks: Standard ranks, ``[N, D]``.
+        table: The rows, ``[N, D]``.
+        known: Which columns are no dates, ``[D]``: what rises for a month need not rise for a day.
+    """
     found = np.abs(ranks.T @ ranks / len(ranks))
-    varied = [np.unique(column, return_counts=True)[1].max() <= _MOST_ALIKE * len(column) for column in table.T]
-    found *= np.outer(varied, varied)
+    varied = np.array([np.unique(column, return_counts=True)[1].max() <= _MOST_ALIKE * len(column) for column in table.T])
+    found *= np.outer(varied & known, varied & known)
     first, second = np.triu_indices(len(found), 1)
     strength = found[first, second]
     order = np.argsort(-strength, kind="stable")[:_PAIRS]
@@ -284,13 +302,40 @@ class LostCorrelation:
         return f"`{self.first}` and `{self.second}` go together otherwise: rank correlation {self.now:.2f}, {self.before:.2f} in the reference"
 
 
-def lost_correlations(reference: Mapping[str, Any], window: RowSample) -> list[LostCorrelation]:
-    """The correlations of a reference that moved by 0.3 or more in a window, and surely so (a normal test of each; Bonferroni).
+CORRELATION = "correlation"
+"""The aspect of two columns that is how they go together."""
+
+
+def pair_name(first: str, second: str) -> str:
+    """Two columns as one feature, whose correlation differs from window to window."""
+    return f"{first} and {second}"
+
+
+def moved_correlations(reference: Mapping[str, Any], window: RowSample) -> dict[str, dict[str, tuple[float, float]]]:
+    """How far each correlation of a reference is from that in a window, and what chance makes of the square of that, by ``pair_name``.
 
     Args:
         reference: What ``to_json`` kept of it.
         window: Rows of the window.
     """
+    pairs = reference.get("correlations", [])
+    now = {(a, b): (value, error) for a, b, value, error in window.correlations(pairs)}
+    both = [(a, b, before, *now[a, b]) for a, b, before, _ in pairs if (a, b) in now]
+    return {pair_name(a, b): {CORRELATION: (round(abs(value - before), 4), error**2)} for a, b, before, value, error in both}
+
+
+def lost_correlations(
+    reference: Mapping[str, Any], window: RowSample, usual: Mapping[str, Usual] | None = None, alpha: float = 1.0
+) -> list[LostCorrelation]:
+    """The correlations of a reference that moved by 0.3 or more in a window, and surely so (a normal test of each; Bonferroni).
+
+    Args:
+        reference: What ``to_json`` kept of it.
+        window: Rows of the window.
+        usual: How far each moves in windows that are sound, by ``pair_name``; where it is known, it must have moved by more.
+        alpha: The probability that all together move by more than is usual; 0.001 at most.
+    """
+    usual = usual or {}
     pairs = reference.get("correlations", [])
     now = {(a, b): (value, error) for a, b, value, error in window.correlations(pairs)}
     if not now or min(int(reference["correlated_rows"]), window.size) < _FEWEST:
@@ -301,5 +346,8 @@ def lost_correlations(reference: Mapping[str, Any], window: RowSample) -> list[L
         if (a, b) in now:
             value, other = now[a, b]
             apart = abs(before - value)
-            found += [LostCorrelation(a, b, before, value)] if apart >= max(_LOST, limit * math.hypot(error, other)) else []
+            known = usual.get(pair_name(a, b))
+            is_usual = known is not None and known.p_value(apart, other**2) > min(alpha, _ALPHA) / len(now)
+            is_lost = apart >= max(_LOST, limit * math.hypot(error, other)) and not is_usual
+            found += [LostCorrelation(a, b, before, value)] if is_lost else []
     return sorted(found, key=lambda one: -abs(one.before - one.now))

@@ -8,7 +8,9 @@ from harness.evidence import Status
 from harness.experiments.records import ACCURACY, Series, series_of
 from harness.monitoring.drift import SAME, FeatureDrift
 from harness.monitoring.drift.location import ShiftedRow
+from harness.monitoring.drift.verdict import DriftFinding
 from harness.monitoring.monitor import Monitor
+from harness.monitoring.profiles.windows import FEWEST_WINDOWS
 from harness.monitoring.slices import SliceLoss
 from harness.monitoring.verdict import WindowVerdict, group_of
 from harness.wording import counted, listed
@@ -41,10 +43,29 @@ def no_drift(case: str, verdict: WindowVerdict) -> str:
         return f"{listed(better)} changed for the better"
     found = verdict.group(case)
     sizes = f"{counted(verdict.drift.current_n, 'row')} against {verdict.drift.reference_n:,}"
-    names = f"{counted(len(found), 'feature')}, {listed([one.feature for one in found])} ({sizes})"
+    names = f"{counted(len(found), 'feature')}, {listed([one.feature for one in found])} ({sizes}){as_usual(found, verdict)}"
     if all(one.feature in verdict.drift.same for one in found):
         return f"{SAME}: {names}"
     return f"no drift found in {names}"
+
+
+def as_usual(features: Sequence[FeatureDrift], verdict: WindowVerdict) -> str:
+    """``; `delay` is no further off than usual (31 days of the reference)``, or nothing."""
+    usual = [one.feature for one in features if one.verdicts[0].finding is DriftFinding.USUAL]
+    spread = verdict.drift.spread
+    are = "is" if len(usual) == 1 else "are"
+    return f"; {listed(usual)} {are} no further off than usual ({spread.name})" if usual and spread is not None else ""
+
+
+def only_chance(monitor: Monitor) -> str:
+    """That nothing is known of how sound windows differ, and what to do; or nothing."""
+    verdict = monitor.verdict
+    if verdict is None or verdict.drift.spread is not None or verdict.drift.same:
+        return ""
+    return (
+        "; judged by chance within the window only, and days differ by more: name their column by `windows` of `eval` and profile again, "
+        f"or wait for {counted(FEWEST_WINDOWS, 'window')} (this is number {len(monitor.before) + 1})"
+    )
 
 
 def lacking_columns(monitor: Monitor, *, owns: bool = False) -> str:

@@ -2,7 +2,8 @@
 
 The Kolmogorov-Smirnov statistic D is taken over the inner edges of the bins only. Its usual tables assume all points, and would cost power
 here. So its probability is computed for these very edges, ties included; only what lies between two edges is lost. Categories are compared by
-chi-square, or by permutations where cells are small, with Cramér's V as the effect.
+chi-square, or by permutations where cells are small, with Cramér's V as the effect. Sound windows differ by more than chance
+within each of them; ``Usual`` knows by how much.
 
 SciPy is imported when first needed: its special functions take a quarter of a second to load, and numbers are compared without them.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -188,9 +190,9 @@ def contingency_p_value(reference: Counts, current: Counts, draws: int) -> float
     Args:
         reference: Counts by category, ``[K]``, each category with a value in either sample.
         current: Counts by category.
-        draws: Most draws; the p-value cannot be below ``1 / (draws + 1)`` then.
+        draws: Most draws; the p-value cannot be below ``1 / (draws + 1)`` then. 0 where none is wanted, and it is 1.
     """
-    if len(reference) < 2:
+    if len(reference) < 2 or not draws:
         return 1.0
     if len(reference) == 2:
         return ks_p_value(reference, current)
@@ -319,3 +321,55 @@ def permutation_p_value(observed: float, draw: Callable[[int], NDArray[np.float6
         larger += len(hits)
         drawn += len(statistics)
     return (larger + 1) / (drawn + 1)
+
+
+@dataclass(frozen=True)
+class Usual:
+    """One difference in windows that are sound.
+
+    Attributes:
+        effects: How large it was in each, ascending.
+        noise: What chance within a window makes of the mean of their squares.
+    """
+
+    effects: tuple[float, ...]
+    noise: float = 0.0
+
+    @property
+    def largest(self) -> float:
+        """The largest effect."""
+        return self.effects[-1]
+
+    def alike(self, effect: float) -> int:
+        """In how many windows the difference was as large."""
+        return sum(each >= effect for each in self.effects)
+
+    def p_value(self, effect: float, noise: float) -> float:
+        """Probability of a difference as large in a further sound window.
+
+        A window's difference is a draw from a distribution with mean 0, whose variance is known from ``K`` other draws: Student's t of ``K - 1``
+        degrees of freedom. A difference along one direction, such as all values being larger, has the heaviest tail of those that count
+        (one degree of freedom); others are rarer than that. What the tail says of holidays nobody knows, so a difference that was as large
+        in any sound window is none at all.
+
+        Args:
+            effect: How large it is, less its value without any difference.
+            noise: What chance within the window makes of its square.
+        """
+        if self.alike(effect):
+            return 1.0
+        from scipy.special import stdtr
+
+        scale = self._scale(noise)
+        return 2 * float(stdtr(len(self.effects) - 1, -effect / scale)) if scale else 0.0
+
+    def detectable(self, noise: float, alpha: float) -> float:
+        """From which effect on a difference is larger than what is usual."""
+        from scipy.special import stdtrit
+
+        beyond = float(stdtrit(len(self.effects) - 1, 1 - alpha / 2)) * self._scale(noise)
+        return max(self.largest, beyond)
+
+    def _scale(self, noise: float) -> float:
+        """The root of the mean square; of a window of fewer rows chance alone makes more of it."""
+        return math.sqrt(sum(each**2 for each in self.effects) / len(self.effects) + max(0.0, noise - self.noise))

@@ -12,6 +12,7 @@ from harness.experiments.records import RunRef
 from harness.monitoring.drift.listing import DriftPage, Said, drawings_of, drift_table, summary_rows, summary_table
 from harness.monitoring.measures import Measure
 from harness.monitoring.profiles import Profile, load_profile
+from harness.monitoring.spread import WindowSpread
 from harness.monitoring.tables import TABLE, TableReport, compare_table, notes_of, profile_of_table
 from harness.wording import Answer, counted
 
@@ -28,6 +29,7 @@ def profile_file(
     slices: Sequence[str] = (),
     measures: Sequence[str] = (),
     joint: bool = False,
+    windows: str | None = None,
 ) -> Answer:
     """Profiles a file as a table, without a model.
 
@@ -40,12 +42,16 @@ def profile_file(
         slices: Columns whose values are parts, which are compared too.
         measures: What is measured beside the columns, as ``Measure.parse`` takes it.
         joint: Whether the numbers of up to 1,000 rows are kept, so that rows can be compared as a whole.
+        windows: The column of its windows, as ``profile_of_table`` takes it.
 
     Raises:
         UserError: What keeps it from being profiled or stored, in one line.
     """
     known = [Measure.parse(one) for one in measures]
-    profile = profile_of_table(path, categorical=categorical, without=without, slices=slices, measures=known, joint=joint)
+    profile = profile_of_table(
+        path, categorical=categorical, without=without, slices=slices, measures=known, joint=joint, windows=windows
+    )
+    spread = WindowSpread.of_profile(profile)
     run_id = None
     if name is not None or db_path is not None:
         with ExperimentDB(db_path or DATABASE) as db:
@@ -66,6 +72,8 @@ def profile_file(
     }
     lines = [f"{path.name}: {counted(profile.n, 'row')}, {counted(len(profile.features), 'feature')}, {size:,} bytes", ""]
     lines += [summary_table(profile), *(["", *notes] if (notes := notes_of(profile, profile.meta[TABLE])) else [])]
+    if spread is not None:
+        lines += ["", f"drift will be judged beside chance by how far {spread.name} differ"]
     if run_id is not None:
         lines += ["", f"stored with run {run_id}: modeltiers monitor WINDOW --reference {json.dumps(name or run_id)}"]
     return Answer(data, "\n".join(lines))

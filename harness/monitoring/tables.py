@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 
 from harness.errors import ProfileError, ProfileMismatchError, did_you_mean
 from harness.evidence import Status
-from harness.monitoring import DEFAULT_DRIFT_OPTIONS
+from harness.monitoring import DEFAULT_DRIFT_OPTIONS, DriftOptions
 from harness.monitoring.drift import DriftReport, compare_profiles
-from harness.monitoring.drift.location import FEWEST_ROWS, drifted_slices
+from harness.monitoring.drift.location import drifted_slices
+from harness.monitoring.drift.verdict import DriftFinding
 from harness.monitoring.features.category_drift import MISSING
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.features.ranges import DATE, continues
@@ -21,9 +23,18 @@ from harness.monitoring.joint import JOINT, RowsKept, joint_drift
 from harness.monitoring.measures import Measure, measured_table
 from harness.monitoring.profiles import BINS, Profile, profile_of_source
 from harness.monitoring.profiles.sources import Options, source_of
-from harness.monitoring.profiles.tables import TEXT_PARTS, ChangedTable, column_groups, column_of, first_unread, tables_of
-from harness.monitoring.row_sample import RowSample, lost_correlations
+from harness.monitoring.profiles.tables import (
+    ChangedTable,
+    column_groups,
+    column_of,
+    first_unread,
+    tables_of,
+)
+from harness.monitoring.profiles.texts import TEXT_PARTS
+from harness.monitoring.profiles.windows import FEWEST_ROWS
+from harness.monitoring.row_sample import CORRELATION, RowSample, lost_correlations
 from harness.monitoring.slices import Cut
+from harness.monitoring.spread import own_windows, spread_of_table, with_spread
 from harness.wording import counted, listed
 
 TABLE = "table"
@@ -87,6 +98,7 @@ def profile_of_table(
     slices: Iterable[str] = (),
     measures: Iterable[Measure] = (),
     joint: bool = False,
+    windows: str | None = None,
 ) -> Profile:
     """As ``compute_dataset_profile`` of a table, with what is kept of its rows: which columns go together, and hashes of some rows.
 
@@ -97,9 +109,15 @@ def profile_of_table(
         slices: Columns whose values are parts, which are profiled too.
         measures: What is measured of the rows beside their columns.
         joint: Whether the numbers of up to 1,000 rows are kept, of at most 100 columns, so that rows can be compared as a whole.
+        windows: A column of dates or of names, by which the table is a row of windows that show how far sound ones differ:
+            ``ordered``, or ``ordered:week``. By default the days or weeks of its only column of dates, where they are ten or more.
     """
     measures, data_with = tuple(measures), measured_table(data, tuple(measures))
     found, sample = _profiled(data_with, None, tuple(categorical), tuple(without))
+    asked = windows or (None if isinstance(data, Iterator) or hasattr(data, "read_next_batch") else own_windows(found))
+    with nullcontext() if windows else suppress(ProfileError):  # what nobody asked for is no mistake
+        spread = None if asked is None else spread_of_table(data_with, found, found.meta[TABLE], asked)
+        found = found if spread is None else with_spread(found, spread)
     kept = {**found.meta[TABLE], "measures": [one.said for one in measures], "slices": _slices(data_with, tuple(slices), found)}
     kept |= {JOINT: sample.rows_kept().to_json()} if joint else {}
     return Profile.of(found.n, found.features, {**found.meta, TABLE: kept})
@@ -158,8 +176,8 @@ def _profiled(
             continue
         own, other = (tuple(name for name in chosen if name in names) for chosen in (categorical, without))
         source = source_of(part, Options(categorical=own, without=other))
-        samples.append(RowSample(source))
-        parts.append(profile_of_source(replace(source, blocks=samples[-1].blocks), known, BINS))
+        samples.append(RowSample())
+        parts.append(profile_of_source(samples[-1].of(source), known, BINS))
     if not parts:
         raise ProfileError("no column is left to profile")
     features = {name: feature for part in parts for name, feature in part.features.items()}
@@ -176,13 +194,16 @@ def _check_there(columns: Sequence[str], **asked: Sequence[str]) -> None:
             raise ProfileError(f"`{key}`: no column {unknown!r}.{did_you_mean(unknown, columns)}")
 
 
-def compare_table(data: Any, reference: Profile, *, measures: Iterable[Measure] = ()) -> TableReport:
+def compare_table(
+    data: Any, reference: Profile, *, measures: Iterable[Measure] = (), options: DriftOptions = DEFAULT_DRIFT_OPTIONS
+) -> TableReport:
     """A table against the profile of another: its columns, which of them go together, its parts, and its rows.
 
     Args:
         data: A file, columns by name, a data frame or Arrow data.
         reference: What ``profile_of_table`` gave of the reference.
         measures: The functions by which the reference was measured; its rules are kept with it.
+        options: The allowed error, and the least effects that matter.
 
     Raises:
         ProfileMismatchError: The reference is not that of a table, the table has none of its columns, or a function is missing.
@@ -205,14 +226,19 @@ def compare_table(data: Any, reference: Profile, *, measures: Iterable[Measure] 
             "first line the header?"
         )
     current, sample = _profiled(data, compared)
-    drift = compare_profiles(compared, current)
-    found = [*_of_columns(gone, new), *_of_pairs(kept, sample, current), *([] if drift.same else _of_rows(kept, sample))]
+    drift = compare_profiles(compared, current, options)
+    found = [
+        *_of_columns(gone, new),
+        *_of_pairs(kept, sample, current, drift),
+        *([] if drift.same else _of_rows(kept, sample)),
+    ]
     found += [] if drift.same else [*_of_slices(data, there, kept, compared, drift), *_of_whole_rows(kept, sample)]
     later = [name for name, each in compared.features.items() if _is_later(each, current.features[name])]
     notes = [
         *notes_of(compared, {**kept, "columns": [name for name in kept["columns"] if name not in gone]}),
         *([f"not compared, as time continues after the reference: {listed(later)}"] if later else []),
         *_of_unread(data, drift, current),
+        *_of_spread(drift),
     ]
     return TableReport(drift, (compared, current), tuple(sorted(found, key=lambda one: -one.status.severity)), tuple(notes))
 
@@ -268,6 +294,15 @@ def _of_unread(data: Any, drift: DriftReport, current: Profile) -> list[str]:
     return notes
 
 
+def _of_spread(drift: DriftReport) -> list[str]:
+    """By what drift was judged beside chance; that it was by chance only where something drifted."""
+    usual = [one.feature for one in drift.features if one.verdicts[0].finding is DriftFinding.USUAL]
+    if drift.spread is None:
+        hint = "days and batches differ by more: name their column by --windows when the reference is profiled"
+        return [f"judged by chance within the window only: {hint}"] if drift.status is Status.FAIL and not drift.same else []
+    return [f"no further off than usual ({drift.spread.name}): {listed(usual)}"] if usual else []
+
+
 def _parent(feature: str, kept: dict[str, Any]) -> str:
     return column_of(feature, kept["columns"])
 
@@ -283,12 +318,13 @@ def _of_columns(gone: list[str], new: list[str]) -> list[TableFinding]:
     return found
 
 
-def _of_pairs(kept: dict[str, Any], sample: RowSample, current: Profile) -> list[TableFinding]:
+def _of_pairs(kept: dict[str, Any], sample: RowSample, current: Profile, drift: DriftReport) -> list[TableFinding]:
     """The correlation that moved most, of two columns that both have values."""
     empty = {name for name, each in current.features.items() if each.missing == each.n}
+    usual = {} if drift.spread is None else drift.spread.of_aspect(CORRELATION)
     lost = [
         one
-        for one in lost_correlations(kept, sample)
+        for one in lost_correlations(kept, sample, usual, drift.alpha / drift.windows)
         if _parent(one.first, kept) != _parent(one.second, kept) and empty.isdisjoint((one.first, one.second))
     ]
     if not lost:

@@ -18,6 +18,7 @@ from harness.monitoring.drift.verdict import DriftFinding
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.profiles import Profile
 from harness.monitoring.reference import Reference
+from harness.monitoring.spread import effects_of
 from harness.monitoring.thresholds import wilson_interval
 from harness.monitoring.window import Window
 from harness.wording import counted
@@ -223,7 +224,7 @@ class WindowVerdict:
         """
         profiles = reference.profile.features, window.profile.features
         scores = [one.feature for one in drift.features if group_of(one.feature) == "scores"]
-        improved = {name for name in scores if _has_improved(name, profiles[0][name], profiles[1][name])}
+        improved = {name for name in scores if has_improved(name, profiles[0][name], profiles[1][name])}
         impact = _impact(reference, window, measures, margin)
         if impact is not None:
             is_drift_unexplained = not impact.estimate.is_measured and bool(drift.names(Status.FAIL) or drift.names(Status.WARN))
@@ -267,16 +268,31 @@ def _impact(
     return PerformanceImpact(reference.estimator.estimate(measures), margin)
 
 
-def _has_improved(name: str, reference: FeatureCounts, window: FeatureCounts) -> bool:
-    """Whether a value of the window is rather better than one of the reference."""
-    if not (isinstance(reference, NumericCounts) and isinstance(window, NumericCounts)):
+_BETTER_HIGH = ("correct", "accuracy")
+
+
+def has_improved(name: str, reference: FeatureCounts, window: FeatureCounts) -> bool:
+    """Whether a score changed for the better only: a value of the window is rather better than one of the reference, and no part is worse.
+
+    A loss of which most values fell and some rose by much is not better, and neither is a score of which nobody knows which way is.
+    """
+    kind = name.rpartition(".")[2]
+    is_low = is_better_low(name.removeprefix("score."))
+    if not (is_low or kind in _BETTER_HIGH) or not (isinstance(reference, NumericCounts) and isinstance(window, NumericCounts)):
         return False
     before, now = (np.array(one.counts, np.float64) for one in (reference, window))
     if not (before.sum() and now.sum()):
         return False
+    chance = math.sqrt(math.log(_ONE_IN) / 2 * (1 / before.sum() + 1 / now.sum()))  # of Smirnov's one-sided distance
     before, now = before / before.sum(), now / now.sum()
     greater = float(now @ (np.cumsum(before) - before / 2))  # P(window's > reference's) + half of P(equal)
-    return greater < 0.5 if is_better_low(name.removeprefix("score.")) or name.endswith("_error") else greater > 0.5
+    more_below = np.cumsum(now - before)
+    worse = float(-more_below.min() if is_low else more_below.max())
+    return (greater < 0.5 if is_low else greater > 0.5) and worse <= chance
+
+
+_ONE_IN = 20.0
+"""A part of a score's values is not worse where chance alone gives as much in one of so many windows."""
 
 
 def measured_of(verdict: WindowVerdict) -> dict[str, Any]:
@@ -288,11 +304,18 @@ def measured_of(verdict: WindowVerdict) -> dict[str, Any]:
     }
 
 
+def sound_effects(drift: DriftReport) -> dict[str, dict[str, tuple[float, float]]]:
+    """How large the differences of a window are, by which later ones are judged; not of features that drifted by more than is usual."""
+    sound = [one for one in drift.features if drift.spread is None or one.status is not Status.FAIL]
+    return effects_of(verdict.difference for one in sound for verdict in one.verdicts)
+
+
 def _of_feature(drift: FeatureDrift) -> dict[str, Any]:
     shown = next((verdict for verdict in drift.verdicts if verdict.difference.aspect == "values"), drift.verdicts[0])
     is_outside = any(verdict.finding is DriftFinding.DRIFTED for verdict in drift.verdicts)
     effect = shown.difference.effect
-    return {"value": round(effect.value, 6), "limit": effect.floor, "is_outside": is_outside, "measure": effect.name}
+    limit = effect.floor if shown.usual is None else max(effect.floor, shown.usual.largest)
+    return {"value": round(effect.value, 6), "limit": limit, "is_outside": is_outside, "measure": effect.name}
 
 
 def _of_accuracy(impact: PerformanceImpact) -> dict[str, Any]:

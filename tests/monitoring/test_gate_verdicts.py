@@ -302,7 +302,7 @@ def test_evidence_and_json() -> None:
     assert plain["interval"][0] < plain["difference"] < 0
     several = compare_all_scores({"loss": scores("loss", [1.0, 2.0])}, {"loss": scores("loss", [1.5, 2.0])})
     assert several.to_json()["status"] == several.status.value
-    assert [one.name for one in several.evidence()] == ["loss_against_baseline"]
+    assert [one.evidence().name for one in several.metrics] == ["loss_against_baseline"]
     assert several.message == several["loss"].message
 
 

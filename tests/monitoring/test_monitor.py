@@ -27,8 +27,10 @@ from harness.models.loading import model_source
 from harness.monitoring import Limits, windows_at
 from harness.monitoring.checks import judge_monitoring
 from harness.monitoring.profile_command import profile_config
+from harness.monitoring.profiles import profile_columns
 from harness.monitoring.reference import load_reference, open_window
 from harness.monitoring.run import drift_table, monitor_config, monitor_of, run_tier5_monitoring
+from harness.monitoring.verdict import has_improved
 from harness.training.run import run_training, train_config
 
 
@@ -88,7 +90,7 @@ def test_each_number_says_what_it_is_a_mean_of(tmp_path: Path) -> None:
     assert found["definitions"]["loss"] == "over all labelled tokens of the data; each token counts once"
     assert found["comparison"]["definitions"]["loss"].startswith("mean over the rows of each row's own mean")
     assert "each token counts once" in found["checks"]["evaluation"]["message"]
-    assert "loss per sample " in found["checks"]["baseline_regression"]["message"]
+    assert "loss per sample" in found["checks"]["baseline_regression"]["message"]
 
 
 def test_features_that_did_not_drift_are_listed_too(shop: Shop, monitored: Monitored, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,6 +151,36 @@ def test_a_model_that_became_better_is_no_alarm(shop: Shop, monitored: Monitored
     checks = monitored("easy.csv")["checks"]
     assert checks["drift[scores]"]["status"] == checks["harm"]["status"] == "ok"
     assert "changed for the better" in checks["drift[scores]"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "now", "is_better"),
+    [
+        ("score.loss", lambda x: x / 2, True),
+        ("score.loss", lambda x: x * 2, False),
+        ("score.loss", lambda x: np.where(np.arange(len(x)) % 10, x / 2, x * 20), False),
+        ("score.cost", lambda x: x * 2, False),
+        ("score.cost", lambda x: x / 2, False),
+        ("score.price.squared_error", lambda x: x / 2, True),
+        ("score.accuracy", lambda x: x + 1, True),
+    ],
+    ids=[
+        "lower-loss",
+        "higher-loss",
+        "most-lower-some-much-higher",
+        "unknown-higher",
+        "unknown-lower",
+        "lower-error",
+        "higher-accuracy",
+    ],
+)
+def test_only_a_score_whose_direction_is_known_and_of_which_no_part_is_worse_is_better(
+    name: str, now: Callable[[Any], Any], is_better: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    reference = profile_columns({name: rng.exponential(1.0, 2000)})
+    window = profile_columns({name: now(rng.exponential(1.0, 1000))}, reference)
+    assert has_improved(name, reference.features[name], window.features[name]) is is_better
 
 
 def test_accuracy_is_estimated_where_there_are_no_labels(monitored: Monitored) -> None:
@@ -353,6 +385,52 @@ def write_regions(path: Path, seed: int, wrong: bool = False, move: float = 0.0)
         for number, (row, label) in enumerate(zip(features, labels, strict=True))
     ]
     path.write_text("\n".join([",".join((*COLUMNS, "region", "label")), *lines]) + "\n", encoding="utf-8")
+
+
+def write_dated(path: Path, nights: int, size: int, seed: int) -> None:
+    """Rows of nights: of each night the first column is moved a little, and the label follows it."""
+    rng = np.random.default_rng(seed)
+    lines = [",".join([*COLUMNS, "night", "label"])]
+    for number in range(nights):
+        features, labels = rows(size, seed + number, move=float(rng.normal(0, 0.3)))
+        lines += [
+            f"{','.join(f'{value:.4f}' for value in row)},2026-10-{1 + number:02},{label}"
+            for row, label in zip(features, labels, strict=True)
+        ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_nights_are_judged_by_how_far_those_of_the_reference_differ(shop: Shop) -> None:
+    write_dated(shop.folder / "dated.csv", 15, 120, 100)
+    profile = {"eval": {"path": "dated.csv", "windows": "night"}, "weights": None}
+    profile_config(shop.config("dated.csv", **profile), shop.database, name="dated")
+    said = {}
+    for move in (0.45, 3.0):
+        write(shop.folder / "night.csv", rows(300, 9, move=move)[0], None)
+        said[move] = shop.monitored("night.csv", reference_profile_id="dated")["checks"]["drift[inputs]"]
+    assert said[0.45]["status"] == "ok", said[0.45]
+    assert "no further off than usual (15 days of the reference)" in said[0.45]["message"]
+    assert said[3.0]["status"] == "fail"
+    assert "in 15 days of the reference" in said[3.0]["message"]
+
+
+def test_without_windows_of_a_reference_the_first_ones_that_are_compared_show_what_is_usual(shop: Shop) -> None:
+    write_dated(shop.folder / "plain.csv", 1, 2000, 300)
+    profile_config(
+        shop.config("plain.csv", eval={"path": "plain.csv", "without": ["night"]}, weights=None), shop.database, name="plain"
+    )
+    rng, found = np.random.default_rng(8), []
+    for night in range(12):
+        move = 3.0 if night == 11 else float(rng.normal(0, 0.3))
+        write(shop.folder / "night.csv", rows(200, 400 + night, move=move)[0], None)
+        config = shop.config("night.csv", reference_profile_id="plain", run_name="plain")
+        found.append(monitor_config(config, time=datetime(2026, 11, 1 + night, 2)).data["checks"]["drift[inputs]"])
+    first = next(each for each in found if each["status"] == "fail")
+    assert "judged by chance within the window only" in first["message"]
+    assert "or wait for 10 windows (this is number" in first["message"]
+    assert found[10]["status"] != "fail", found[10]
+    assert found[11]["status"] == "fail"
+    assert "in the first 11 windows" in found[11]["message"]
 
 
 def test_a_slice_that_drifts_warns_though_the_whole_has_not(shop: Shop) -> None:

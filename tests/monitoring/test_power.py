@@ -57,7 +57,7 @@ def test_drift_at_the_floor_is_significant_in_four_of_five_windows_of_the_size_t
 
 
 def test_twice_the_floor_fails_in_four_of_five_windows_of_the_size_told() -> None:
-    told = rows_to_fail(verdicts(2000, 50, 0.2, 1)[0], 0.2)
+    told = rows_to_fail(verdicts(2000, 50, 0.2, 1)[0], 0.2, 0.1)
     assert brackets(lambda n: float(np.mean([one.status is Status.FAIL for one in verdicts(2000, n, 0.2, TIMES)])), told)
 
 

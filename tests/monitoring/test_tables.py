@@ -113,6 +113,25 @@ def test_values_that_all_changed_alike_are_said_to(draw: Callable[[Any], Any], c
     assert f", {said}; " in message if said else "as if" not in message and "units" not in message
 
 
+@pytest.mark.parametrize(
+    ("name", "factor", "said"),
+    [
+        ("price", 1.6, "as if every value were 1.6"),
+        ("price", 1.609344, "as if every value were 1.6"),
+        ("distance_km", 1.609344, "kilometres instead of miles?"),
+        ("weight", 1000.0, "grams instead of kilograms?"),
+        ("price", 100.0, "cents instead of euros?"),
+        ("x", 1.5, "as if every value were 1.5"),
+    ],
+)
+def test_a_unit_is_asked_about_where_the_name_of_a_column_and_the_factor_fit(name: str, factor: float, said: str) -> None:
+    reference = profile_columns({name: PRICES(np.random.default_rng(0))})
+    window = profile_columns({name: factor * PRICES(np.random.default_rng(1))}, reference)
+    message = compare_profiles(reference, window)[name].message
+    assert said in message or "other units?" in message
+    assert ("instead of" in message) == ("instead of" in said and "other units?" not in message)
+
+
 def test_new_levels_are_named_and_those_that_are_only_written_otherwise() -> None:
     window = table(1)
     window["city"] = np.array([city and city.upper() for city in window["city"]], object)

@@ -42,6 +42,10 @@ class TextColumn:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self.trimmed().to_numpy(zero_copy_only=False), dtype)
 
+    def chosen(self, rows: np.ndarray) -> TextColumn:
+        """The texts of some rows, bool ``[N]``."""
+        return TextColumn(self.texts.filter(optional_package("pyarrow", "Arrow").array(rows)), self._are_cells)
+
     def trimmed(self) -> Any:
         """The texts, without spaces around the cells of a file of texts, and ``null`` for blank ones."""
         if not self._are_cells:

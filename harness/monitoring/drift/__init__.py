@@ -16,6 +16,7 @@ from harness.monitoring.features.category_drift import NEW_LEVELS
 from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.features.ranges import RANGE
 from harness.monitoring.profiles import Profile, check_same_scale, is_optional
+from harness.monitoring.spread import WindowSpread
 from harness.monitoring.statistics import PLENTY
 from harness.statistics import false_discovery, holm
 from harness.wording import counted, listed
@@ -84,6 +85,7 @@ class DriftReport:
         same: Features that are certain to be unchanged, as the window holds the reference's own rows; empty where it holds others.
         min_power: The power that was asked for; ``None`` where too few rows are no reason to warn.
         windows: How many windows in a row share alpha.
+        spread: How windows differ that are sound; ``None`` where nobody knows.
     """
 
     reference_n: int
@@ -95,6 +97,7 @@ class DriftReport:
     same: frozenset[str] = frozenset()
     min_power: float | None = None
     windows: int = 1
+    spread: WindowSpread | None = None
 
     def __getitem__(self, feature: str) -> FeatureDrift:
         found = next((one for one in self.features if one.feature == feature), None)
@@ -181,6 +184,7 @@ def judge_differences(
     reference_n: int,
     current_n: int,
     same: Collection[str] = (),
+    spread: WindowSpread | None = None,
 ) -> DriftReport:
     """The verdict on differences of two samples, each in the light of the others.
 
@@ -190,11 +194,16 @@ def judge_differences(
         reference_n: Rows of the reference.
         current_n: Rows of the window.
         same: Features whose values are the reference's own, so that nothing is left to chance.
+        spread: How windows differ that are sound; ``None`` where nobody knows, and only chance is allowed for.
     """
-    p_values = [one.p for one in differences if one.is_tested]
+    usual = [None if spread is None else spread.of(one) for one in differences]
+    pairs = zip(differences, usual, strict=True)
+    p_values = [
+        one.p if known is None else max(one.p, known.p_value(one.size, one.noise)) for one, known in pairs if one.is_tested
+    ]
     corrected = zip(holm(p_values), false_discovery(p_values), strict=True)
     by_feature: dict[str, list[Verdict]] = {}
-    for one in differences:
+    for one, known in zip(differences, usual, strict=True):
         p_alone, q = next(corrected) if one.is_tested else (1.0, 1.0)
         verdict = Verdict(
             one,
@@ -206,6 +215,8 @@ def judge_differences(
             one.feature in same,
             options.windows,
             p_alone,
+            known,
+            "" if spread is None else spread.name,
         )
         by_feature.setdefault(one.feature, []).append(verdict)
     return DriftReport(
@@ -217,6 +228,7 @@ def judge_differences(
         same=frozenset(same),
         min_power=options.min_power,
         windows=options.windows,
+        spread=spread,
     )
 
 
@@ -264,7 +276,12 @@ _HYPOTHESES_A_FEATURE = 3
 _COINCIDENCE = math.log(1e-6)
 
 
-def compare_profiles(reference: Profile, current: Profile, options: DriftOptions = DEFAULT_DRIFT_OPTIONS) -> DriftReport:
+def compare_profiles(
+    reference: Profile,
+    current: Profile,
+    options: DriftOptions = DEFAULT_DRIFT_OPTIONS,
+    spread: WindowSpread | None = None,
+) -> DriftReport:
     """Whether a window is distributed as its reference.
 
     A feature fails if its difference is significant after correction for all tests (Holm), and its effect is above a floor. Significance
@@ -277,6 +294,8 @@ def compare_profiles(reference: Profile, current: Profile, options: DriftOptions
         reference: The reference's profile.
         current: The window's, counted on the reference's scales; it may lack labels and outputs, which are then not compared.
         options: The allowed error, the least effects that matter, and the power that is asked for.
+        spread: How windows differ that are sound, by default those that the reference keeps. Where it is known, a difference must also be
+            larger than in any of them, and larger than their spread explains.
 
     Raises:
         ProfileMismatchError: The profiles were not counted on the same scales, or the window lacks a feature of the inputs; or a floor is of
@@ -300,7 +319,12 @@ def compare_profiles(reference: Profile, current: Profile, options: DriftOptions
         )
     ]
     report = judge_differences(
-        found, options, reference_n=reference.n, current_n=current.n, same=same_features(reference, current)
+        found,
+        options,
+        reference_n=reference.n,
+        current_n=current.n,
+        same=same_features(reference, current),
+        spread=WindowSpread.of_profile(reference) if spread is None else spread,
     )
     return replace(report, not_compared=tuple(name for name in reference.features if name not in shared.features))
 

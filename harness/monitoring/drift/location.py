@@ -18,6 +18,7 @@ from harness.monitoring.drift.verdict import Verdict
 from harness.monitoring.features.counts import FeatureCounts
 from harness.monitoring.features.kinds import Column, kind_of
 from harness.monitoring.profiles import Profile, is_optional
+from harness.monitoring.profiles.windows import FEWEST_ROWS
 from harness.monitoring.slices import Cut, Parts, RightBySlice, right_by_slice
 from harness.statistics import holm
 from harness.wording import counted, p_value
@@ -25,9 +26,6 @@ from harness.wording import counted, p_value
 if TYPE_CHECKING:
     from harness.data.dataset import Dataset
     from harness.tasks import TaskSpec
-
-FEWEST_ROWS = 50
-"""Below as many rows the distribution of a part is not judged."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from harness.evidence import Status
 from harness.monitoring import Finding
 from harness.monitoring.features import GOOD_POWER, Difference
+from harness.monitoring.statistics import Usual
 from harness.wording import counted, figure, p_value
 
 
@@ -23,6 +24,8 @@ class DriftFinding(Finding):
     """Large but not significant, among enough rows."""
     CANNOT_TELL = "cannot tell", Status.OK
     """Not significant among so few rows that a drift at the floor would more likely be missed than seen."""
+    USUAL = "usual", Status.OK
+    """Large, and no surprise: windows that are sound differ as much."""
     UNCHANGED = "unchanged", Status.OK
     """Neither."""
 
@@ -41,6 +44,8 @@ class Verdict:
         is_same: Whether the values are the reference's own, which is certain for any number of rows.
         windows: How many windows in a row share alpha.
         p_alone: Corrected for all tests only, as if there were no other windows.
+        usual: How large the difference is in windows that are sound; ``None`` where that is not known, and only chance is allowed for.
+        spread: What these windows are, in words.
     """
 
     difference: Difference
@@ -52,6 +57,8 @@ class Verdict:
     is_same: bool = False
     windows: int = 1
     p_alone: float = 1.0
+    usual: Usual | None = None
+    spread: str = ""
 
     @property
     def is_significant(self) -> bool:
@@ -80,7 +87,11 @@ class Verdict:
     @property
     def detectable(self) -> float | None:
         """The smallest effect that would be significant with power 0.8; ``None`` where there is none."""
-        return self.difference.resolution.detectable(self.level, GOOD_POWER)
+        by_rows = self.difference.resolution.detectable(self.level, GOOD_POWER)
+        if by_rows is None or self.usual is None:
+            return by_rows
+        least = max(by_rows, self.difference.effect.none + self.usual.detectable(self.difference.noise, self.level))
+        return least if least <= self.difference.resolution.most else None
 
     @property
     def needed(self) -> int | None:
@@ -95,6 +106,8 @@ class Verdict:
             return DriftFinding.DRIFTED if is_large else DriftFinding.CHANGED
         if is_large and self.is_significant_by_itself:
             return DriftFinding.UNPROVEN
+        if is_large and self.usual is not None:
+            return DriftFinding.USUAL
         if not self.can_tell:
             return DriftFinding.CANNOT_TELL
         return DriftFinding.UNPROVEN if is_large and self.difference.is_tested else DriftFinding.UNCHANGED
@@ -133,6 +146,7 @@ class Verdict:
             "p_alone": self.p_alone,
             "q": self.q,
             "effect": {"name": effect.name, "value": effect.value, "interval": [effect.low, effect.high], "floor": effect.floor},
+            "usual": self._usual_json(),
             "detectable": self.detectable,
             "needed": self.needed,
             "reference_n": difference.reference_n,
@@ -140,6 +154,12 @@ class Verdict:
             "where": difference.where,
             "untested": difference.untested,
         }
+
+    def _usual_json(self) -> dict[str, Any] | None:
+        if self.usual is None:
+            return None
+        alike = self.usual.alike(self.difference.size)
+        return {"windows": len(self.usual.effects), "said": self.spread, "largest": self.usual.largest, "alike": alike}
 
 
 def _sentence(verdict: Verdict) -> str:
@@ -178,6 +198,7 @@ def _opening(verdict: Verdict) -> str:
         DriftFinding.CHANGED: f"{about} {have} changed, but by less than is allowed",
         DriftFinding.UNPROVEN: f"{about} may have drifted, but it may be chance",
         DriftFinding.CANNOT_TELL: f"{about}: cannot tell, {rows_needed([verdict])}",
+        DriftFinding.USUAL: f"{about} {have} changed, but by no more than is usual",
         DriftFinding.UNCHANGED: f"no drift found in {about}",
     }[verdict.finding]
 
@@ -193,7 +214,15 @@ def rows_needed(verdicts: Sequence[Verdict]) -> str:
 
 def _effect(verdict: Verdict) -> str:
     effect = verdict.difference.effect
-    return f"{effect.name} = {figure(effect.value)} (allowed below {effect.floor:g}; 95% interval {figure(effect.low)} to {figure(effect.high)})"
+    interval = f"95% interval {figure(effect.low)} to {figure(effect.high)}"
+    return f"{effect.name} = {figure(effect.value)} (allowed below {effect.floor:g}; {interval}{_usual(verdict)})"
+
+
+def _usual(verdict: Verdict) -> str:
+    """``; at most 0.12 in 31 days of the reference``, or nothing where that is not known."""
+    if verdict.usual is None:
+        return ""
+    return f"; at most {figure(verdict.usual.largest, 2)} in {verdict.spread}"
 
 
 def _p_value(verdict: Verdict) -> str:

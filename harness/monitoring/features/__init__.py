@@ -37,6 +37,7 @@ class Difference:
         noise: Mean of the squared effect (less its value without a difference) where there is no drift.
         where: Where it is largest; empty where that says nothing.
         untested: Why there was nothing to compare; empty where there was.
+        is_never_usual: Whether no sound window explains it, as none has values ten times as large as any before.
     """
 
     feature: str
@@ -48,6 +49,7 @@ class Difference:
     noise: float = 0.0
     where: str = ""
     untested: str = ""
+    is_never_usual: bool = False
 
     @property
     def is_tested(self) -> bool:
@@ -63,6 +65,11 @@ class Difference:
     def current_n(self) -> int:
         """Values of the window."""
         return self.resolution.current_n
+
+    @property
+    def size(self) -> float:
+        """The effect, less its value without a difference."""
+        return abs(self.effect.value - self.effect.none)
 
     @property
     def is_alike(self) -> bool:

@@ -7,8 +7,9 @@ the counts are of (edges, levels, directions: a feature's *scale*) is chosen on 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from operator import add, sub
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -36,7 +37,11 @@ class Sums:
 
     def merge(self, other: Self) -> Self:
         """The sums of both, on the same scale."""
-        return replace(self, **{name: _added(getattr(self, name), getattr(other, name)) for name in self.added})
+        return replace(self, **{name: _combined(add, getattr(self, name), getattr(other, name)) for name in self.added})
+
+    def less(self, other: Self) -> Self:
+        """The sums without those of the other, whose rows are among these."""
+        return replace(self, **{name: _combined(sub, getattr(self, name), getattr(other, name)) for name in self.added})
 
 
 def _nothing_of(value: Any) -> Any:
@@ -47,12 +52,12 @@ def _nothing_of(value: Any) -> Any:
     return None if value is None else value * 0
 
 
-def _added(one: Any, other: Any) -> Any:
+def _combined(how: Callable[[Any, Any], Any], one: Any, other: Any) -> Any:
     if one is None or other is None:
         return None
     if isinstance(one, Sums):
-        return one.merge(other)
-    return tuple(map(_added, one, other)) if isinstance(one, tuple) else one + other
+        return replace(one, **{name: _combined(how, getattr(one, name), getattr(other, name)) for name in one.added})
+    return tuple(_combined(how, *pair) for pair in zip(one, other, strict=True)) if isinstance(one, tuple) else how(one, other)
 
 
 class FeatureCounts(Sums, ABC):

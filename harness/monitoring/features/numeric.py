@@ -177,7 +177,9 @@ def compare_distributions(
     feature: str, reference: NumericCounts, current: NumericCounts, options: DriftOptions
 ) -> Iterable[Difference]:
     """The difference of the finite values; none of moments that continue, as those at which rows were made do."""
-    return [] if continues(reference, current) else [ks_difference(feature, reference, current, options.floors.ks)]
+    if continues(reference, current):
+        return []
+    return [ks_difference(feature, reference, current, options.floors.ks, has_p=bool(options.draws))]
 
 
 def compare_missing(
@@ -189,7 +191,9 @@ def compare_missing(
     )
 
 
-def ks_difference(feature: str, reference: NumericCounts, current: NumericCounts, floor: float, among: int = 1) -> Difference:
+def ks_difference(
+    feature: str, reference: NumericCounts, current: NumericCounts, floor: float, among: int = 1, *, has_p: bool = True
+) -> Difference:
     """The difference of the finite values.
 
     The interval of D holds at all edges at once: ``D ± c`` with the critical distance ``c`` of the test, so that it leaves out 0 where an
@@ -201,6 +205,7 @@ def ks_difference(feature: str, reference: NumericCounts, current: NumericCounts
         current: Its counts in the window, on the same edges.
         floor: The least D that matters.
         among: Of how many such differences this is one, of which the most significant is told; all bounds are for that one (Bonferroni).
+        has_p: Whether its p-value is wanted; 1 otherwise.
     """
     m, n = reference.finite, current.finite
     edges = int(np.count_nonzero(reference.counts + current.counts)) - 1
@@ -213,11 +218,11 @@ def ks_difference(feature: str, reference: NumericCounts, current: NumericCounts
         feature=feature,
         aspect="values",
         test="KS",
-        p=min(1.0, among * ks_p_value(reference.counts, current.counts, _holds_one_value(reference.edges))),
+        p=min(1.0, among * ks_p_value(reference.counts, current.counts, _holds_one_value(reference.edges))) if has_p else 1.0,
         effect=Effect("KS D", distance, max(0.0, distance - margin), min(1.0, distance + margin), floor),
         resolution=resolution,
         noise=_mean_square(among) * (1 / m + 1 / n),
-        where=_largest_gap(reference, current) + (_explained(reference, current) if distance >= floor else ""),
+        where=_largest_gap(reference, current) + (_explained(feature, reference, current) if distance >= floor else ""),
     )
 
 
@@ -259,9 +264,9 @@ def _largest_gap(reference: NumericCounts, current: NumericCounts) -> str:
     )
 
 
-def _explained(reference: NumericCounts, current: NumericCounts) -> str:
+def _explained(feature: str, reference: NumericCounts, current: NumericCounts) -> str:
     """``, as if every value were 2.54 times as large: centimetres instead of inches?``, or how far beyond the range most values are."""
-    found = looks_like(reference, current) or far_beyond(reference, current)
+    found = looks_like(reference, current, feature) or far_beyond(reference, current)
     return f", {found}" if found else ""
 
 

@@ -79,6 +79,7 @@ def compare_ranges(feature: str, reference: NumericCounts, current: NumericCount
         effect=Effect("share outside", share, max(0.0, share - margin), min(1.0, share + margin), _OUTSIDE),
         resolution=Resolution(lambda alpha, _power: _fewest_seen(alpha, m, n) / math.sqrt(1 / m + 1 / n), m, n),
         where=_where(reference, current, share),
+        is_never_usual=sum(_by_power(reference, current).values()) >= _OUTSIDE * n,
     )
     return [found]
 
@@ -101,7 +102,7 @@ def _fewest_seen(alpha: float, m: int, n: int) -> float:
 
 def _where(reference: NumericCounts, current: NumericCounts, share: float) -> str:
     """``2.0% of the values are outside 21.3 to 118, most of them 100 to 1,000 times as large: other units?``, where that is so."""
-    low, high = _ends(reference)
+    low, high = span_of(reference)
     said = f"{share:.1%} of the values are outside {shown(low, reference.unit)} to {shown(high, reference.unit)}"
     found = far_beyond(reference, current, share)
     return f"{said}, {found}" if found else said
@@ -118,7 +119,7 @@ def far_beyond(reference: NumericCounts, current: NumericCounts, share: float = 
     return f"most of them {times} times as large: other units?"
 
 
-def _ends(reference: NumericCounts) -> tuple[float, float]:
+def span_of(reference: NumericCounts) -> tuple[float, float]:
     """The range of a reference."""
     first, last = _places(reference)
     return float(reference.edges[max(first - 1, 0)]), float(reference.edges[min(last, len(reference.edges) - 1)])
@@ -127,7 +128,7 @@ def _ends(reference: NumericCounts) -> tuple[float, float]:
 def _by_power(reference: NumericCounts, current: NumericCounts) -> Counter[int]:
     """How many values are 10, 100 and 1,000 times as large as the largest of the reference, by the power of ten."""
     first, last = _places(reference)
-    edges, largest = reference.edges, max(map(abs, _ends(reference)))
+    edges, largest = reference.edges, max(map(abs, span_of(reference)))
     found: Counter[int] = Counter()
     for place in np.flatnonzero(current.counts).tolist():
         least = abs(float(edges[place - 1])) if place > last else abs(float(edges[place])) if place < first else 0.0
@@ -147,20 +148,31 @@ def shown(value: float, unit: str) -> str:
 Floats = NDArray[np.float64]
 
 _UNITS = (
-    (1.609344, "kilometres", "miles"),
-    (2.54, "centimetres", "inches"),
-    (2.204623, "pounds", "kilograms"),
-    (3.28084, "feet", "metres"),
-    (28.349523, "grams", "ounces"),
-    (3.785412, "litres", "gallons"),
-    (60.0, "minutes", "hours"),
-    (3600.0, "seconds", "hours"),
-    (24.0, "hours", "days"),
-    (1000.0, "grams", "kilograms"),
-    (100.0, "cents", "euros"),
-    (10.0, "", ""),
+    (1.609344, "kilometres", "miles", "length"),
+    (2.54, "centimetres", "inches", "length"),
+    (2.204623, "pounds", "kilograms", "mass"),
+    (3.28084, "feet", "metres", "length"),
+    (28.349523, "grams", "ounces", "mass"),
+    (3.785412, "litres", "gallons", "volume"),
+    (60.0, "minutes", "hours", "time"),
+    (3600.0, "seconds", "hours", "time"),
+    (24.0, "hours", "days", "time"),
+    (1000.0, "grams", "kilograms", "mass"),
+    (100.0, "cents", "euros", "money"),
+    (10.0, "", "", ""),
 )
-"""How many of the one are one of the other."""
+"""How many of the one are one of the other, and what they measure."""
+
+_WORDS = {
+    "length": ("dist", "length", "height", "width", "depth", "mile", "km", "speed"),
+    "mass": ("weight", "mass", "load"),
+    "volume": ("volume", "litre", "liter", "gallon", "tank"),
+    "time": ("time", "duration", "delay", "hour", "minute", "second", "days", "latency"),
+    "money": ("price", "cost", "amount", "fare", "fee", "revenue", "salary", "income", "paid", "balance", "usd", "eur"),
+    "temperature": ("temp",),
+    "number": ("count", "number", "visits", "rating", "score", "age"),
+}
+"""What the name of a column says that it measures."""
 
 _FEWEST_VALUES = 100
 _FEWEST_BINS = 8
@@ -176,12 +188,19 @@ _TELLING = 1 / 4
 """So many of the edges must lie in bins that hold at most 10% of the values, or nearly every guess fits."""
 
 _LEAST_FACTOR = 1.03
+_SAME_FACTOR = 0.03
 _HOURS = 24
 _FEWEST_HOURS = 8
 
 
-def looks_like(reference: NumericCounts, current: NumericCounts) -> str:
-    """``as if every value were 1.609 times as large: kilometres instead of miles?``; empty where the change is no such one."""
+def looks_like(reference: NumericCounts, current: NumericCounts, name: str = "") -> str:
+    """``as if every value were 1.609 times as large: kilometres instead of miles?``; empty where the change is no such one.
+
+    Args:
+        reference: The feature in the reference.
+        current: In the window.
+        name: What it is called: a price is not told in miles.
+    """
     if reference.unit or min(reference.finite, current.finite) < _FEWEST_VALUES:
         return ""
     hours = _hours_later(reference, current)
@@ -190,20 +209,32 @@ def looks_like(reference: NumericCounts, current: NumericCounts) -> str:
     before, _ = _shares_at(reference, reference.edges)
     distance = float(np.abs(before - _shares_at(current, reference.edges)[0]).max())
     limit = min(max(_CLOSE, 1.4 * math.sqrt(1 / current.finite + 1 / reference.finite)), distance / _NEARER)
-    for guesses in (_of_known_units(), _as_measured(reference, current)):
-        found = [(_distance(before, current, reference.edges * factor + more), said) for factor, more, said in guesses]
+    measured = list(_as_measured(reference, current))
+    for guesses in (_of_known_units(name, [factor for factor, more, _ in measured if not more]), measured):
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = [(_distance(before, current, reference.edges * factor + more), said) for factor, more, said in guesses]
         nearest, said = min(found, key=lambda one: one[0], default=(math.inf, ""))
         if nearest <= limit:
             return said
     return ""
 
 
-def _of_known_units() -> Iterator[tuple[float, float, str]]:
-    """Factors and summands of known units, with what each would mean."""
-    for factor, one, other in _UNITS:
+def _of_known_units(name: str, measured: list[float]) -> Iterator[tuple[float, float, str]]:
+    """Factors and summands of units that a column may be in, with what each would mean.
+
+    Args:
+        name: Of the column.
+        measured: By what its quantiles were multiplied, if by anything; a unit is only asked about where that is nearly its factor.
+    """
+    called = {kind for kind, words in _WORDS.items() if any(word in name.lower() for word in words)}
+    for factor, one, other, kind in _UNITS:
         for times, here, there in ((factor, one, other), (1 / factor, other, one)):
+            if any(abs(math.log(times / each)) > _SAME_FACTOR for each in measured) or (kind and called and kind not in called):
+                continue
             units = f"{here} instead of {there}?" if here else "other units?"
             yield times, 0.0, f"as if every value were {times:.4g} times as large: {units}"
+    if called and "temperature" not in called:
+        return
     yield 1.8, 32.0, "as if every value were 1.8 times as large and 32 more: Fahrenheit instead of Celsius?"
     yield (
         1 / 1.8,
@@ -220,8 +251,9 @@ def _as_measured(reference: NumericCounts, current: NumericCounts) -> Iterator[t
     if not len(before):
         return
     nonzero = before != 0
-    factor = float(np.median(now[nonzero] / before[nonzero])) if nonzero.any() else 1.0
-    if factor > 0 and abs(math.log(factor)) > math.log(_LEAST_FACTOR):
+    with np.errstate(over="ignore"):  # of a value near zero it is infinite, which is no factor
+        factor = float(np.median(now[nonzero] / before[nonzero])) if nonzero.any() else 1.0
+    if 0 < factor < math.inf and abs(math.log(factor)) > math.log(_LEAST_FACTOR):
         yield factor, 0.0, f"as if every value were {factor:.3g} times as large"
     more = float(np.median(now - before))
     yield 1.0, more, f"as if every value were {abs(more):.3g} {'more' if more > 0 else 'less'}"

@@ -209,9 +209,17 @@ class Comparisons:
         """The sentences of the scores that decide the status."""
         return "\n".join(comparison.message for comparison in self.metrics if comparison.status is self.status)
 
-    def evidence(self) -> tuple[Evidence, ...]:
-        """Evidence a score."""
-        return tuple(comparison.evidence() for comparison in self.metrics)
+    @property
+    def worst(self) -> Comparison:
+        """The score that decides: of those with the gravest verdict the one that is furthest beyond what is allowed."""
+        return max(self.metrics, key=lambda one: (one.status.severity, one.evidence().excess))
+
+    @property
+    def finding(self) -> str:
+        """The sentence of the score that decides, and the names of the others with the same verdict."""
+        worst = self.worst
+        others = [one.label for one in self.metrics if one.status is self.status and one is not worst]
+        return f"{worst.message}; also {', '.join(others)}" if others and not worst.is_same else worst.message
 
     def to_json(self) -> dict[str, Any]:
         """The comparisons as JSON-ready values."""

@@ -99,6 +99,11 @@ class Profile:
         merged = {name: feature.merge(other.features[name]) for name, feature in self.features.items()}
         return replace(self, n=self.n + other.n, features=merged)
 
+    def less(self, other: Profile) -> Profile:
+        """The profile of the rows that are not in the other, which has some of these rows, and perhaps fewer features."""
+        rest = {name: self.features[name].less(feature) for name, feature in other.features.items()}
+        return replace(self.only(rest), n=self.n - other.n, features=rest)
+
     def to_json(self) -> dict[str, Any]:
         """The profile as JSON values, for people and for other programs."""
         return {

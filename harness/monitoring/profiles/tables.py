@@ -1,4 +1,4 @@
-"""Tables, read some rows at a time: the kind of each column, and what is measured of free text and of dates."""
+"""Tables, read some rows at a time: the kind of each column, and what is measured of dates."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from harness.data import says_no_value
 from harness.data.readers.arrow import ParquetFile, TextColumn, arrow_columns
-from harness.errors import ProfileError, did_you_mean, optional_package
+from harness.errors import ProfileError, did_you_mean
 from harness.monitoring.features.kinds import Column, block_of, kinds_of
 from harness.monitoring.features.values import Block, is_missing, text_hashes
+from harness.monitoring.profiles.texts import TEXT_PARTS
+from harness.monitoring.profiles.windows import ChosenWindows, window_column, window_labels
 
 if TYPE_CHECKING:
     from harness.data import Reader
@@ -103,6 +105,35 @@ def table_blocks(
         block = block_of(_features(table, kinds, are_cells), kinds)
         left_out = tuple(name for name in table if name not in kinds)
         yield Block(block.rows, block.values, left_out, hashes=text_hashes(table, kinds, TEXT_PARTS))
+
+
+def window_blocks(data: Any, kinds: Mapping[str, str], asked: str, chosen: ChosenWindows) -> Iterator[tuple[str, Block]]:
+    """The rows of a table by the window that they are in, some at a time; those that are in none are left out.
+
+    Args:
+        data: What ``tables_of`` takes.
+        kinds: What each feature is.
+        asked: The column of dates, or of the names of windows, as ``window_column`` takes it.
+        chosen: Told of all windows, and says which are wanted.
+
+    Raises:
+        ProfileError: There is no such column, or a unit is asked for and it has no dates.
+    """
+    (name, unit), are_cells = window_column(asked), _are_cells(data)
+    for table in tables_of(data):
+        if name not in table:
+            raise ProfileError(f"`windows`: no column {name!r}.{did_you_mean(name, table)}")
+        read = _parsed(table[name], are_cells) if _are_texts(table[name]) else None
+        labels = window_labels(np.asarray(table[name] if read is None else read), unit)
+        for label, count in zip(*(each.tolist() for each in np.unique(labels[labels != ""], return_counts=True)), strict=True):
+            if not chosen.add(label, count):
+                continue
+            rows = labels == label
+            part = {
+                each: column.chosen(rows) if isinstance(column, TextColumn) else np.asarray(column)[rows]
+                for each, column in table.items()
+            }
+            yield label, block_of(_features(part, kinds, are_cells), kinds)
 
 
 def _are_cells(data: Any) -> bool:
@@ -317,83 +348,3 @@ def _hour_of(moments: NDArray[Any]) -> NDArray[np.float64]:
 def _has_hours(moments: NDArray[Any]) -> bool:
     hours = _hour_of(moments)
     return bool(np.unique(hours[np.isfinite(hours)]).size > 1)
-
-
-_SCRIPTS = {
-    "Latin": "[A-Za-zÀ-ÖØ-öø-ɏ]",
-    "Greek": "[Ͱ-Ͽ]",
-    "Cyrillic": "[Ѐ-ӿ]",
-    "Hebrew": "[֐-׿]",
-    "Arabic": "[؀-ۿ]",
-    "Indic": "[ऀ-෿]",
-    "Thai": "[฀-๿]",
-    "East Asian": "[぀-ヿ㐀-鿿가-힯]",
-}
-"""Letters by script; a text is of the last one that it has letters of."""
-
-_NO_LETTERS = "no letters"
-_BROKEN = "broken"
-_BROKEN_LETTERS = "[ÃÂ][\u0080-¿]|\ufffd|â€"
-"""What texts of UTF-8 look like that were read as another encoding."""
-
-
-def _lengths(column: Column) -> NDArray[np.float64]:
-    if isinstance(column, TextColumn):
-        return _floats(_compute().utf8_length(column.trimmed()))
-    return np.array([np.nan if is_missing(text) else len(str(text)) for text in np.asarray(column).tolist()], np.float64)
-
-
-def _digits(column: Column) -> NDArray[np.float64]:
-    """The share of digits among the characters of each text."""
-    if isinstance(column, TextColumn):
-        found = _floats(_compute().count_substring_regex(column.trimmed(), "[0-9]"))
-    else:
-        texts = np.asarray(column).tolist()
-        found = np.array([np.nan if is_missing(text) else len(re.findall("[0-9]", str(text))) for text in texts], np.float64)
-    return found / np.maximum(_lengths(column), 1)
-
-
-def _scripts(column: Column) -> NDArray[Any]:
-    """The script of each text, ``broken`` of one in a wrong encoding; ``None`` where there is no text."""
-    if isinstance(column, TextColumn):
-        texts, match = column.trimmed(), _compute().match_substring_regex
-        there, is_ascii = np.asarray(texts.is_valid()), np.asarray(_compute().string_is_ascii(texts).fill_null(fill_value=True))
-        others = texts.filter(~is_ascii)
-        has = {
-            name: np.asarray(match(texts if name == "Latin" else others, letters).fill_null(fill_value=False))
-            for name, letters in {**_SCRIPTS, _BROKEN: _BROKEN_LETTERS}.items()
-        }
-    else:
-        values = np.asarray(column).tolist()
-        there = np.array([not is_missing(value) for value in values], bool)
-        whole = [str(value) if known else "" for value, known in zip(values, there.tolist(), strict=True)]
-        is_ascii = np.array([text.isascii() for text in whole], bool)
-        rest = [text for text in whole if not text.isascii()]
-        has = {
-            name: np.array([bool(re.search(letters, text)) for text in (whole if name == "Latin" else rest)], bool)
-            for name, letters in {**_SCRIPTS, _BROKEN: _BROKEN_LETTERS}.items()
-        }
-    found = np.where(has["Latin"], "Latin", _NO_LETTERS).astype(object)
-    others_found = found[~is_ascii]
-    for name in [*list(_SCRIPTS)[1:], _BROKEN]:
-        others_found[has[name]] = name
-    found[~is_ascii] = others_found
-    found[~there] = None
-    return found
-
-
-TEXT_PARTS: dict[str, tuple[str, Callable[[Column], NDArray[Any]]]] = {
-    "length": ("numeric", _lengths),
-    "digits": ("numeric", _digits),
-    "script": ("categorical", _scripts),
-}
-"""What is measured of texts that are no levels: the kind of the feature, and how it is measured."""
-
-
-def _compute() -> Any:
-    return optional_package("pyarrow.compute", "Arrow")
-
-
-def _floats(counts: Any) -> NDArray[np.float64]:
-    arrow = optional_package("pyarrow", "Arrow")
-    return np.asarray(counts.cast(arrow.float64()).to_numpy(zero_copy_only=False))
