@@ -153,10 +153,11 @@ class RowSample:
 
     Args:
         most: How many at most.
+        has_hashes: Whether all rows are hashed, to know those again that come twice.
     """
 
-    def __init__(self, most: int = _ROWS) -> None:
-        self._most = most
+    def __init__(self, most: int = _ROWS, *, has_hashes: bool = True) -> None:
+        self._most, self._has_hashes = most, has_hashes
         self._start()
 
     def _start(self) -> None:
@@ -186,9 +187,9 @@ class RowSample:
         there = [numbers[name] for name in self._names if name in numbers]
         if len(there) == len(self._names) >= 2:
             self._add_rows(there)
-        if block.hashes is not None:
+        if block.hashes is not None and self._has_hashes:
             self.hashes.add(block.hashes)
-        elif len(there) == len(self._names) >= 2:
+        elif self._has_hashes and len(there) == len(self._names) >= 2:
             self.hashes.add(row_hashes(there[:_HASHED]))
         self.rows += block.rows
 

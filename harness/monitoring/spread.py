@@ -198,9 +198,12 @@ def window_profiles(blocks: Iterable[tuple[str, Block]], whole: Profile, chosen:
 
 
 def own_windows(profile: Profile) -> str | None:
-    """``ordered:day``, of the only column of dates where its days or weeks are enough windows of enough rows; otherwise ``None``."""
+    """``ordered:day``, of the only column of dates where its days or weeks are enough windows of enough rows; otherwise ``None``.
+
+    A table is read once more for that, which takes up to three times as long, so it has to be asked for of a large one.
+    """
     dates = {name: each for name, each in profile.features.items() if isinstance(each, NumericCounts) and each.unit == DATE}
-    if len(dates) != 1:
+    if len(dates) != 1 or profile.n * len(profile.features) > _MOST_VALUES:
         return None
     name, moments = next(iter(dates.items()))
     first, last = span_of(moments) if moments.finite else (0.0, 0.0)
@@ -212,6 +215,7 @@ def own_windows(profile: Profile) -> str | None:
 
 
 _DAY = 86_400e6  # microseconds
+_MOST_VALUES = 50_000_000
 
 
 def spread_of_table(data: Any, whole: Profile, kept: Mapping[str, Any], asked: str) -> WindowSpread | None:
@@ -228,6 +232,7 @@ def spread_of_table(data: Any, whole: Profile, kept: Mapping[str, Any], asked: s
     """
     (column, unit), columns = window_column(asked), kept["columns"]
     is_of_dates = bool(unit) or getattr(whole.features.get(column), "unit", "") == DATE
+    stride = max(1, whole.n // _ENOUGH_ROWS)
     effects: dict[str, dict[str, Any]] = {}
     samples: dict[str, RowSample] = {}
     for number, (part, names) in enumerate(column_groups(data)):
@@ -237,7 +242,7 @@ def spread_of_table(data: Any, whole: Profile, kept: Mapping[str, Any], asked: s
         if isinstance(part, ColumnGroup) and column not in names:
             part = replace(part, names=(*names, column))
         chosen = ChosenWindows()
-        blocks = window_blocks(part, {name: each.kind for name, each in known.features.items()}, asked, chosen)
+        blocks = window_blocks(part, {name: each.kind for name, each in known.features.items()}, asked, chosen, stride)
         found = window_profiles(_sampled(blocks, samples) if not number else blocks, known, chosen)
         chosen.check(asked)
         for label, of_window in window_effects(known, found, in_order=is_of_dates).items():
@@ -248,13 +253,16 @@ def spread_of_table(data: Any, whole: Profile, kept: Mapping[str, Any], asked: s
     return WindowSpread.of_effects(effects.values(), _said(column, unit, is_of_dates=is_of_dates))
 
 
+_ENOUGH_ROWS = 300_000
+"""So many rows of all windows together say how far these differ."""
+
 _SAMPLED = 1024
 """Rows of a window by which it is known which columns go together in it."""
 
 
 def _sampled(blocks: Iterable[tuple[str, Block]], samples: dict[str, RowSample]) -> Iterator[tuple[str, Block]]:
     for label, block in blocks:
-        samples.setdefault(label, RowSample(_SAMPLED)).add(block)
+        samples.setdefault(label, RowSample(_SAMPLED, has_hashes=False)).add(block)
         yield label, block
 
 

@@ -107,7 +107,9 @@ def table_blocks(
         yield Block(block.rows, block.values, left_out, hashes=text_hashes(table, kinds, TEXT_PARTS))
 
 
-def window_blocks(data: Any, kinds: Mapping[str, str], asked: str, chosen: ChosenWindows) -> Iterator[tuple[str, Block]]:
+def window_blocks(
+    data: Any, kinds: Mapping[str, str], asked: str, chosen: ChosenWindows, stride: int = 1
+) -> Iterator[tuple[str, Block]]:
     """The rows of a table by the window that they are in, some at a time; those that are in none are left out.
 
     Args:
@@ -115,6 +117,7 @@ def window_blocks(data: Any, kinds: Mapping[str, str], asked: str, chosen: Chose
         kinds: What each feature is.
         asked: The column of dates, or of the names of windows, as ``window_column`` takes it.
         chosen: Told of all windows, and says which are wanted.
+        stride: Only each such row is measured, as enough of a very long table.
 
     Raises:
         ProfileError: There is no such column, or a unit is asked for and it has no dates.
@@ -128,7 +131,7 @@ def window_blocks(data: Any, kinds: Mapping[str, str], asked: str, chosen: Chose
         for label, count in zip(*(each.tolist() for each in np.unique(labels[labels != ""], return_counts=True)), strict=True):
             if not chosen.add(label, count):
                 continue
-            rows = labels == label
+            rows = (labels == label) & (np.arange(len(labels)) % stride == 0)
             part = {
                 each: column.chosen(rows) if isinstance(column, TextColumn) else np.asarray(column)[rows]
                 for each, column in table.items()
