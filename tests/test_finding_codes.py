@@ -77,7 +77,7 @@ def of_enumerations() -> set[str]:
     return {
         kind.value.replace(" ", "_")
         for kind in kinds
-        if kind.value not in ("unchanged", "not worse", "harmless", "meets threshold")
+        if kind.value not in ("unchanged", "usual", "not worse", "harmless", "meets threshold")
     }
 
 

@@ -298,8 +298,8 @@ def _of_spread(drift: DriftReport) -> list[str]:
     """By what drift was judged beside chance; that it was by chance only where something drifted."""
     usual = [one.feature for one in drift.features if one.verdicts[0].finding is DriftFinding.USUAL]
     if drift.spread is None:
-        hint = "days and batches differ by more: name their column by --windows when the reference is profiled"
-        return [f"judged by chance within the window only: {hint}"] if drift.status is Status.FAIL and not drift.same else []
+        hint = "and days or batches differ by more: name their column by --windows when the reference is profiled"
+        return [f"judged by chance within the window only, {hint}"] if drift.status is Status.FAIL and not drift.same else []
     return [f"no further off than usual ({drift.spread.name}): {listed(usual)}"] if usual else []
 
 
