@@ -16,6 +16,7 @@ import numpy as np
 
 from harness.monitoring import DriftOptions
 from harness.monitoring.features import Difference, FeatureCounter
+from harness.monitoring.features.category_drift import NEW_LEVELS
 from harness.monitoring.features.counts import CategoricalCounts, NumericCounts
 from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.features.ranges import DATE, span_of
@@ -64,6 +65,8 @@ class WindowSpread:
         known = self.features.get(difference.feature)
         if known is None or not difference.is_tested or difference.is_never_usual:
             return None
+        if difference.aspect == NEW_LEVELS and difference.aspect not in known:
+            return None  # the windows of a reference have no levels that it does not know
         return known.get(difference.aspect, Usual((0.0,) * self.windows))
 
     def of_aspect(self, aspect: str) -> dict[str, Usual]:

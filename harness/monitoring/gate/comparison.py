@@ -211,8 +211,8 @@ class Comparisons:
 
     @property
     def worst(self) -> Comparison:
-        """The score that decides: of those with the gravest verdict the one that is furthest beyond what is allowed."""
-        return max(self.metrics, key=lambda one: (one.status.severity, one.evidence().excess))
+        """The score that is told: of those with the gravest verdict one in points, and the furthest beyond what is allowed."""
+        return max(self.metrics, key=lambda one: (one.status.severity, one.is_share, one.evidence().excess))
 
     @property
     def finding(self) -> str:
