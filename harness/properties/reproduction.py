@@ -22,6 +22,7 @@ from harness.models.arguments import factory_arguments
 from harness.models.loading import ModelSource
 from harness.partial_import import LEFT_OUT
 from harness.properties.subject import Subject
+from harness.user_code import is_written_here
 
 _MOST_WRITTEN = 32
 """Numbers of a tensor that are written out; longer ones are drawn."""
@@ -38,13 +39,13 @@ class Building:
     """How a user builds the model.
 
     Attributes:
-        folder: What the module is imported from, relative to the current folder.
+        folders: What the module is imported from, and what it imports from; relative to the current folder where they lie in it.
         module: Its name.
         factory: The class or function.
         kwargs: Its arguments.
     """
 
-    folder: str
+    folders: tuple[str, ...]
     module: str
     factory: str
     kwargs: Mapping[str, Any]
@@ -58,13 +59,23 @@ class Building:
         kwargs = factory_arguments(source.factory, source.kwargs)
         file = Path(name)
         if file.suffix != ".py":
-            return cls(".", name, factory, kwargs) if all(map(str.isidentifier, name.split("."))) else None
-        return cls(from_here(file.parent), file.stem, factory, kwargs) if file.stem.isidentifier() else None
+            return cls((".",), name, factory, kwargs) if all(map(str.isidentifier, name.split("."))) else None
+        return cls(_folders_of(source, file), file.stem, factory, kwargs) if file.stem.isidentifier() else None
 
     @property
     def call(self) -> str:
         """The call that builds it."""
         return f"{self.factory}({', '.join(f'{name}={value!r}' for name, value in self.kwargs.items())})"
+
+
+def _folders_of(source: ModelSource, file: Path) -> tuple[str, ...]:
+    """The folder of a factory's file, and those of the user's files that it takes something from: `init` may have written it elsewhere."""
+    module = sys.modules.get(getattr(source.factory, "__module__", ""))
+    if module is None or Path(module.__file__ or "").name != file.name:
+        return (from_here(file.parent),)
+    names = {getattr(value, "__module__", None) for value in vars(module).values()} | {module.__name__}
+    files = [getattr(sys.modules.get(str(name)), "__file__", None) for name in sorted(map(str, names))]
+    return tuple(dict.fromkeys(from_here(Path(each).parent) for each in files if each and is_written_here(each)))
 
 
 def script_of(evidence: Evidence, subject: Subject, batch: Batch, building: Building) -> str:
@@ -90,7 +101,7 @@ def script_of(evidence: Evidence, subject: Subject, batch: Batch, building: Buil
         f"# {what}",
         "import sys",
         "import torch",
-        f"sys.path.insert(0, {building.folder!r})  # run it from the folder that the tests run in",
+        f"sys.path[:0] = {list(building.folders)!r}  # run it from the folder that the tests run in",
         f"from {building.module} import {building.factory.partition('.')[0]}",
         "torch.manual_seed(0)",
         f"model = {building.call}.eval()",

@@ -13,6 +13,8 @@ import pytest
 from small_models import GOOD, LEAKY, running_text
 
 from harness.health.checks import Cause, CheckResult
+from harness.models.loading import source_of_file
+from harness.properties.reproduction import Building
 from pytest_modeltiers.terminal import annotation
 
 LINE, CODE = 15, "return x.mean(1, keepdim=True)"
@@ -147,6 +149,23 @@ def test_a_script_shows_a_failure_without_this_package(project: Any) -> None:
     ended = subprocess.run([sys.executable, scripts[0]], cwd=project.path, capture_output=True, text=True, check=False)
     assert (ended.returncode, "AssertionError: differs by" in ended.stderr) == (1, True)
     assert '<pre class="excerpt command"' in (project.path / "out/cfg/health_report.html").read_text()
+
+
+def test_a_script_imports_from_where_the_model_lies_and_from_what_init_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    calls = "from net_of_mine import Model\n\ndef build_model():\n    return Model()\n"
+    for name, text in (("model/net_of_mine.py", GOOD), ("written/calls_it.py", calls)):
+        file = tmp_path / name
+        file.parent.mkdir()
+        file.write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path / "model"))
+
+    building = Building.of(source_of_file(tmp_path / "written/calls_it.py", "model_file", "build_model"))
+
+    assert building is not None
+    assert sorted(building.folders) == ["model", "written"]
 
 
 def test_an_error_while_a_fix_is_looked_for_leaves_the_finding(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
