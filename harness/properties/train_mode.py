@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from harness.evidence import Evidence, Status
 from harness.owners import left_to, owned_by
 from harness.properties.adapter_layers import merged_equals_unmerged
 from harness.properties.calling import NoGradientError, WithoutNoise
+from harness.properties.large_tensors import reading_gradients
 from harness.properties.noise import difference, judge_equal
 from harness.properties.prerequisites import hidden_by, other_in_train_mode
 from harness.properties.subject import Subject
@@ -233,12 +235,10 @@ def _untrained(paths: list[str], said: str, cause: str, code: str, counterexampl
 
 def _with_gradient(subject: Subject, batch: Batch, model: nn.Module, seed: int) -> list[str]:
     """Names of the parameters that a training step gives a gradient."""
-    with seeded(seed):
-        try:
-            subject.backward(batch, model)
-        except NoGradientError:
-            return []
-    return [path for path, parameter in model.named_parameters() if parameter.grad is not None]
+    reached: set[str] = set()
+    with seeded(seed), reading_gradients(model, lambda path, _gradient: reached.add(path)), suppress(NoGradientError):
+        subject.backward(batch, model)
+    return [path for path, _ in model.named_parameters() if path in reached]
 
 
 def depends_on_earlier_calls(subject: Subject, batch: Batch, other: Batch, seed: int, train: bool) -> bool:
