@@ -14,7 +14,7 @@ CRITICAL = (
         1,
         "Logits have the promised shape at every batch size, length and image size",
         "harness.properties.contracts:shape_contract",
-        search=Search("shapes", examples=8, anchors_first=True),
+        search=Search("shapes", examples=7, anchors_first=True),
     ),
     Property(
         "full_length",
