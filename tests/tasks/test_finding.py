@@ -587,3 +587,10 @@ def test_the_smallest_sizes_together_give_the_sizes_that_outputs_have() -> None:
 def test_entries_that_are_all_one_number_are_no_vectors_of_length_1() -> None:
     assert has_unit_vectors(torch.nn.functional.normalize(torch.randn(3, 4), dim=-1))
     assert not has_unit_vectors(torch.full((3, 4), 0.5))
+
+
+def test_a_size_that_only_train_mode_refuses_is_too_small() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 4, 2, 1), torch.nn.InstanceNorm2d(2, track_running_stats=True))
+    keys = signature_from_call(model, {"input": torch.randn(3, 1, 16, 16)}, seconds=3.0).keys
+    least = [keys["axes"][name].get("min", 1) for name in keys["inputs"]["input"]["axes"][2:]]
+    assert model.train()(torch.randn(3, 1, *least)).numel() > 3 * 2  # more than one element of each map
