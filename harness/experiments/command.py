@@ -135,11 +135,25 @@ def run_details(db: ExperimentDB, run: RunRef) -> Answer:
         "configs": {key: _shown(value) for key, value in flat(configs).items() if value is not None} if configs else {},
         "metrics (last values)": {name: six_digits(value) for name, value in last.items()},
         "artifacts": {artifact.path: f"{artifact.kind}, {artifact.bytes} bytes" for artifact in artifacts},
-        "comparisons": {f"{c.metric}: {c.candidate_id} against {c.baseline_id}": _shown(c.result, 100) for c in compared},
+        _compared_title(len(compared)): {
+            f"{c.metric}: {c.candidate_id} against {c.baseline_id}": _said(c.result) for c in compared[-_COMPARED:]
+        },
     }
     shown = [_part(title, rows) for title, rows in parts.items() if rows]
     shown += [f"windows:\n{indent(windows_text(windows), '  ')}"] if windows else []
     return Answer({"run": strict_json(plain(data))}, "\n\n".join(shown))
+
+
+_COMPARED = 6
+
+
+def _compared_title(count: int) -> str:
+    return "comparisons" if count <= _COMPARED else f"comparisons (the last {_COMPARED} of {count:,}; --json has all)"
+
+
+def _said(result: Any) -> str:
+    """What a comparison came to, in its own words where it has some."""
+    return str(result["message"]) if isinstance(result, dict) and "message" in result else _shown(result, 100)
 
 
 def _line(run: RunRecord) -> list[str]:
