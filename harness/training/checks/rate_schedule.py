@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR
 
 from harness.compat import parts_of_schedule
 from harness.evidence import Evidence, Status
@@ -250,8 +250,8 @@ def _schedules(trial: Trial, run: Run) -> list[_Made]:
 
 
 def _judged(training: Training) -> list[Any]:
-    """The schedules that set rates by the steps, of optimizers that do not find their own."""
-    made = [each for each in training.schedules if not isinstance(each.scheduler, ReduceLROnPlateau)]
+    """The schedules that count as PyTorch's do and wait for no metric (with patience), of optimizers that do not find their own rate."""
+    made = [s for s in training.schedules if hasattr(s.scheduler, "last_epoch") and not hasattr(s.scheduler, "patience")]
     return [each for each in made if all(group.get("lr") is not None for group in each.scheduler.optimizer.param_groups)]
 
 

@@ -131,6 +131,7 @@ def find_batch_format(model: nn.Module, adapter: Adapter, take_step: Callable[[B
             return form
     furthest = max(reached for reached, _, _ in refused)
     told = [(error, shown) for reached, error, shown in refused if reached == furthest]
+    told = told[:1] if len({raised(error) for error, _ in told}) == 1 else told
     reasons = "; and ".join(f"{raised(error)} on {shown}" for error, shown in told)
     raise TrainingError(f"{type(model).__name__}.training_step raised {reasons}") from told[0][0]
 
