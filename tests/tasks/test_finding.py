@@ -15,7 +15,8 @@ from harness.evidence import Status
 from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
 from harness.tasks.finding import signature_from_call
-from harness.tasks.finding.outputs import fitted, has_unit_vectors, product
+from harness.tasks.finding.formulas import fitted, product, undecided
+from harness.tasks.finding.outputs import has_unit_vectors
 from harness.tasks.keys import declared_keys
 from pytest_modeltiers.live import judge_model
 
@@ -531,6 +532,36 @@ def test_a_formula_of_two_axes(size: Callable[[int, int], int], formula: str | N
     steps = (16, 20, 24, 28)
     changes = [("h", {h: size(h, 12) for h in steps}), ("w", {w: size(16, w) for w in (12, *steps)})]
     assert product(changes, {"h": 16, "w": 12}, size(16, 12)) == formula
+
+
+@pytest.mark.parametrize("rest", [0, 5, 31])
+def test_sizes_are_tried_until_one_formula_is_left(rest: int) -> None:
+    seen = {n: (n + rest) // 32 for n in (64, 65, 66, 67, 69, 128, 192)}
+    tried = 0
+    while (size := undecided(seen, range(2, 257))) is not None:
+        seen[size] = (size + rest) // 32
+        tried += 1
+    formula = fitted("time", seen)
+    assert formula is not None
+    assert all(eval(formula, {"time": n}) == (n + rest) // 32 for n in range(2, 257))
+    assert 1 <= tried <= 12
+
+
+class Deep(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Conv2d(3, 3, 3, stride=2, padding=1) for _ in range(5)))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layers(image)
+
+
+def test_what_a_deep_encoder_leaves_is_right_at_sizes_far_from_the_example() -> None:
+    found = signature_from_call(Deep().eval(), {"image": torch.randn(2, 3, 64, 48)})
+    assert [found.keys["axes"][axis]["from"] for axis in found.keys["outputs"]["output"]["axes"][2:]] == [
+        "(height - 1) // 32 + 1",
+        "(width - 1) // 32 + 1",
+    ]
 
 
 class Standardised(nn.Module):
