@@ -59,7 +59,10 @@ class Copies:
             variant: The model itself, or a copy of it whose tensors were changed or moved.
         """
         if not self.fault:
-            return clone(variant)
+            try:
+                return clone(variant)
+            except RuntimeError:  # a variant that was called keeps what it computed, which `deepcopy` refuses
+                return clone_with_functions(variant)
         if self._build is not None:
             built = self._build()
             if _names(built) == _names(variant):

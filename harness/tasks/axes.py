@@ -211,7 +211,7 @@ class Axis:
         """
         if self.most is not None or self.sizes or not formulas:
             return self
-        whole = replace(self, drawn=_MOST_DRAWN * max(self.least, _USUAL * self.multiple_of) // self.multiple_of)
+        whole = replace(self, drawn=most_drawn(self.least, self.multiple_of) // self.multiple_of)
         needed = whole.first_of_several(formulas)
         return self if needed is None else replace(self, drawn=max(self.drawn, (needed - self.least) // self.multiple_of + 1))
 
@@ -241,6 +241,11 @@ class Axis:
         """
         others = sorted(self.choices()[:_NEAR], key=lambda other: (other in taken, abs(other - size)))
         return [size, *others]
+
+
+def most_drawn(least: int, multiple_of: int = 1) -> int:
+    """How far above the smallest size of an axis without an upper limit sizes are drawn, so that what follows from it is not a single one."""
+    return _MOST_DRAWN * max(least, _USUAL * multiple_of)
 
 
 def formulas_of(axis: Axis, axes: Mapping[str, Axis]) -> list[Formula]:

@@ -187,6 +187,22 @@ def test_a_variant_keeps_its_values_dtype_and_modes() -> None:
     assert copied.scale is not variant.scale
 
 
+class Keeps(Plain):
+    def forward(self, features: Tensor) -> Tensor:
+        self.kept = [self.layer(features)]
+        return self.kept[0]
+
+
+def test_a_variant_that_keeps_what_it_computed_is_copied() -> None:
+    model = Keeps()
+    called = Copies(model).fresh()
+    called(torch.randn(2, 4)).sum().backward()
+    copied = Copies(model).of(called)
+    assert torch.equal(copied.layer.weight, called.layer.weight)
+    assert torch.equal(copied.kept[0], called.kept[0])
+    assert not copied.kept[0].requires_grad
+
+
 def test_tied_weights_stay_tied_where_a_model_is_built_anew() -> None:
     def tied() -> nn.Module:
         model = build(Closure)

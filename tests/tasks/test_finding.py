@@ -14,7 +14,7 @@ from harness.errors import ExampleError
 from harness.evidence import Status
 from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
-from harness.tasks.finding import signature_from_call
+from harness.tasks.finding import outputs, signature_from_call
 from harness.tasks.finding.formulas import fitted, product, undecided
 from harness.tasks.finding.outputs import has_unit_vectors
 from harness.tasks.keys import declared_keys
@@ -562,6 +562,12 @@ def test_what_a_deep_encoder_leaves_is_right_at_sizes_far_from_the_example() -> 
         "(height - 1) // 32 + 1",
         "(width - 1) // 32 + 1",
     ]
+
+
+def test_what_several_formulas_fit_promises_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "_MORE_SIZES", 0)
+    found = signature_from_call(Deep().eval(), {"image": torch.randn(2, 3, 64, 48)})
+    assert {each["from"] for each in found.keys["axes"].values() if "from" in each} == {"measured"}
 
 
 class Standardised(nn.Module):

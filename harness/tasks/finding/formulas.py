@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from math import gcd, prod
 
 _LARGEST_STEP = 1024
-_MOST_FORMULAS = 1024
-"""How many are compared."""
+_MOST_FORMULAS, _MOST_SIZES = 1024, 256
+"""How many are compared, and at how many sizes at once."""
+
+_FEW_FORMULAS = 8
+"""How many are compared at every size, where those sizes tell none apart."""
 
 
 @dataclass(frozen=True)
@@ -42,21 +45,26 @@ def fitted(axis: str, seen: Mapping[int, int]) -> str | None:
     return None if first is None else first.written(axis)
 
 
-def undecided(seen: Mapping[int, int], sizes: Iterable[int]) -> int | None:
-    """The size that tells most of the formulas apart that fit what was seen; ``None`` where all of them agree.
+def undecided(seen: Mapping[int, int], sizes: Sequence[int]) -> int | None:
+    """A size that tells formulas apart that fit what was seen, if possible many of them; ``None`` where all of them agree.
 
     Args:
         seen: The output's size by the input's.
-        sizes: Sizes of the input that may be tried.
+        sizes: Sizes of the input that may be tried, in order.
     """
     formulas = list(islice(_formulas(seen), _MOST_FORMULAS))
-    if len(formulas) < 2:
+    others = [size for size in sizes if size not in seen]
+    if len(formulas) < 2 or not others:
         return None
     if len(formulas) == _MOST_FORMULAS:  # the slope is unknown yet
-        return max((size for size in sizes if size not in seen), default=None)
-    groups = {size: max(Counter(each.of(size) for each in formulas).values()) for size in sizes if size not in seen}
-    best = min(groups, key=lambda size: (groups[size], size), default=None)
-    return best if best is not None and groups[best] < len(formulas) else None
+        return max(others, key=lambda size: min(abs(size - each) for each in seen))
+    spread = others[:: -(-len(others) // _MOST_SIZES)]
+    groups = {size: max(Counter(each.of(size) for each in formulas).values()) for size in spread}
+    best = min(groups, key=lambda size: (groups[size], size))
+    if groups[best] < len(formulas):
+        return best
+    few = formulas[1 :: -(-len(formulas) // _FEW_FORMULAS)]
+    return next((size for size in others for each in few if each.of(size) != formulas[0].of(size)), None)
 
 
 def _formulas(seen: Mapping[int, int]) -> Iterator[_Formula]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.tasks.axes import BATCH, MEASURED, Size
+from harness.tasks.axes import BATCH, MEASURED, Size, most_drawn
 from harness.tasks.finding.calling import is_there, names_of, tensors_in
 from harness.tasks.finding.formulas import fitted, product, undecided
 from harness.tasks.finding.inputs import FoundInputs
@@ -19,11 +19,8 @@ _SECONDS = 3.0
 _FEW_SIZES = 4
 """Sizes that must agree on a formula."""
 
-_MORE_SIZES = 12
+_MORE_SIZES = 30
 """Further sizes of an axis, each chosen because formulas that fit the others differ there."""
-
-_FARTHEST = 4
-"""How many times the usual size they may be; or twice that of the example, if that is more."""
 
 
 class FoundOutputs:
@@ -42,6 +39,7 @@ class FoundOutputs:
         self.keys: dict[str, dict[str, Any]] = {}
         self.axes: dict[str, dict[str, Any]] = {}
         self.reasons: dict[str, str] = {}
+        self._left: dict[str, list[int]] = {}
         self._find()
 
     def _find(self) -> None:
@@ -51,6 +49,8 @@ class FoundOutputs:
         if base is None:  # sizes that each axis may have, but not all together
             typical, base = dict(self._inputs.sizes), self._inputs.tried({}) or self._call.outputs
         seen = {axis: self._seen(axis, typical) for axis in self._inputs.sizes}
+        self._call.begin(_SECONDS)
+        self._left = {axis: self._see_more(axis, typical, found) for axis, found in seen.items()}
         names = names_of(self._call.forward, list(self._call.outputs))
         present = [name for name, value in self._call.outputs.items() if is_there(value)]
         present = [name for name in present if not self._is_input(self._call.outputs[name])] or present
@@ -126,18 +126,23 @@ class FoundOutputs:
                 break
             if (outputs := self._inputs.tried({**typical, axis: n})) is not None:
                 found[n] = outputs
-        farthest = max(_FARTHEST * size, 2 * self._inputs.sizes[axis])
-        lowest, highest = max(least, 2), min(farthest, most or farthest)
-        further = [n for n in range(lowest, highest + 1) if n % step == 0 and n not in allowed]
+        return found
+
+    def _see_more(self, axis: str, typical: Mapping[str, int], seen: dict[int, dict[str, Any]]) -> list[int]:
+        """Adds what is returned for sizes that tell formulas apart; returns the sizes that could still be tried."""
+        keys = self._inputs.axes.get(axis, {})
+        least, step = keys.get("min", 1), keys.get("multiple_of", 1)
+        farthest = max(least + most_drawn(least, step), 2 * self._inputs.sizes[axis])
+        sizes = range(max(least, 2), min(farthest, keys.get("max") or farthest) + 1)
+        left = [n for n in sizes if n % step == 0 and self._inputs.has_all_groups({**typical, axis: n})]
         for _ in range(_MORE_SIZES):
-            n = None if self._call.is_over else _telling(found, further)
+            n = None if self._call.is_over else _telling(seen, left)
             if n is None:
                 break
-            further.remove(n)
-            if self._inputs.has_all_groups({**typical, axis: n}):
-                outputs = self._inputs.tried({**typical, axis: n})
-                found |= {} if outputs is None else {n: outputs}
-        return found
+            left.remove(n)
+            if (outputs := self._inputs.tried({**typical, axis: n})) is not None:
+                seen[n] = outputs
+        return left
 
     def _lengths_of(self, raw: str, shapes: Mapping[str, list[Size]], seen: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
         """The axis of an output whose size another output is, whatever the sizes of the inputs are."""
@@ -173,7 +178,8 @@ class FoundOutputs:
             ((axis, sizes),) = changes.items()
             if all(n == found for n, found in sizes.items()):
                 return axis
-            formula = fitted(axis, sizes) if len(sizes) >= _FEW_SIZES else None
+            is_known = len(sizes) >= _FEW_SIZES and undecided(sizes, self._left[axis]) is None
+            formula = fitted(axis, sizes) if is_known else None
             factor, times, rest = (formula or "").partition(" * ")
             if times and rest == BATCH and not rows_inside:
                 formula = f"{BATCH} * {factor}"
@@ -190,7 +196,7 @@ class FoundOutputs:
         self.reasons[f"axes.{name}"] = (
             f"fits {len(next(iter(changes.values())))} sizes that were tried"
             if formula
-            else "no formula fits the sizes that were tried"
+            else "no formula is sure after the sizes that were tried"
         )
         return name
 
