@@ -366,7 +366,8 @@ def _constants(subject: Subject, other: nn.Module) -> dict[str, Tensor]:
     frozen = {name: value for name, value in subject.model.named_parameters() if not value.requires_grad and not is_packed(value)}
     if not frozen or subject.rebuild is None:
         return {}
-    others = dict((second_instance(subject) if other is subject.model else other).named_parameters())
+    has_values = other is not subject.model and not any(each.is_meta for each in other.parameters())
+    others = dict((other if has_values else second_instance(subject)).named_parameters())
     return {name: value for name, value in frozen.items() if name in others and torch.equal(value, others[name])}
 
 

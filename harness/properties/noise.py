@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from harness.errors import ForwardError
 from harness.evidence import WHOLE, Evidence, Status
+from harness.models.wrapped import without_fast_path
 from harness.properties.computed_dtypes import HIDDEN_BY, MARGIN, coarsest_epsilon, float64_tells, hidden_by, in_float64
 from harness.properties.large_tensors import largest_gap, lending, views_of
 from harness.runtime import seeded
@@ -131,7 +132,8 @@ def measure_floors(subject: Subject, call: Call) -> dict[str, NoiseFloor]:
 
 @torch.no_grad()
 def _seeded(call: Call, batch: dict[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
-    with seeded(0):
+    # Hooks and modes keep PyTorch from its fast path: on it in some of the calls only, what it leaves out would be taken for rounding.
+    with seeded(0), without_fast_path():
         return call(model, batch)
 
 

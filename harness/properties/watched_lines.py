@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from harness.compat import OpOverload, TorchDispatchMode, memory_key, tree_leaves, without_compiler
+from harness.compat import OpOverload, TorchDispatchMode, memory_key, parameters_of, tree_leaves, without_compiler
 from harness.evidence import WHOLE
 from harness.properties.places import users_line
 
@@ -184,7 +184,7 @@ class LinesOfParameters:
         register = nn.Module.register_parameter
 
         def watched(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-            if module._parameters.get(name) is not None:
+            if parameters_of(module).get(name) is not None:
                 self._replaced[id(module), name] = users_line(sys._getframe(1))
             register(module, name, param)
 

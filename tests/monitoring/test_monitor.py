@@ -756,7 +756,7 @@ def test_the_same_in_one_call(shop: Shop) -> None:
         again = run_tier5_monitoring(
             model, None, config.task_spec(), config.eval, db=db, reference_profile_id=shop.run_id, folder=shop.folder
         )
-        assert db.get_names() == {PRODUCTION: shop.run_id}  # the caller's database stays open
+        assert db.get_names()[PRODUCTION] == shop.run_id  # the caller's database stays open
     assert again["drift"]["status"] == "ok"
 
 

@@ -229,7 +229,7 @@ def test_of_a_large_model_in_half_precision_the_block_that_mixes_rows_is_named(m
 
 def test_which_blocks_a_large_model_was_asked_of_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.runtime._LARGE", 1)
-    judge = Judge("batch_independence", subject_of(Deep()), share=0.3, case="forward")
+    judge = Judge("batch_independence", subject_of(Deep()), share=20.0, case="forward")
     judge_property(CATALOGUE["batch_independence"], judge, judge.subject, "forward")
     judge.finish()
     blocks = "2 of 8 blocks of `blocks`, the others are like them"

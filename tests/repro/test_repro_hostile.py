@@ -184,5 +184,13 @@ def _is_text(field: Any) -> bool:
 def test_every_text_key_of_a_config_is_known_to_name_a_file_or_not() -> None:
     """A new key that names a file must be in ``config_paths``, or else a bundle leaves the file out, and could write anywhere."""
     no_paths = {"call", "task_name", "model_import", "gist_id", "gist_revision", "preset", "model_factory", "device", "run_name"}
-    no_paths |= {"gist_sha256", "baseline_run_id", "reference_profile_id", "train.dataset_id", "train.split", "train.group"}
+    no_paths |= {
+        "gist_sha256",
+        "baseline_run_id",
+        "reference_profile_id",
+        "train.dataset_id",
+        "train.split",
+        "train.group",
+        "train.windows",
+    }
     assert text_keys() - no_paths <= {*INPUTS, *OUTPUTS}

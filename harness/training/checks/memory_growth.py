@@ -206,7 +206,7 @@ def _grows(figures: list[int]) -> bool:
 
 def _holders(model: nn.Module) -> Iterator[tuple[str, _Held, Any]]:
     """Attributes of modules and callbacks and variables of the user's classes and files: the path, and the value or a number of hooks."""
-    callbacks = [each for each in getattr(getattr(model, "_trainer", None), "callbacks", ()) if not _is_of_a_library(each)]
+    callbacks = [each for each in _callbacks_of(model) if not _is_of_a_library(each)]
     classes = dict.fromkeys(cls for each in (*model.modules(), *callbacks) for cls in type(each).__mro__)
     own = {cls: file for cls in classes if (file := _file_of(cls))}
     every = tuple(dict.fromkeys(own.values()))
@@ -244,6 +244,13 @@ def _holders(model: nn.Module) -> Iterator[tuple[str, _Held, Any]]:
             elif not name.startswith("__") and not isinstance(value, type):
                 for inner, owner, part in _parts(f"{space}.{name}", None, value, _DEPTH):
                     yield inner, holder(inner.rpartition(".")[2], owner), part
+
+
+def _callbacks_of(model: Any) -> list[Any]:
+    try:
+        return list(model.trainer.callbacks)
+    except (AttributeError, RuntimeError):  # no Lightning module, or not in a trainer
+        return []
 
 
 def _parts(path: str, owner: type | None, value: Any, depth: int) -> Iterator[tuple[str, type | None, Any]]:
