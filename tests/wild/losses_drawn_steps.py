@@ -234,5 +234,4 @@ add(
     first_run=FirstRun(
         "b9f3707", found=False, named=False, said="overfits_one_batch fails, with the line, where training_loss was expected to"
     ),
-    unnamed="the line is said in the message only",
 )
