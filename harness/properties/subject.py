@@ -79,6 +79,10 @@ class Shared:
     blocks: str = ""
     process: ProcessState = field(default_factory=ProcessState)
 
+    def apart(self) -> Shared:
+        """What is known so far; what is found out from here on is not shared."""
+        return replace(self, anchor_logits={**self.anchor_logits}, backward={**self.backward}, by_output={**self.by_output})
+
 
 @dataclass
 class Subject:

@@ -19,7 +19,8 @@ from planted_bugs.tier3.training import Training
 from small_models import GOOD, LEAKY
 
 from conftest import Project, load_tiers
-from harness.catalogue import CATALOGUE
+from harness.catalogue import CATALOGUE, facts
+from harness.catalogue.entry import Sign
 from harness.evidence import Status
 from harness.owners import REFERS
 from harness.tasks.keys import declared_keys
@@ -75,7 +76,14 @@ def read(project: Project, config: Path, beside: Path | None = None) -> dict[str
     folder = project.path / "out" / (config.stem if beside else "")
     report = json.loads((folder / "health_report.json").read_text())
     found = {check["check_name"]: verdict_of(check) for check in report["checks"]}
-    return found | {skip["check_name"]: Verdict("skipped", skip["reason"]) for skip in report["skipped"]}
+    return found | {skip["check_name"]: Verdict("skipped", skip["reason"]) for skip in report["skipped"] if is_run(skip)}
+
+
+def is_run(skip: Mapping[str, str]) -> bool:
+    """Whether what is skipped is a test, and not one that the model's code gives no reason for."""
+    signs = {each.absent for each in vars(facts).values() if isinstance(each, Sign)}
+    name = skip["check_name"].partition("::")[2]
+    return skip["reason"] not in signs and not (name in CATALOGUE and CATALOGUE[name].cases)
 
 
 def verdict_of(check: Mapping[str, Any]) -> Verdict:
