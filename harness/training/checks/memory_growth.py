@@ -147,7 +147,7 @@ def _judge(key: Key, steps: list[dict[Key, _Held]]) -> Evidence | None:
         return None
     last = known[-1]
     totals, hooks, sizes = (
-        [sum(held.nodes.values()) for held in known],
+        [sum(count for step, count in held.nodes.items() if step > 1) for held in known],  # not what was there before
         [held.hooks for held in known],
         [held.size for held in known],
     )
@@ -175,7 +175,7 @@ def _judge(key: Key, steps: list[dict[Key, _Held]]) -> Evidence | None:
         return found(
             Status.FAIL,
             "keeps_graphs",
-            f"`{path}` keeps the autograd graph of every step: {totals[1]:,} nodes after step 2, {totals[-1]:,} after step {len(steps)}",
+            f"`{path}` keeps the autograd graph of every step: {totals[1]:,} more nodes after step 2, {totals[-1]:,} after step {len(steps)}",
             "a loss or output that is added to an attribute or a list with its gradient: keep `.item()`, or `.detach()`",
             totals[-1] - totals[1],
         )
