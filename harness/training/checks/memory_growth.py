@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -51,7 +51,7 @@ _HOOKS = {
 }
 """What registers hooks."""
 
-_MARK = "modeltiers_step"
+_WALKS = count()
 _LEAF = "AccumulateGrad"
 
 
@@ -94,6 +94,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.steps: list[dict[Key, _Held]] = []
+        self._mark = f"modeltiers_step_{next(_WALKS)}"  # what an earlier training left bears marks of its own
 
     def look(self, model: nn.Module, number: int) -> bool:
         """Looks after a step; never asks the training to stop."""
@@ -108,7 +109,7 @@ class _Walk:
                 count = each.numel() if isinstance(each, Tensor) else each.size
                 held.size += count * each.itemsize if count > 1 else 0
                 for node in _new_nodes(each, nodes) if isinstance(each, Tensor) else ():
-                    step = node.metadata.setdefault(_MARK, number)
+                    step = node.metadata.setdefault(self._mark, number)
                     held.nodes[step] = held.nodes.get(step, 0) + 1
         self.steps.append(found)
         return False
