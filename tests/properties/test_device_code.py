@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.adapters import make_adapter
 from harness.evidence import Evidence, Status
+from harness.properties.device_and_dtype import device_move
+from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers.live import judge_model
 
@@ -92,3 +95,14 @@ class TestSimulatedDevice:
         finding = moved(AsksAndReads)
         assert finding.status is Status.SKIPPED
         assert "queries its device" in finding.message
+
+
+class StaysBehind(Scaled):
+    def scale(self, x: Tensor) -> Tensor:
+        return torch.arange(1.0, 5.0).expand(x.shape) * torch.ones(x.shape)
+
+
+def test_what_is_found_out_on_the_simulated_device_is_not_kept_for_other_tests() -> None:
+    subject = Subject(StaysBehind().eval(), make_adapter(TABLE), TABLE)
+    assert device_move(subject).status is Status.FAIL
+    assert not subject.prerequisite_failure.raises
