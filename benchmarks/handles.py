@@ -281,7 +281,7 @@ def _by_property(outcome: Outcome) -> tuple[str, ...]:
 
 
 def table(outcomes: list[Outcome], by: Callable[[Outcome], tuple[str, ...]]) -> str:
-    """The figures of groups, each outcome in all of its own, and of all, as a Markdown table."""
+    """The figures of each group and of all bugs together, as a Markdown table."""
     rows: list[tuple[str, ...]] = [
         ("bugs", "found", "the line", "the function", "elsewhere", "none", "of the lines named, right", "hints", "right hints")
     ]

@@ -362,7 +362,7 @@ def _wider(parameter: nn.Parameter) -> Tensor | None:
 
 
 def lending(model: nn.Module, change: Callable[[int], Change]) -> nn.Module:
-    """Has each module of a model compute with other values of its own floating weights, which are there only while it runs.
+    """Has each module of a model compute with changed copies of its floating weights, which exist only while it runs.
 
     Args:
         model: The model, which is changed in place; its copies are changed too.

@@ -1,7 +1,7 @@
 """A file in which a weight is missing: whoever loads it learns of that, by an error, a warning, a line of output or what is returned.
 
-Training goes on from a fresh weight without a sign otherwise. Judged are the ways of loading that are the user's own code: methods that take a
-path, and what classes do for themselves in ``load_state_dict``.
+Otherwise training continues from a fresh weight, and nobody notices. The ways of loading that the user's own code has are judged: methods that
+take a path, and what classes do for themselves in ``load_state_dict``.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _has_table(values: Mapping[str, Any]) -> bool:
 
 
 def found_inputs(model: type, makers: Collection[str] = ()) -> Iterator[ReadCall]:
-    """The calls of a model in its repository with the values that could be worked out, those of its own file first.
+    """The calls of a model in its repository with the values that could be worked out, those in the model's file first.
 
     Args:
         model: The class of the model.
