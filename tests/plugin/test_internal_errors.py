@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from projects import Project, load_tiers
 from small_models import GOOD, output, running_text
 
 import harness.internal_errors
-from conftest import Project, load_tiers
 from harness.adapters import make_adapter
 from harness.evidence import Evidence, Status, guarded
 from harness.export.health import ExportHealthChecker

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from projects import Project, load_tiers
 from small_models import GOOD, running_text
 
-from conftest import Project, load_tiers
 from harness.evidence import Evidence, Status
 from harness.owners import Selection, left_to, owned_by, settled
 

@@ -6,9 +6,9 @@ import io
 import sys
 
 import pytest
+from projects import Project
 from small_models import GOOD, LEAKY, output
 
-from conftest import Project
 from harness.catalogue import BREAK_MOST, CATALOGUE
 from pytest_modeltiers.progress import StartLine
 

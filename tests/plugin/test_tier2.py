@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from projects import Project, load_tiers
 from small_models import GOOD, output
-
-from conftest import Project, load_tiers
 
 load_tiers(2)
 

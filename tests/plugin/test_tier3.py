@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from projects import Project, load_tiers
 from small_models import GOOD, output
-
-from conftest import Project, load_tiers
 
 load_tiers(3)
 

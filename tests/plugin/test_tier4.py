@@ -7,8 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-from conftest import Project
+from projects import Project
 
 
 @pytest.fixture

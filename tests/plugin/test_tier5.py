@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torchmetrics  # noqa: F401  # in-process runs forget what they import, and some of it loads once
+from projects import Project, load_tiers
 
-from conftest import Project, load_tiers
 from harness.config import load_config
 from harness.monitoring.profile_command import profile_config
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from projects import Project
 from small_models import LEAKY, output
 
-from conftest import Project
 from harness.catalogue import CATALOGUE
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -16,9 +16,9 @@ from planted_bugs.register import PlantedBug, all_bugs
 from planted_bugs.tester import LEARNING
 from planted_bugs.tier2.analysed import Analysed
 from planted_bugs.tier3.training import Training
+from projects import Project, load_tiers
 from small_models import GOOD, LEAKY
 
-from conftest import Project, load_tiers
 from harness.catalogue import CATALOGUE, facts
 from harness.catalogue.entry import Sign
 from harness.evidence import Status

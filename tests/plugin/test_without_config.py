@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from projects import Project
 from small_models import GOOD, output
 
-from conftest import Project
 from pytest_modeltiers import without_config
 
 ONLY = ("-m", "tier1", "-k", "shape_contract or rng_untouched")
