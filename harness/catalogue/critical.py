@@ -311,6 +311,9 @@ CRITICAL = (
             ),
             "symmetry": Case("No two units start equal and stay equal", "harness.properties.initialisation:symmetry"),
             "scale": Case("Signals are in range and distinguish inputs", "harness.properties.initialisation:signal_scale"),
+            "applied": Case(
+                "What a model has to initialise its weights reaches them", "harness.properties.applied_initialisation:applied"
+            ),
             "depth": Case("Signals and gradients keep their scale over depth", "harness.properties.signal_growth:over_depth"),
             "time": Case(
                 "Gradients do not grow on their way back through time",

@@ -38,7 +38,7 @@ def writing_line(run: Callable[[], object], tensor: Tensor) -> str:
         run: Runs the model.
         tensor: The tensor.
     """
-    return _line_of(run, lambda func, args, kwargs: any(map(partial(_share, tensor), _written(func, args, kwargs))))
+    return _line_of(run, lambda func, args, kwargs: any(map(partial(_share, tensor), written_by(func, args, kwargs))))
 
 
 @without_compiler
@@ -68,7 +68,7 @@ def _line_of(run: Callable[[], object], does: Callable[[OpOverload, tuple[Any, .
     return watch.found or ""
 
 
-def _written(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+def written_by(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
     """The tensors that an operator writes into."""
     for place, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
@@ -228,7 +228,7 @@ class Writes(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         views = isinstance(func, OpOverload) and func.is_view
-        written = list(_written(func, args, kwargs or {})) if isinstance(func, OpOverload) else []
+        written = list(written_by(func, args, kwargs or {})) if isinstance(func, OpOverload) else []
         made = [] if views else [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         place = users_line(sys._getframe(1)) if written or made else ""
         for tensor in (*written, *made):

@@ -44,6 +44,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "decoding",
         "modes",
         "reshapes",
+        "starts",
     ),
     2: (
         "attention",
