@@ -93,7 +93,7 @@ class HeadAfterwards(Layers):
 
 
 for name, model, module, code, line in (
-    ("initialisation_never_called", never_called, "(model)", "initialises_nothing", "def init_weights"),
+    ("initialisation_never_called", never_called, "(model)", "initialises_nothing", "def init_parameters"),
     ("initialises_another_class", OtherClass, "(model)", "initialises_nothing", "self.apply(self.start)"),
     ("initialises_other_names", OtherNames, "(model)", "initialises_nothing", "for name, parameter in self.named_parameters()"),
     ("head_made_after_apply", HeadAfterwards, "leave", "left_at_default", "self.apply(small)"),
