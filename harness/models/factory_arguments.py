@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping
@@ -15,8 +16,9 @@ from torch import nn
 
 from harness.models.arguments import Table, factory_arguments
 from harness.models.factory import Factory
-from harness.models.followed.call_sites import FoundCall, found_call
-from harness.models.instantiated import instantiated
+from harness.models.followed import UNKNOWN, Built, Object
+from harness.models.followed.call_sites import FoundCall, found_call, held_value, is_module
+from harness.models.instantiated import class_in, instantiated
 from harness.models.settings import (
     ObjectArgument,
     annotated_settings,
@@ -65,7 +67,12 @@ def with_arguments(
         return Factory(name, target, _on_this_machine(parameters, {**call.kwargs, **kwargs}), place=call.place)
     elsewhere = found_call(target, [p.name for p in required]) if required else None
     if elsewhere is not None:
-        return called_elsewhere(Factory(name, target, kwargs), elsewhere, module, written.defaults)
+        found = called_elsewhere(Factory(name, target, kwargs), elsewhere, module, written if has_parts else None)
+        known = (*found.kwargs, *(each.argument for each in found.objects))
+        required = [p for p in required if p.name not in known]
+        if not required or found.objects:
+            return found
+        kwargs = found.kwargs
     kwargs = _on_this_machine(parameters, kwargs)
     plain = [p.name for p in required if not takes_settings(p.name)]
     table = written.table(plain) if len(plain) == len(required) else None
@@ -126,27 +133,33 @@ def called_as_elsewhere(made: Factory, module: ModuleType) -> Iterator[Factory]:
     if not made.place and not made.guessed and not made.objects:
         call = found_call(made.target, ())
         if call is not None and call.values:
-            yield called_elsewhere(made, call, module, {})
+            yield called_elsewhere(made, call, module)
 
 
-def called_elsewhere(made: Factory, call: FoundCall, module: ModuleType, defaults: Mapping[str, Any]) -> Factory:
+def called_elsewhere(made: Factory, call: FoundCall, module: ModuleType, written: WrittenCalls | None = None) -> Factory:
     """A factory with the arguments of a call that a script of the repository leads to.
 
     Args:
         made: The factory, with the arguments that were given.
         call: The call.
         module: The model's file.
-        defaults: What options of command lines are by default, for what the call leaves unknown.
+        written: What the files around the model say, for what the call leaves unknown.
     """
     parameters = inspect.signature(made.target).parameters
     needs_python = [name for name in call.settings if _has_none(call.values[name]) and name not in made.kwargs]
     objects = tuple(_table(name, call.values[name], made.target) for name in needs_python)
+    parts = [passed_part(name, part, module) for name, part in call.parts.items() if name not in made.kwargs]
+    objects += tuple(part for part in parts if part is not None)
     said = {name: value for name, value in call.values.items() if name not in needs_python and value is not None}
     kwargs = _on_this_machine(parameters, {**said, **made.kwargs})
-    required = [p for p in parameters.values() if _is_required(p) and p.name not in (*kwargs, *needs_python)]
-    wants, guessed = _fill(module, made.target, required, kwargs, defaults)
-    tables = [vectors_argument(p.name, made.target, {**call.values, **kwargs}) or space_argument(p.name) for p in wants]
-    objects = (*objects, *(each for each in tables if each is not None))
+    known = (*kwargs, *(each.argument for each in objects))
+    required = [p for p in parameters.values() if _is_required(p) and p.name not in known]
+    wants, guessed = _fill(module, made.target, required, kwargs, written.defaults if written else {})
+    for p in wants:
+        part = vectors_argument(p.name, made.target, {**call.values, **kwargs}) or space_argument(p.name)
+        part = part or (_part(module, made.target, p.name, written) if written else None)
+        objects += () if part is None else (part,)
+    guessed += [name for part in objects for name in part.guessed]
     return replace(made, kwargs=kwargs, guessed=tuple(guessed), objects=objects, place=call.place)
 
 
@@ -218,6 +231,60 @@ def _part(module: ModuleType, target: Any, argument: str, written: WrittenCalls)
             names = (name, *(each for one in made.objects for each in one.names))
             return ObjectArgument(argument, made.call, made.outline, names, made.guessed)
     return None
+
+
+def passed_part(argument: str, part: Object | Built, module: ModuleType) -> ObjectArgument | None:
+    """A module that a script passes to the model, made as the script makes it; ``None`` where its class does not import, or more is needed.
+
+    Args:
+        argument: The argument's name.
+        part: What makes it, and with what.
+        module: The model's file.
+    """
+    if isinstance(part, Built):
+        return _of_package(argument, part)
+    found = class_in(part.cls.scope.file, part.cls.node.name, module)
+    if found is None or part.passed is None:
+        return None
+    home, cls, line, path = found
+    try:
+        bound = inspect.signature(cls).bind_partial(*part.passed[0], **part.passed[1]).arguments
+    except (TypeError, ValueError):
+        return None
+    inner = {name: passed_part(name, value, module) for name, value in bound.items() if is_module(value)}
+    given = {name: value for name, value in bound.items() if name not in inner and held_value(value) is not UNKNOWN}
+    made = with_arguments(home, part.cls.node.name, cls, {**given, **inner}, WrittenCalls.of(home), has_parts=False)
+    if not isinstance(made, Factory) or None in inner.values():
+        return None
+    objects = (*made.objects, *(each for each in inner.values() if each is not None))
+    made = replace(made, kwargs={name: value for name, value in made.kwargs.items() if name not in inner}, objects=objects)
+    if not makes_something(made.outline):
+        return None
+    imports = [line, *(each for one in objects for each in one.imports), "import torch" if "torch.Size(" in made.call else ""]
+    names = [name for one in objects for name in one.names] + ([] if line else [part.cls.node.name])
+    path = path or next((one.path for one in objects if one.path), None)
+    return ObjectArgument(
+        argument, made.call, made.outline, tuple(names), made.guessed, tuple(each for each in imports if each), path
+    )
+
+
+def _of_package(argument: str, part: Built) -> ObjectArgument | None:
+    """A module of PyTorch or torchvision, without weights, which would have to be downloaded."""
+    package = part.name.partition(".")[0]
+    by_name = {name: value for name, value in part.passed[1].items() if name not in ("pretrained", "weights")}
+    by_place = part.passed[0] if package == "torch" else ()  # the first is whether it is trained
+    if any(held_value(value) is UNKNOWN for value in (*by_place, *by_name.values())):
+        return None
+
+    def make() -> Any:
+        module, _, name = part.name.rpartition(".")
+        return getattr(importlib.import_module(module), name)(*by_place, **by_name)
+
+    passed = [*map(repr, by_place), *(f"{name}={value!r}" for name, value in by_name.items())]
+    found = ObjectArgument(
+        argument, f"{part.name}({', '.join(passed)})", make, imports=(f"import {part.name.rpartition('.')[0]}",)
+    )
+    return found if makes_something(make) else None
 
 
 def _letters(name: str) -> str:

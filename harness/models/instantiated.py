@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from harness.errors import UserError
 from harness.models.loading import refuse_dangerous
 from harness.models.settings import ObjectArgument
 from harness.models.written_calls import WrittenCalls
+from harness.scan import training_calls
 from harness.user_code import import_dotted
 
 _TARGET = "_target_"
@@ -131,6 +134,36 @@ def _class(module: str, name: str, folders: Collection[Path]) -> tuple[type, Pat
     if not inspect.isclass(found):
         raise _UnknownError
     return found, path
+
+
+def class_in(file: Path, name: str, module: ModuleType) -> tuple[ModuleType, type, str, Path | None] | None:
+    """A class of a file of the repository: its module, itself, the line that imports it, and the folder that this starts from.
+
+    The line is empty for a class of the model's own file. ``None`` for a file that would not import without harm.
+
+    Args:
+        file: The file.
+        name: The class.
+        module: The model's file.
+    """
+    near = Path(module.__file__ or "").resolve()
+    if file == near:
+        return (module, found, "", None) if inspect.isclass(found := getattr(module, name, None)) else None
+    loaded = next((each.__name__ for each in list(sys.modules.values()) if getattr(each, "__file__", None) == str(file)), None)
+    shared = [folder for folder in file.parents[: _LEVELS + 1] if folder in near.parents]
+    folders = [file.parents[loaded.count(".")]] if loaded else [*shared, *(f for f in file.parents[:1] if f not in shared)]
+    for folder in folders:
+        dotted = ".".join(file.relative_to(folder).with_suffix("").parts)
+        try:
+            refuse_dangerous(file, file.name)
+            if next(training_calls(file), None) is not None:
+                return None
+            home = import_dotted(dotted, folder, file.name)
+        except UserError:
+            continue
+        found = getattr(home, name, None)
+        return (home, found, f"from {dotted} import {name}", folder) if inspect.isclass(found) else None
+    return None
 
 
 def _above(folders: Collection[Path]) -> Iterator[Path]:

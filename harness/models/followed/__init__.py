@@ -120,10 +120,27 @@ class Object:
     Attributes:
         cls: Its class.
         names: Its attributes.
+        passed: What a module was made with, by position and by name; ``None`` for any other object.
     """
 
     cls: Class
     names: dict[str, Any] = field(default_factory=dict)
+    passed: tuple[Sequence[Any], Mapping[str, Any]] | None = None
+
+
+@dataclass(eq=False)
+class Built:
+    """A module that a package makes, such as a backbone of torchvision.
+
+    Attributes:
+        name: The dotted name of what makes it.
+        passed: What that is called with, by position and by name.
+        is_changed: Whether the script replaced a part of it.
+    """
+
+    name: str
+    passed: tuple[Sequence[Any], Mapping[str, Any]]
+    is_changed: bool = False
 
 
 @dataclass(frozen=True)

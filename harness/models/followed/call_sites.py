@@ -11,12 +11,12 @@ import textwrap
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from harness.models.followed import UNKNOWN, Object, ReachedError, ReadCall, Settings, TooLongError, gives_all
+from harness.models.followed import UNKNOWN, Built, Object, ReachedError, ReadCall, Settings, TooLongError, gives_all
 from harness.models.followed.interpreter import Interpreter
 from harness.models.followed.outside import LARGEST_FILE
 from harness.runtime import Allowance
@@ -49,11 +49,13 @@ class FoundCall:
         values: The arguments by name; settings as dicts.
         settings: Names of those that are objects of settings.
         place: The file and line.
+        parts: Modules among the arguments, by name: what makes them, and with what.
     """
 
     values: Mapping[str, Any]
     settings: tuple[str, ...]
     place: str
+    parts: Mapping[str, Object | Built] = field(default_factory=dict)
 
 
 def found_call(target: Any, required: Collection[str]) -> FoundCall | None:
@@ -73,7 +75,8 @@ def found_call(target: Any, required: Collection[str]) -> FoundCall | None:
     best: FoundCall | None = None
     for call in _calls(root, file, target.__name__, required=required):
         found = _bound(target, call, root)
-        missing = [name for name in required if found is None or name not in found.values]
+        known = {} if found is None else {**found.parts, **found.values}
+        missing = [name for name in required if known.get(name) is None]
         if found is not None and not missing:
             return found
         if (
@@ -273,27 +276,36 @@ def _bound(target: Any, call: ReadCall, root: Path) -> FoundCall | None:
     words = _words_of(root)
     values: dict[str, Any] = {}
     settings: list[str] = []
-    for name, value in given.items():
+    parts = {name: value for name, value in given.items() if is_module(value)}
+    for name, value in ((name, value) for name, value in given.items() if name not in parts):
         is_settings = isinstance(value, (Settings, Object))
-        held = _held(value.names if isinstance(value, Object) else value)
+        held = held_value(value)
         if is_settings and isinstance(held, dict):
             held = {key: item for key, item in held.items() if key in words}
             settings += [name] if held else []
         if held is not UNKNOWN and not (is_settings and not held):
             values[name] = held
-    return FoundCall(values, tuple(settings), f"{call.file.name}, line {call.line}")
+    return FoundCall(values, tuple(settings), f"{call.file.name}, line {call.line}", parts)
 
 
-def _held(value: Any) -> Any:
-    """A value as a config can hold it; without the entries that it cannot."""
-    if isinstance(value, dict):
-        entries = {str(key): _held(item) for key, item in value.items() if isinstance(key, (str, int))}
-        return {key: item for key, item in entries.items() if item is not UNKNOWN}
+def is_module(value: Any) -> bool:
+    """Whether a value is a module that is made as it was read: of a class of the repository, or by a package and not changed since."""
+    return (isinstance(value, Object) and value.passed is not None) or (isinstance(value, Built) and not value.is_changed)
+
+
+def held_value(value: Any, around: tuple[Any, ...] = ()) -> Any:
+    """A value as a config can hold it; without the entries that it cannot, and without those that hold it themselves."""
+    if any(value is each for each in around):
+        return UNKNOWN
+    around = (*around, value)
     if isinstance(value, Object):
-        return _held(value.names)
+        value = value.names
+    if isinstance(value, dict):
+        entries = {str(key): held_value(item, around) for key, item in value.items() if isinstance(key, (str, int))}
+        return {key: item for key, item in entries.items() if item is not UNKNOWN}
     if isinstance(value, (list, tuple)):
-        items = [_held(item) for item in value]
-        return UNKNOWN if UNKNOWN in items else items
+        items = [held_value(item, around) for item in value]
+        return UNKNOWN if any(item is UNKNOWN for item in items) else items
     return value if value is None or isinstance(value, (bool, int, float, str)) else UNKNOWN
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from harness.models.followed import (
     PLAIN,
     UNKNOWN,
+    Built,
     Class,
     Function,
     Method,
@@ -30,6 +31,7 @@ from harness.models.followed import (
 )
 from harness.models.followed.arrays import ARRAYS, array_attribute, item_of_array, refuse_large
 from harness.models.followed.outside import (
+    BUILDS,
     BUILTINS,
     CONFIGS,
     LARGEST_FILE,
@@ -316,7 +318,12 @@ class Expressions:
         if name.endswith("spawn") and isinstance(keywords.get("args"), (tuple, list)) and isinstance(first, Function):
             return self._called(first, [0, *keywords["args"]], {})
         if name not in ("getattr", "hasattr", "setattr"):
-            return called_outside(name, arguments, keywords, self._near)
+            try:
+                return called_outside(name, arguments, keywords, self._near)
+            except UnknownError:
+                if not name.startswith(BUILDS):
+                    raise
+                return Built(name, (arguments, keywords))
         if len(arguments) < 2 or first is UNKNOWN or not isinstance(arguments[1], str):
             unknown(name)
         if name == "setattr":
@@ -363,7 +370,7 @@ class Expressions:
 
     def _near(self, path: Any) -> Path:
         """A file of the repository that a script names, or for ``None`` the config that speaks of the model most likely."""
-        if path is None:
+        if path is None or path == "":  # an option without a value
             if not self._configs:
                 raise UnknownError("a config")
             return self._configs[0]

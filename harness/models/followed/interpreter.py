@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.models.followed import UNKNOWN, Class, Function, Object, Outside, Scope, Settings, UnknownError, opened
+from harness.models.followed import UNKNOWN, Built, Class, Function, Object, Outside, Scope, Settings, UnknownError, opened
 from harness.models.followed.expressions import Expressions
 
 _DEEPEST = 24
@@ -167,6 +167,8 @@ class Interpreter(Expressions):
                 owner[target.attr] = value
             elif isinstance(owner, Object):
                 owner.names[target.attr] = value
+            elif isinstance(owner, Built):
+                owner.is_changed = True
         elif isinstance(target, ast.Subscript):
             owner, key = self._value(target.value, scope), self._value(target.slice, scope)
             if isinstance(owner, Object):
@@ -218,6 +220,14 @@ class Interpreter(Expressions):
             return self._of_class(cls, "forward", cls) is not None
         return False
 
+    def _is_dict(self, cls: Class) -> bool:
+        """Whether a class is a dict whose entries are read as attributes, nearly always."""
+        for base in cls.node.bases:
+            with suppress(UnknownError):
+                if self._value(base, cls.scope) in (Outside("dict"), Outside("collections.OrderedDict")):
+                    return True
+        return False
+
     def _made(self, cls: Class, arguments: list[Any], keywords: Mapping[str, Any]) -> Any:
         """An instance: settings for a dataclass, and for a class that is made of keywords."""
         fields = [node for node in cls.node.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)]
@@ -225,8 +235,13 @@ class Interpreter(Expressions):
             made = self._of_class(cls, "__init__", Object(cls))
         except UnknownError:
             made = None
-        if made is None and self._has_forward(cls):
-            return Object(cls)
+        passed = (arguments, keywords) if self._has_forward(cls) else None
+        if made is None and passed is not None:
+            return Object(cls, passed=passed)
+        if made is not None:
+            made.owner.passed = passed
+        if passed is None and self._is_dict(cls):
+            return opened(dict(*(each for each in arguments if isinstance(each, Mapping)), **keywords))
         if made is None:
             found = Settings()
             for node in fields:

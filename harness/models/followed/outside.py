@@ -115,6 +115,10 @@ class Parser:
     chooses: str = ""
 
 
+BUILDS = ("torch.nn.", "torchvision.models.")
+"""What begins the name of something that makes a module without data from elsewhere."""
+
+
 @dataclass(frozen=True)
 class Opened:
     """A file opened for reading.
