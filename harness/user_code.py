@@ -34,8 +34,11 @@ _ROOT_FILES = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 FOLDERS_OF_CONFIGS: set[str] = set()
 """What was put on ``sys.path`` for the sake of a config's files."""
 
-_OF_A_SCRIPT = (ImportError, FileNotFoundError, NameError, LookupError, SystemExit)
+_OF_A_SCRIPT = (ImportError, OSError, NameError, LookupError, SystemExit)
 """What a script raises that runs elsewhere than at its author's: without a package, its data, a notebook, variables or arguments."""
+
+_OF_DATA = ("datasets", "torchvision", "torchtext", "torchaudio", "gym", "gymnasium", "pandas", "PIL")
+"""Packages whose errors say that there is no data, or none that they could download, whatever their class."""
 
 _OURS = (Path(__file__).parent, Path(__file__).parent.parent / "pytest_modeltiers")
 _spec = importlib.util.find_spec("torch")
@@ -108,7 +111,10 @@ def _again_in_part(path: Path, name: str, error: BaseException) -> ModuleType | 
     """A file's module with only the part run that its models need; ``None`` where what raised is in it, or it raises too."""
     line = next((frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)), None)
     spec = importlib.util.spec_from_file_location(name, path)
-    tree = part_without(path, line) if line is not None and isinstance(error, _OF_A_SCRIPT) else None
+    steps = [Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)]
+    is_of_data = bool(steps) and "site-packages" in steps[-1] and any(each in steps[-1] for each in _OF_DATA)
+    is_excused = isinstance(error, _OF_A_SCRIPT) or is_of_data
+    tree = part_without(path, line) if line is not None and is_excused else None
     if tree is None or spec is None:
         return None
     sys.modules[name] = module = importlib.util.module_from_spec(spec)

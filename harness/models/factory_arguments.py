@@ -24,6 +24,7 @@ from harness.models.settings import (
     annotated_settings,
     compared_word,
     found_settings,
+    is_count,
     makes_something,
     read_settings,
     reads_from,
@@ -67,12 +68,12 @@ def with_arguments(
         return Factory(name, target, _on_this_machine(parameters, {**call.kwargs, **kwargs}), place=call.place)
     elsewhere = found_call(target, [p.name for p in required]) if required else None
     if elsewhere is not None:
-        found = called_elsewhere(Factory(name, target, kwargs), elsewhere, module, written if has_parts else None)
-        known = (*found.kwargs, *(each.argument for each in found.objects))
+        read = called_elsewhere(Factory(name, target, kwargs), elsewhere, module, written if has_parts else None)
+        known = (*read.kwargs, *(each.argument for each in read.objects))
         required = [p for p in required if p.name not in known]
-        if not required or found.objects:
-            return found
-        kwargs = found.kwargs
+        if not required or read.objects:
+            return read
+        kwargs = read.kwargs
     kwargs = _on_this_machine(parameters, kwargs)
     plain = [p.name for p in required if not takes_settings(p.name)]
     table = written.table(plain) if len(plain) == len(required) else None
@@ -322,7 +323,9 @@ def _fill(
         elif isinstance(size := options.get(snake_case(name)), (int, float)) and size > 0 and _may_hold(parameter, size):
             kwargs[name] = size
             guessed.append(name)
-        elif (usual := usual_value(name)) is not None and _may_hold(parameter, usual):
+        elif (usual := usual_value(f"{name}_size" if is_count(name, target) else name)) is not None and _may_hold(
+            parameter, usual
+        ):
             kwargs[name] = usual
             guessed.append(name)
         elif (word := compared_word(name, target)) is not None:

@@ -71,16 +71,15 @@ def compared_word(name: str, target: Any) -> str | None:
 
 
 def compared_words(name: str, target: Any) -> list[str]:
-    """The words that the code of a factory compares an argument or setting with, those of most comparisons first.
+    """The words that the code of a factory compares an argument or setting with: those of most comparisons first, then as in the code.
 
     Args:
         name: The argument or setting, also as the attribute that it is kept in.
         target: What makes the model.
     """
     words: list[str] = []
-    for node in _nodes_of(target):
-        if not isinstance(node, ast.Compare):
-            continue
+    compared = [node for node in _nodes_of(target) if isinstance(node, ast.Compare)]
+    for node in sorted(compared, key=lambda node: (node.lineno, node.col_offset)):
         sides = [node.left, *node.comparators]
         if any(_name_of(side) == name for side in sides):
             inner = [item for side in sides for item in (getattr(side, "elts", None) or [side])]
@@ -181,6 +180,14 @@ def annotated_settings(target: Any, name: str) -> type | None:
 
 _SPACES = {r"(?:obs|ob|observation|state)_space": 8, r"(?:act|ac|action)_space": 2}
 """Arguments that take a space of gym, and how many numbers one is tried with."""
+
+
+def is_count(name: str, target: Any) -> bool:
+    """Whether an argument that is called like a space is how many numbers there are: the code counts with it."""
+    if not any(re.fullmatch(pattern, name.lower()) for pattern in _SPACES):
+        return False
+    sums = [node for node in _nodes_of(target) if isinstance(node, ast.BinOp)]
+    return any(isinstance(side, ast.Name) and side.id == name for node in sums for side in (node.left, node.right))
 
 
 def space_argument(name: str) -> ObjectArgument | None:

@@ -45,6 +45,7 @@ SIZES: dict[str, Any] = {
 """What a required argument or setting of a usual name is tried with: small, and sizes that go together."""
 
 _LIKE: tuple[tuple[str, Any], ...] = (
+    (r"(?:.*_)?voc(?:ab)?(?:ulary)?(?:_?(?:size|len|num))?", 256),
     (r"n_\w+_(?:ctx|context)", 16),
     (r"n_\w+_state", 32),
     (r"n_\w+_heads?", 4),
@@ -54,9 +55,9 @@ _LIKE: tuple[tuple[str, Any], ...] = (
     (r"(?:has|is|use|with|do)_.+|individual|bidirectional|normali[sz]e", False),
     (r".*(?:field_dims|cardinalities|cat_dims|num_categories)", [10, 6, 4]),
     (r".*(?:mlp_dims|hidden_dims|hidden_units|hidden_sizes|layer_sizes|hidden_layers|dnn_units)", [16, 16]),
-    (r"n_?feats?|state_?dim|obs_?dim|observation_dim|.*input.*dim|dim_input|num_inputs|enc_in|dec_in", 8),
+    (r"n_?feats?|state_?dim|obs_?dim|observation_dim|.*input.*dim|dim_input|num_inputs|enc_in|dec_in|c_out", 8),
     (
-        r"(?:n|num|nb)?_?class(?:es)?(?:_(?:count|num|number))?|target_class(?:es)?|n_?labels|dim_output|d_output|num_outputs|c_out|ch_out|out_ch(?:an)?s",
+        r"(?:n|num|nb)?_?class(?:es)?(?:_(?:count|num|number))?|target_class(?:es)?|n_?labels|dim_output|d_output|num_outputs|ch_out|out_ch(?:an)?s",
         4,
     ),
     (r"max_?action|act(?:ion)?_(?:bound|limit|scale|range)", 1.0),

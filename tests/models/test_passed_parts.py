@@ -77,7 +77,7 @@ def test_a_part_that_the_script_changes_is_not_taken_for_what_it_was(tmp_path: P
     (tmp_path / "README.md").write_text("")
     (tmp_path / "train.py").write_text(train)
     (tmp_path / "pair.py").write_text(PAIR)
-    assert not list(factories(import_file(tmp_path / "pair.py", "pair.py"), {}))[0].objects[1:]
+    assert not next(factories(import_file(tmp_path / "pair.py", "pair.py"), {})).objects[1:]
 
 
 def test_init_writes_the_parts_into_the_file_that_builds_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

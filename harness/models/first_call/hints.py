@@ -118,7 +118,8 @@ def read_hints(model: nn.Module, kwargs: Mapping[str, Any], examples: Mapping[st
         elif parameter.default is None and parameter.kind not in _FLEXIBLE:
             optional[parameter.name] = guess
     has_tables = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in model.modules())
-    return Hints(made_alike(_masked(_of_one_graph(required, has_tables), has_tables)), optional, sizes)
+    required = _of_a_forecaster(_masked(_of_one_graph(required, has_tables), has_tables), sizes)
+    return Hints(made_alike(required), optional, sizes)
 
 
 def part_guess(key: str) -> Argument:
@@ -228,6 +229,26 @@ def _masked(required: dict[str, Argument], has_tables: bool) -> dict[str, Argume
     if not is_masked or has_tables or first is None or first.why != "a guess" or len(first.sizes) != 2:
         return required
     return {**required, first.name: replace(first, sizes=default_sizes(3))}
+
+
+_WINDOW = re.compile(r"(?:x|batch)_(mark_)?(enc|dec|x|y)(_mark)?")
+_CALENDAR = 4
+"""Numbers that say the time of a step: month, day, weekday and hour."""
+
+
+def _of_a_forecaster(required: dict[str, Argument], sizes: Mapping[str, int]) -> dict[str, Argument]:
+    """Windows of time series and of their calendar, as long as the settings say: the decoder's starts in the past."""
+    found = dict(required)
+    past = sizes.get("seq_len", _SEQUENCE)
+    ahead = sizes.get("label_len", 0) + sizes.get("pred_len", 0) or past
+    for name, guess in required.items():
+        window = _WINDOW.fullmatch(name.lower())
+        if window is None or guess.why not in ("a guess", "its name") or not guess.is_free:
+            continue
+        is_past = window[2] in ("enc", "x")
+        width = _CALENDAR if window[1] or window[3] else sizes.get("enc_in" if is_past else "dec_in", 13)
+        found[name] = replace(guess, sizes=(BATCH, past if is_past else ahead, width), holds="numbers", why="its name")
+    return found
 
 
 def _shaped(guess: Argument, shape: tuple[str, ...], where: str, sizes: Mapping[str, int]) -> Argument:

@@ -19,9 +19,10 @@ from harness.models.first_call.alike import changed_alike
 from harness.models.first_call.argument import BATCH, FEW, Argument
 from harness.models.first_call.guesses import Guesses
 from harness.models.first_call.hints import STATES, Hints, hidden_state
+from harness.models.first_call.images import of_smaller_images, of_whole_images
 from harness.models.first_call.operations import Sides
 from harness.models.first_call.repairs import last_resorts, repairs
-from harness.models.first_call.tried import FoundCall, TriedModel, shown, why_not
+from harness.models.first_call.tried import FoundCall, TriedModel, plain, shown, why_not
 from harness.models.first_call.watching import Failure, Watch, tensors_in
 from harness.runtime import threads_for
 from harness.user_code import raised
@@ -47,12 +48,6 @@ _MORE_ROWS = 5
 
 _OWN_STATE = "the model's init_hidden"
 """What a state was read from that the model makes."""
-
-_SLOW = 0.2
-"""Seconds from which on a call is slow."""
-
-_SMALL_SIDES = (64, 65, 16, 17, 8, 9)
-"""Height and width of the images of slow models; odd ones for those that take a multiple of eight and one more."""
 
 
 def find_call(
@@ -90,7 +85,7 @@ def find_call(
         found, closest = _search(subject, Guesses(begin), known.optional, _MOST_CALLS, sizes)
         if found is None:
             raise ForwardError(why_not(subject.model, subject.calls, closest))
-        found = _without_crossed_rows(subject, _of_smaller_images(subject, found))
+        found = _without_crossed_rows(subject, of_whole_images(subject, of_smaller_images(subject, found)))
         found = _decided(subject, found, [name for name in known.optional if name not in found.arguments])
         return _with_options(subject, found, {name: guess for name, guess in known.optional.items() if name not in first})
 
@@ -133,7 +128,7 @@ def _search(
         subject.patience.say(f"calling it with {', '.join(f'{name}={shown(a)}' for name, a in guesses.arguments.items())}")
         returned, failure, watch, values = subject.call(guesses)
         if failure is None:
-            is_a_call = bool(guesses.arguments) and any(True for _ in tensors_in(_plain(returned), ""))
+            is_a_call = bool(guesses.arguments) and any(True for _ in tensors_in(plain(returned), ""))
             if is_a_call:
                 found = _as_it_reads(subject, FoundCall(guesses.arguments, values, returned), watch)
                 if not _has_nan(returned) and _takes_more_rows(subject, found):
@@ -170,7 +165,7 @@ def _with_lengths(guesses: Guesses) -> Guesses:
 
 def _has_nan(returned: Any) -> bool:
     """Whether an output is not a number somewhere, as the deviation over too few elements is."""
-    return any(bool(tensor.isnan().any()) for _, tensor in tensors_in(_plain(returned), ""))
+    return any(bool(tensor.isnan().any()) for _, tensor in tensors_in(plain(returned), ""))
 
 
 def _takes_more_rows(subject: TriedModel, found: FoundCall) -> bool:
@@ -231,30 +226,8 @@ def _without_crossed_rows(subject: TriedModel, found: FoundCall) -> FoundCall:
 
 def _crossed(returned: Any) -> int:
     """How many axes of the outputs are as long as there are rows, beside the first of each."""
-    shapes = [tensor.shape for _, tensor in tensors_in(_plain(returned), "")]
+    shapes = [tensor.shape for _, tensor in tensors_in(plain(returned), "")]
     return sum(max(0, list(shape).count(BATCH) - 1) for shape in shapes)
-
-
-def _of_smaller_images(subject: TriedModel, found: FoundCall) -> FoundCall:
-    """The call with smaller images, where one call takes so long that little would be found out in the time there is."""
-    seconds = subject.seconds
-    for side in _SMALL_SIDES:
-        guesses = Guesses(found.arguments)
-        large = [
-            p for p in guesses.paths() if (a := guesses.at(p)) and not a.fixed and len(a.sizes) > 3 and min(a.sizes[2:]) > side
-        ]
-        if seconds < _SLOW or not large:
-            break
-        for path in large:
-            argument = guesses.at(path)
-            assert argument is not None
-            guesses = guesses.put(
-                path, replace(argument, sizes=argument.sizes[:2] + (side,) * len(argument.sizes[2:]), made=None)
-            )
-        returned, failure, _, values = subject.call(guesses)
-        if failure is None:
-            found, seconds = FoundCall(guesses.arguments, values, returned), subject.seconds
-    return found
 
 
 def _first_options(optional: Mapping[str, Argument]) -> list[tuple[int, Guesses]]:
@@ -312,7 +285,7 @@ def _matters(subject: TriedModel, found: FoundCall, name: str) -> bool:
     else:
         shorter[..., -1:] = 0
     returned, failure, _, _ = subject.call(Guesses({**found.arguments, name: Argument.like(name, shorter, argument.why)}))
-    pairs = zip(tensors_in(_plain(found.returned), ""), tensors_in(_plain(returned), ""), strict=False)
+    pairs = zip(tensors_in(plain(found.returned), ""), tensors_in(plain(returned), ""), strict=False)
     return failure is not None or any(
         one.shape != other.shape or not torch.equal(one.nan_to_num(), other.nan_to_num()) for (_, one), (_, other) in pairs
     )
@@ -357,7 +330,7 @@ def _decided(subject: TriedModel, found: FoundCall, optional: Iterable[str]) -> 
 
 def _is_random(subject: TriedModel, arguments: Mapping[str, Argument]) -> bool:
     """Whether two calls return different things under different random states."""
-    first, second = (tensors_in(_plain(subject.call(Guesses(arguments), seed)[0]), "") for seed in (0, 1))
+    first, second = (tensors_in(plain(subject.call(Guesses(arguments), seed)[0]), "") for seed in (0, 1))
     return any(not torch.equal(one, other) for (_, one), (_, other) in zip(first, second, strict=False))
 
 
@@ -384,10 +357,3 @@ def _refuse_unknown(model: nn.Module, said: Mapping[str, Argument]) -> None:
             raise ConfigError(
                 f"--input: {signature_of(model)} has no parameter `{name}`.{did_you_mean(name, names)} It has {', '.join(names)}"
             )
-
-
-def _plain(returned: Any) -> Any:
-    """What forward returned as tensors, tuples and dicts."""
-    if isinstance(returned, (Tensor, Mapping, tuple, list)):
-        return returned
-    return dict(vars(returned)) if hasattr(returned, "__dict__") else ()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.models.attempts import Patience, methods_to_call, signature_of
 from harness.models.copies import Reuse
@@ -145,3 +145,10 @@ def _bound(model: nn.Module, values: Mapping[str, Any]) -> tuple[list[Any], dict
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL) and parameter.name in named:
             positional.append(named.pop(parameter.name))
     return positional, named
+
+
+def plain(returned: Any) -> Any:
+    """What forward returned as tensors, tuples and dicts."""
+    if isinstance(returned, (Tensor, Mapping, tuple, list)):
+        return returned
+    return dict(vars(returned)) if hasattr(returned, "__dict__") else ()

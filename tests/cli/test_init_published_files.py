@@ -1,0 +1,101 @@
+"""What files of published repositories have in common, which `init` has to see through: forecasters, agents, scripts that fetch their data."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from test_init_any_forward import declared
+
+from harness.cli import main
+from harness.scaffold import scaffold
+
+FORECASTER = """
+import torch
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self, configs):
+        super().__init__()
+        self.task_name, self.pred_len = configs.task_name, configs.pred_len
+        if self.task_name == "long_forecast" or self.task_name == "short_forecast":
+            self.along = nn.Linear(configs.seq_len, configs.pred_len)
+        elif self.task_name == "imputation":
+            self.along = nn.Linear(configs.seq_len, configs.seq_len)
+        self.past = nn.Linear(configs.enc_in + 4, configs.c_out)
+        self.ahead = nn.Linear(configs.dec_in + 4, configs.c_out)
+
+    def forward(self, x_enc, x_mark_enc, x_dec, x_mark_dec):
+        past = self.past(torch.cat([x_enc, x_mark_enc], -1))
+        ahead = self.ahead(torch.cat([x_dec, x_mark_dec], -1))[:, -self.pred_len:]
+        return self.along(past.transpose(1, 2)).transpose(1, 2) + ahead + x_enc[:, -1:]
+"""
+
+
+def test_windows_of_a_forecaster_are_as_long_as_its_settings_say(tmp_path: Path) -> None:
+    keys = declared(FORECASTER, tmp_path)
+    assert keys["inputs"]["x_enc"]["axes"] == ["batch", 64, 8]
+    assert keys["inputs"]["x_mark_enc"]["axes"] == ["batch", 64, 4]
+    assert [keys["inputs"][name]["axes"][2] for name in ("x_dec", "x_mark_dec")] == [8, 4]
+    assert keys["outputs"]["output"]["axes"] == ["batch", 16, 8]
+
+
+AGENT = """
+import torch
+from torch import nn
+
+class Agent(nn.Module):
+    def __init__(self, action_space, hidden_dim):
+        super().__init__()
+        self.actions = action_space
+        self.layers = nn.Sequential(
+            nn.Conv2d(4, 8, 8, 4), nn.ReLU(), nn.Conv2d(8, 8, 4, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 1), nn.ReLU()
+        )
+        self.head = nn.Linear(8 * 7 * 7, hidden_dim)
+        self.values = nn.Linear(hidden_dim, action_space * 5)
+
+    def forward(self, x):
+        x = self.layers(x).view(-1, 8 * 7 * 7)
+        return self.values(self.head(x).relu()).view(-1, self.actions, 5).softmax(2)
+"""
+
+
+def test_actions_that_are_counted_are_a_number_and_frames_have_the_size_that_keeps_their_rows(tmp_path: Path) -> None:
+    keys = declared(AGENT, tmp_path)
+    assert keys["inputs"]["x"]["axes"] == ["batch", 4, 84, 84]
+    assert keys["outputs"]["output"]["axes"] == ["batch", 4, 5]
+
+
+@pytest.mark.parametrize("name", ["n_src_vocab", "src_voc", "target_vocabulary_size", "vocab_len"])
+def test_a_vocabulary_has_more_than_a_handful_of_words(name: str, tmp_path: Path) -> None:
+    source = (
+        f"from torch import nn\nclass Net(nn.Module):\n    def __init__(self, {name}):\n        super().__init__()\n"
+        f"        self.table = nn.Embedding({name}, 8)\n        self.head = nn.Linear(8, {name})\n"
+        "    def forward(self, ids):\n        return self.head(self.table(ids))\n"
+    )
+    (tmp_path / "net.py").write_text(source)
+    assert scaffold(tmp_path / "net.py").factory.kwargs == {name: 256}
+
+
+def test_a_script_whose_data_is_not_there_is_run_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "site-packages" / "torchvision"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("def load(): raise RuntimeError('Dataset not found. You can use download=True')\n")
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    script = f"import torchvision\nrows = torchvision.load()\n{AGENT}"
+    (tmp_path / "script.py").write_text(
+        script.replace("def __init__(self, action_space, hidden_dim)", "def __init__(self, action_space=4, hidden_dim=8)")
+    )
+    assert main(["init", str(tmp_path / "script.py"), "--no-run"]) == 0
+    assert "line 2 raises RuntimeError: Dataset not found" in capsys.readouterr().out
+
+
+def test_an_error_of_the_files_own_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = "from torch import nn\nclass Net(nn.Linear):\n    def __init__(self):\n        super().__init__(5, 2)\nraise RuntimeError('mine')\n"
+    (tmp_path / "own_error.py").write_text(script)
+    assert main(["init", str(tmp_path / "own_error.py"), "--no-run"]) == 2
+    assert "raised RuntimeError: mine" in capsys.readouterr().err
