@@ -9,6 +9,7 @@ import pytest
 from test_init_any_forward import declared
 
 from harness.cli import main
+from harness.partial_import import LEFT_OUT
 from harness.scaffold import scaffold
 
 FORECASTER = """
@@ -79,8 +80,9 @@ def test_a_vocabulary_has_more_than_a_handful_of_words(name: str, tmp_path: Path
 
 
 def test_a_script_whose_data_is_not_there_is_run_without_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
+    request.addfinalizer(LEFT_OUT.clear)
     package = tmp_path / "site-packages" / "torchvision"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("def load(): raise RuntimeError('Dataset not found. You can use download=True')\n")
