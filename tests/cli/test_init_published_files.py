@@ -87,7 +87,8 @@ def test_a_script_whose_data_is_not_there_is_run_without_it(
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("def load(): raise RuntimeError('Dataset not found. You can use download=True')\n")
     monkeypatch.syspath_prepend(str(package.parent))
-    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # so that the one loaded here is not kept
+    del sys.modules["torchvision"]
     script = f"import torchvision\nrows = torchvision.load()\n{AGENT}"
     (tmp_path / "script.py").write_text(
         script.replace("def __init__(self, action_space, hidden_dim)", "def __init__(self, action_space=4, hidden_dim=8)")
