@@ -10,7 +10,9 @@ that it imports only the standard library and pytest.
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
+import gc
 import json
 import os
 import re
@@ -147,6 +149,7 @@ def supervise(config: pytest.Config) -> None:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             _end_with(parent)
+            atexit.register(gc.freeze)  # what ends with the process need not be looked through for garbage
             config.stash[SUPERVISED] = journal
             return
         status = os.waitstatus_to_exitcode(_wait(child))

@@ -6,6 +6,8 @@ Exit status: 0 ok or warn, 1 fail, 2 the user's input is wrong.
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import json
 import os
 import re
@@ -131,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = _say
         write_plain_signs()
         given = sys.argv[1:] if argv is None else list(argv)
+        if argv is None:
+            atexit.register(gc.freeze)  # what ends with the process need not be looked through for garbage
         if not given:
             print(_first_steps())
             return 0

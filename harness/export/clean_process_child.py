@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import LeavesProcessError
 from harness.files import replacing, write_whole
+from harness.processes import without_collector
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +72,7 @@ class Replay:
     def _run(self) -> None:
         exporter = requested_exporter(self.request)
         rebuilds = exporter.kind == "weights" and bool(self.request["config"])
-        with self._timed("import_seconds", "importing"):
+        with self._timed("import_seconds", "importing"), without_collector():
             for name in ("numpy", *exporter.runs_with, *(_REBUILDING if rebuilds else ())):
                 importlib.import_module(name)
         with self._timed("load_seconds", "loading"):

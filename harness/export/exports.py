@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from harness.export.store import Artifact, Cache, describe, find_artifact, publi
 from harness.export.store.identity import code_of, identity_of, versions
 from harness.files import file_hash, json_hash
 from harness.models.wrapped import without_fast_path
+from harness.processes import without_collector
 from harness.properties.calling import blaming
 from harness.properties.noise import NoiseFloor, measure_floors
 from harness.properties.subject import Subject, floating_dtype
@@ -265,7 +267,9 @@ class Exports:
 
     def _export(self, exporter: Exporter, path: Path) -> Exported:
         try:
-            return exporter.export(self.program, path)
+            # Exporters make a million objects, through which the collector would look again and again.
+            with nullcontext() if self.subject.is_large else without_collector():
+                return exporter.export(self.program, path)
         except (UserError, KeyboardInterrupt):
             raise
         except OSError as error:

@@ -7,14 +7,13 @@ stopping of MLPerf's LoadGen (Reddi et al., "MLPerf Inference Benchmark", ISCA 2
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +26,7 @@ from harness.export.formats import ExportError
 from harness.export.program import Outputs
 from harness.export.store.identity import versions
 from harness.files import json_hash
+from harness.processes import without_collector
 
 Call = Callable[[], object]
 
@@ -158,7 +158,7 @@ def compare_latency(
     sides = (artifact, eager)
     times: tuple[list[float], list[float]] = ([], [])
     order = random.Random(seed)
-    with _collector_off():
+    with without_collector():
         for done in range(warm_up):
             if done and time.perf_counter() - started > budget * _WARM_UP_SHARE:
                 break
@@ -230,19 +230,6 @@ def _milliseconds(call: Call, synchronise: Call | None) -> float:
     end = time.perf_counter_ns()
     del result  # kept until here, as freeing it is not part of the call
     return max(1, end - begin) / _MS  # a coarse clock may not have moved
-
-
-@contextmanager
-def _collector_off() -> Iterator[None]:
-    """Keeps the garbage collector from running in the middle of a call."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 _MUCH = 1.5
