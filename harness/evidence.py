@@ -12,12 +12,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from harness.compat import called_directly, refuses_gradients
 from harness.errors import ProbeUnsupportedError, TimeBudgetError
 from harness.internal_errors import CODE, describe, is_internal, missing_operator, refuse_full_memory
 from harness.wording import figure, with_unit
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 WHOLE = "(model)"
 """The module that is blamed where the model's own forward is at fault."""
@@ -53,6 +56,24 @@ class Blame(str):
         blame = super().__new__(cls, module)
         blame.place, blame.note = place, note
         return blame
+
+
+Measured: TypeAlias = "tuple[float | None, float | None, str]"
+"""What was measured, what it was held to, and the unit of both; ``(3, 0, "layers")`` where none are allowed."""
+
+
+class Facts(TypedDict, total=False):
+    """What evidence says beside its verdict and what was measured; see ``Evidence``."""
+
+    counterexample: str
+    module: str
+    place: str
+    investigate: Callable[[], str] | None
+    cause: str
+    details: dict[str, Any]
+    compared: str
+    code: str
+    excerpt: Excerpt | None
 
 
 @dataclass(frozen=True)
@@ -97,44 +118,33 @@ class Evidence:
     fix: Fix | None = None
 
     @classmethod
-    def ok(
-        cls,
-        name: str,
-        message: str,
-        measured: float | None = None,
-        bound: float | None = None,
-        unit: str = "",
-        counterexample: str = "",
-        details: dict[str, Any] | None = None,
-    ) -> Evidence:
+    def ok(cls, name: str, message: str, measured: Measured | None = None, **facts: Unpack[Facts]) -> Evidence:
         """The property holds: what was seen, and how far it is from its bound."""
-        return cls(name, Status.OK, message, measured, bound, unit, counterexample, details=details or {})
+        return cls.judged(name, Status.OK, message, measured, **facts)
+
+    @classmethod
+    def warned(cls, name: str, message: str, measured: Measured | None = None, **facts: Unpack[Facts]) -> Evidence:
+        """Something to look at, which may be meant."""
+        return cls.judged(name, Status.WARN, message, measured, **facts)
+
+    @classmethod
+    def failed(cls, name: str, message: str, measured: Measured | None = None, **facts: Unpack[Facts]) -> Evidence:
+        """The property does not hold: what is wrong with the model, and what shows it."""
+        return cls.judged(name, Status.FAIL, message, measured, **facts)
+
+    @classmethod
+    def judged(
+        cls, name: str, status: Status, message: str, measured: Measured | None = None, **facts: Unpack[Facts]
+    ) -> Evidence:
+        """The property holds or not, by a status that was worked out."""
+        value, bound, unit = measured or (None, None, "")
+        value, bound = (None if each is None else float(each) for each in (value, bound))
+        return cls(name, status, message, value, bound, unit, **facts)
 
     @classmethod
     def skipped(cls, name: str, why: str, counterexample: str = "", details: dict[str, Any] | None = None) -> Evidence:
         """The property was not judged, and why."""
         return cls(name, Status.SKIPPED, why, counterexample=counterexample, details=details or {})
-
-    @classmethod
-    def counted(
-        cls,
-        name: str,
-        status: Status,
-        message: str,
-        number: int,
-        unit: str,
-        counterexample: str = "",
-        module: str = "",
-        cause: str = "",
-        details: dict[str, Any] | None = None,
-        *,
-        place: str = "",
-        code: str = "",
-        investigate: Callable[[], str] | None = None,
-    ) -> Evidence:
-        """How many there are of what should not be there at all: ``number`` tensors, layers or rows, where none is allowed."""
-        seen = (float(number), 0.0, unit, counterexample, module, cause)
-        return cls(name, status, message, *seen, details=details or {}, investigate=investigate, place=place, code=code)
 
     def investigated(self) -> Evidence:
         """The evidence with the module to blame.

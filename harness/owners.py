@@ -73,7 +73,7 @@ def left_to(name: str, owner: str, message: str, **facts: Any) -> Evidence:
         message: What is wrong with the model.
         facts: Further fields of the evidence.
     """
-    return Evidence(name, Status.FAIL, message, details=owned_by(owner), **facts)
+    return Evidence.failed(name, message, details=owned_by(owner), **facts)
 
 
 def failing_owner(name: str, given: Any, case: str = "", statuses: Collection[Status] = (Status.FAIL, Status.WARN)) -> str:

@@ -74,7 +74,7 @@ def model_check(tier: int = 1, statement: str = "") -> Callable[[Callable[..., A
 
 def as_test(check: ModelCheck) -> Callable[..., None]:
     """A user's check as a test function: what it returns is its verdict, and an assertion that fails is one too."""
-    from harness.evidence import Evidence, Status
+    from harness.evidence import Evidence
 
     @functools.wraps(check.function)
     def test(*args: Any, **kwargs: Any) -> None:
@@ -92,7 +92,7 @@ def as_test(check: ModelCheck) -> Callable[..., None]:
             finding["evidence"] = _of_assertion(check, error).to_json()
             raise
         if result is False:
-            result = Evidence(check.name, Status.FAIL, check.statement or f"{check.name} does not hold")
+            result = Evidence.failed(check.name, check.statement or f"{check.name} does not hold")
         if isinstance(result, Evidence):
             result = result.investigated()
             finding["evidence"] = result.to_json()
@@ -102,10 +102,10 @@ def as_test(check: ModelCheck) -> Callable[..., None]:
 
 def _of_assertion(check: ModelCheck, error: AssertionError) -> Evidence:
     """What an assertion of the user's says, in one line; the statement where it has no message."""
-    from harness.evidence import Evidence, Status
+    from harness.evidence import Evidence
     from harness.properties.places import raising_line
 
     said = str(error).strip().partition("\n")[0]
     statement = check.statement or f"{check.name} does not hold"
     told = f"{statement}: {said}" if said.startswith("assert ") else said or statement
-    return Evidence(check.name, Status.FAIL, told, place=raising_line(error))
+    return Evidence.failed(check.name, told, place=raising_line(error))

@@ -15,7 +15,7 @@ import pytest
 
 from harness.config import load_config
 from harness.errors import ModelSourceError
-from harness.evidence import Evidence, Excerpt, Status
+from harness.evidence import Evidence, Excerpt
 from harness.processes import end_in_words
 from pytest_modeltiers.crashes import DEATHS, SUPERVISED, Death, Journal, use_timer
 from pytest_modeltiers.results import junit_properties, tier_in, visible_report
@@ -174,9 +174,8 @@ def _failed(item: pytest.Item, death: Death) -> pytest.TestReport:
     report.sections = [(f"Captured {name} call", text) for name, text in told.items() if text.strip()]
     if path is not None:
         name, place = item.name.removeprefix("test_"), place_of(death)
-        evidence = Evidence(
+        evidence = Evidence.failed(
             name.partition("[")[0],
-            Status.FAIL,
             said,
             code="not_measured" if death.hung else "process_crashes",
             excerpt=Excerpt.of(place[0], place[1]) if place is not None else None,

@@ -292,7 +292,7 @@ def end_run(item: pytest.Item, reason: str) -> None:
             capture = config.pluginmanager.getplugin("capturemanager")
             if capture is not None:
                 capture.suspend_global_capture(in_=True)
-            evidence = Evidence(item.name, Status.FAIL, reason, code="not_measured").to_json()
+            evidence = Evidence.failed(item.name, reason, code="not_measured").to_json()
             about = {
                 "config": str(item.path),
                 "tier": tier_in(item.nodeid),

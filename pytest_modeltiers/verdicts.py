@@ -214,7 +214,7 @@ class Judge:
         """The verdict: the worst evidence, judged once more, with its place, and left to its owner; or what was found out since."""
         self._final = told or self._final
         if self._final is None:
-            worst = self.worst or Evidence(self.name, Status.FAIL, "nothing was compared", code="nothing_compared")
+            worst = self.worst or Evidence.failed(self.name, "nothing was compared", code="nothing_compared")
             self._final = settled(self._confirmed(worst), self.label, self.selection)
             if self.looks_into and self._final.status in (Status.FAIL, Status.WARN):
                 found, (_, given) = located(self._final.investigated(), self.subject.model), self.counterexample or (None, {})
@@ -235,7 +235,7 @@ class Judge:
 
     def stop(self, reason: str) -> None:
         """Records that the test could not continue, which is a failure; nothing more is looked into."""
-        self._keep(Evidence(self.name, Status.FAIL, reason, code="not_measured"))
+        self._keep(Evidence.failed(self.name, reason, code="not_measured"))
         assert self.worst is not None
         self._final = replace(self.worst, investigate=None)
 
@@ -343,9 +343,9 @@ class Judge:
             if why := subject.backward_raises(train=False):
                 return Evidence.skipped(self.name, f"in eval mode {why}")
             message = f"cannot be judged, the backward pass raises {_told(error)}"
-            return Evidence(self.name, Status.FAIL, message, counterexample=shown, code="backward_raises")
+            return Evidence.failed(self.name, message, counterexample=shown, code="backward_raises")
         if isinstance(error, OutputError) and self.name == SHAPE_OWNER:
-            return self._attributed(Evidence(self.name, Status.FAIL, str(error), counterexample=shown, code="not_measured"))
+            return self._attributed(Evidence.failed(self.name, str(error), counterexample=shown, code="not_measured"))
         if isinstance(error, UserError) and self.label != TRAIN_MODE_OWNER and subject.train_mode_failure:
             return left_to(self.name, TRAIN_MODE_OWNER, subject.train_mode_failure, code="not_measured")
         if isinstance(error, MissingOutputError) and self.name != "declared_outputs":
@@ -354,8 +354,8 @@ class Judge:
             if subject.prerequisite_failure.raises and self.name not in _JUDGES_RAISING:
                 return left_to(self.name, SHAPE_OWNER, subject.prerequisite_failure.raises, code="raises")
             message = f"cannot be judged, forward raises: {error}"
-            return Evidence(self.name, Status.FAIL, message, counterexample=shown, module=error.module, code="raises")
-        return Evidence(self.name, Status.FAIL, f"cannot be judged: {_told(error)}", counterexample=shown, code="not_measured")
+            return Evidence.failed(self.name, message, counterexample=shown, module=error.module, code="raises")
+        return Evidence.failed(self.name, f"cannot be judged: {_told(error)}", counterexample=shown, code="not_measured")
 
     def _run_again(self, check: Check, values: dict[str, Any]) -> Evidence:
         """Judges an example once more, on a copy of the model that no earlier example was run on."""

@@ -26,17 +26,19 @@ TREES = {
     if file.name != "errors.py"  # whose codes are of wrong input
 }
 EXPLAINED = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", (ROOT / "docs" / "codes.md").read_text(encoding="utf-8"), re.MULTILINE))
+ALWAYS = ("Evidence.failed", "Evidence.warned", "left_to")
 PASSES = ("Status.OK", "Status.SKIPPED")
 
 
 def findings(tree: ast.AST) -> Iterator[ast.Call]:
     """The calls that make evidence which may be a failure or a warning; a copy of other evidence keeps its code."""
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or ast.unparse(node.func) not in ("Evidence", "Evidence.counted", "left_to"):
+        made_by = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if not isinstance(node, ast.Call) or made_by not in ("Evidence", "Evidence.judged", *ALWAYS):
             continue
         given = {keyword.arg: keyword.value for keyword in node.keywords}
         status = given.get("status") or (node.args[1] if len(node.args) > 1 else None)
-        if status is not None and ast.unparse(status) not in PASSES:
+        if made_by in ALWAYS or (status is not None and ast.unparse(status) not in PASSES):
             yield node
 
 

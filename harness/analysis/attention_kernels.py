@@ -99,8 +99,8 @@ def attention_kernels(study: Study) -> Evidence:
     if closest is None:
         return Evidence.skipped(_NAME, "there is only one way to compute the attention here")
     message = f"the logits are the same with {', '.join(tried)}"
-    facts: dict[str, Any] = {"measured": closest.measured, "bound": closest.bound, "counterexample": closest.counterexample}
-    return Evidence(_NAME, Status.OK, message, details={"ways": tried}, **facts)
+    facts: dict[str, Any] = {"measured": (closest.measured, closest.bound, ""), "counterexample": closest.counterexample}
+    return Evidence.ok(_NAME, message, details={"ways": tried}, **facts)
 
 
 def _judge(subject: Subject, way: _Way) -> Evidence:
@@ -140,12 +140,12 @@ def _not_finite(subject: Subject, way: _Way, batch: Batch, content: str, shown: 
         _logits(subject, way, batch, model)
     module = first_broken(calls, lambda tensor: not finite(tensor))
     message = f"with {way.label} the logits of {content} are not finite"
-    return Evidence(_NAME, Status.FAIL, message, counterexample=shown, module=module, cause=_NOT_FINITE, code="not_finite")
+    return Evidence.failed(_NAME, message, counterexample=shown, module=module, cause=_NOT_FINITE, code="not_finite")
 
 
 def _raised(way: _Way, error: ModelRaisedError) -> Evidence:
     message = f"forward raises with {way.label}: {error}"
-    return Evidence(_NAME, Status.FAIL, message, module=error.module, cause="an implementation that was never run", code="raises")
+    return Evidence.failed(_NAME, message, module=error.module, cause="an implementation that was never run", code="raises")
 
 
 def _ways(subject: Subject) -> list[_Way]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.analysis import Study, padded_batch, tells_padding
 from harness.analysis.attention_maps import AttentionMap, attention_maps
 from harness.batches import Sizes
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.properties.noise import difference
 from harness.tasks.axes import BATCH
 from harness.wording import and_others, counted
@@ -51,18 +51,15 @@ def rows_sum_to_one(study: Study) -> Evidence:
     wrong = [each for each in found if _deviation(each) > each.rounding]
     worst = max(wrong or found, key=lambda each: _deviation(each) / each.rounding)
     facts: dict[str, Any] = {
-        "measured": _deviation(worst),
-        "bound": worst.rounding,
-        "unit": "from 1",
+        "measured": (_deviation(worst), worst.rounding, "from 1"),
         "counterexample": f"{subject.typical.describe(subject.task)}, seed=0",
     }
     if not wrong:
-        return Evidence(
-            _NAME, Status.OK, f"in {counted(len(found), 'attention layer')} every query's weights are a distribution", **facts
+        return Evidence.ok(
+            _NAME, f"in {counted(len(found), 'attention layer')} every query's weights are a distribution", **facts
         )
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"a query's attention weights do not sum to 1 over the keys{_axis_of(worst, subject.typical)}"
         f"{and_others(len(wrong) - 1, 'attention layer')}",
         module=worst.module,
@@ -144,15 +141,14 @@ def collapsed_heads(study: Study) -> Evidence:
     bound = max(each.rounding for each, _ in pairs)
     alike = [finding for finding in findings if finding[0] <= bound]
     closest, code, said, module = min(findings, key=lambda finding: finding[0])
-    facts: dict[str, Any] = {"measured": len(alike), "bound": 0, "details": {"least_difference": closest, "rounding": bound}}
+    facts: dict[str, Any] = {"measured": (len(alike), 0, ""), "details": {"least_difference": closest, "rounding": bound}}
     if not alike:
         message = (
             f"the heads of {counted(len(pairs), 'attention layer')} differ, by {closest:.1e} or more, and depend on the input"
         )
-        return Evidence(_NAME, Status.OK, message, **facts)
-    return Evidence(
+        return Evidence.ok(_NAME, message, **facts)
+    return Evidence.warned(
         _NAME,
-        Status.WARN,
         f"{said}{and_others(len(alike) - 1, 'similar finding')}",
         module=module,
         cause="one head used several times (`[head] * n`), scores divided by too large a number, or queries or keys that do not come "
@@ -191,20 +187,17 @@ def _no_stray(judged: list[_Stray], code: str, where: str, cause: str) -> Eviden
     worst = next((stray for stray in judged if stray.excess > 1), max(judged, key=lambda stray: stray.excess))
     largest = worst.weight.amax((0, 2))
     facts: dict[str, Any] = {
-        "measured": float(largest.max()),
-        "bound": worst.map.rounding,
-        "unit": "of a query's weight",
+        "measured": (float(largest.max()), worst.map.rounding, "of a query's weight"),
         "counterexample": worst.at,
     }
     if worst.excess <= 1:
-        return Evidence(_NAME, Status.OK, f"no head of {counted(len(judged), 'attention layer')} attends to {where}", **facts)
+        return Evidence.ok(_NAME, f"no head of {counted(len(judged), 'attention layer')} attends to {where}", **facts)
     heads = [number for number, weight in enumerate(largest.tolist()) if weight > worst.map.rounding]
     one = f"head {heads[0]} of {len(largest)}{and_others(len(heads) - 1, 'head')}"
     who = "the only head" if len(largest) == 1 else "every head" if len(heads) == len(largest) else one
     others = len({stray.map.module for stray in judged if stray.excess > 1}) - 1
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"{who} attends to {where}{and_others(others, 'attention layer')}",
         module=worst.map.module,
         cause=cause,

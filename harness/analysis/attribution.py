@@ -122,15 +122,13 @@ def _judge(study: Study, path: _Path, steps: int) -> Evidence:
         change = float(path.output(1.0)) - float(path.output(0.0))
     missing = abs(change - _integral(claimed)[0]) / variation
     facts: dict[str, Any] = {
-        "measured": gap / variation,
-        "bound": FACTOR * error / variation,
-        "unit": "of the derivative",
+        "measured": (gap / variation, FACTOR * error / variation, "of the derivative"),
         "counterexample": f"{study.subject.typical.describe(study.subject.task)}, between seed=1 and seed=0",
         "details": {"shares": _shares(path.real, gradients), "steps": steps, "missing": missing},
     }
     if gap <= FACTOR * error:
         message = f"the gradients match the output: integrated in {steps} steps, they miss {missing:.1e} of its variation"
-        return Evidence(_NAME, Status.OK, message, **facts)
+        return Evidence.ok(_NAME, message, **facts)
     measured, uncertain = _integral([path.derivative(share, _NUDGES[0]) for share in shares])
     if abs(change - measured) > FACTOR * (uncertain + error):
         reason = "the output jumps between two inputs because of a hard choice, so its gradients are not well defined"
@@ -148,7 +146,7 @@ def _wrong(study: Study, path: _Path, any_gradient: bool, facts: dict[str, Any])
     elif not all(parameter.requires_grad for parameter in path.real.model.parameters()):
         return Evidence.skipped(_NAME, "the gradient ends at a frozen part", details=facts["details"])
     missing = facts["details"]["missing"]
-    return Evidence(
+    return Evidence.judged(
         _NAME,
         Status.FAIL if of_parameters else Status.WARN,
         f"the gradients at the input do not add up to the change of the output: they miss {missing:.2g} of its variation"

@@ -13,7 +13,7 @@ from harness.analysis import Study
 from harness.batches import IGNORED, to_device
 from harness.data.loader import Loader
 from harness.evaluation.answers import answers_of, check_logits, targets_of, widened
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.properties.subject import Subject
 
 _NAME = "calibration"
@@ -70,12 +70,12 @@ def calibration(study: Study) -> Evidence:
     shown = f"{rows} rows of `eval`"
     if not bins.surely_beyond(tolerance, floor) or answered.is_as_likely_as_said(error):
         message = f"confidence is off by {error:.3f} ({figures})"
-        return Evidence.ok(_NAME, message, error, bound, "of 1", shown, details=facts)
+        return Evidence.ok(_NAME, message, (error, bound, "of 1"), counterexample=shown, details=facts)
     code = "underconfident" if is_modest else "overconfident" if confidence > accuracy else "wrongly_confident"
     worth = "is closer to a guess than to its accuracy" if is_modest else "says less than its accuracy does"
     which = "" if tolerance is not None else f", so its confidence {worth}"
     message = f"the model is {code.replace('_', ' ')} by {error:.3f}{which}: {figures}"
-    return Evidence(_NAME, Status.WARN, message, error, bound, "of 1", shown, cause=_CAUSE, details=facts, code=code)
+    return Evidence.warned(_NAME, message, (error, bound, "of 1"), counterexample=shown, cause=_CAUSE, details=facts, code=code)
 
 
 @dataclass(frozen=True)

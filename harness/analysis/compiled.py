@@ -132,9 +132,7 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
         if isinstance(error, BackwardRaisedError) and subject.backward_raises():
             raise
         message = f"torch.compile ({stage.backend}) cannot compile the model: {_said(error)}"
-        return Evidence(
-            _NAME, Status.WARN, message, counterexample=shown, module=error.module, cause=_REFUSED, code="cannot_compile"
-        )
+        return Evidence.warned(_NAME, message, counterexample=shown, module=error.module, cause=_REFUSED, code="cannot_compile")
     if not run.graphs and not _called_first(subject, batches[0]):
         message = "the adapter calls no module of the model, so there is nothing to compile"
         return Evidence.skipped(_NAME, message)
@@ -144,7 +142,7 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
         return Evidence.skipped(_NAME, message)
     if not run.graphs:
         message = f"torch.compile ({stage.backend}) compiles no part of the model: {_why_refused(subject, batches[0], stage)}"
-        return Evidence(_NAME, Status.WARN, message, counterexample=shown, cause=_REFUSED, code="nothing_compiled")
+        return Evidence.warned(_NAME, message, counterexample=shown, cause=_REFUSED, code="nothing_compiled")
     real = _confirmed(subject, batches, stage, [gap for gap in run.gaps if not gap.measured <= gap.bound])
     details = {
         "seconds": round(run.seconds, 1),
@@ -154,17 +152,14 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
     }
     if not real:
         worst = max(run.gaps, key=lambda gap: gap.measured / gap.bound if gap.bound else 0.0)
-        return Evidence.ok(_NAME, "the same", worst.measured, worst.bound, "", shown, details=details)
+        return Evidence.ok(_NAME, "the same", (worst.measured, worst.bound, ""), counterexample=shown, details=details)
     first = real[0]
     others = f" (and {len(real) - 1} more)" if len(real) > 1 else ""
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"compiled ({stage.backend}), {first.name} differ{'' if first.name == _LOGITS else 's'} from the uncompiled model's{others}",
-        first.measured,
-        first.bound,
-        "",
-        shown,
+        (first.measured, first.bound, ""),
+        counterexample=shown,
         cause=_CAUSE,
         details=details,
         investigate=lambda: first_that_differs(subject, batches[first.batch], stage.backend),

@@ -83,7 +83,7 @@ def gradcheck(study: Study) -> Evidence:
     count = sum(tensor.numel() for tensor in tensors.values())
     message = f"gradients agree with finite differences in {len(told)} directions through {count} parameters"
     measured, bound = worst.gap / worst.size, worst.error / worst.size
-    return Evidence.ok(_NAME, message, measured, bound, "of the derivative", _shown(subject))
+    return Evidence.ok(_NAME, message, (measured, bound, "of the derivative"), counterexample=_shown(subject))
 
 
 def _wrong_parts(probe: GradientProbe, moving: dict[str, Tensor], end: float) -> dict[str, Derivative]:
@@ -123,17 +123,15 @@ def _finding(probe: GradientProbe, moving: dict[str, Tensor], wrong: dict[str, D
         message = f"the gradient of {what} is not the derivative of the output: {figures}"
     where = _blame(probe, list(wrong), end)
     message = f"{_wrong_output(probe, {each: moving[each] for each in wrong})}{message}"
-    return Evidence(
+    return Evidence.judged(
         _NAME,
         Status.WARN if stairs or stopped else Status.FAIL,
         message,
-        derivative.gap / derivative.size,
-        derivative.error / derivative.size,
-        "of the derivative",
-        f"{_shown(probe.subject)}, {'train' if probe.train else 'eval'} mode, float64",
-        where,
-        _STAIRCASE if stairs else (_STOPPED if stopped else _CAUSE),
-        {"parameters": list(wrong)},
+        (derivative.gap / derivative.size, derivative.error / derivative.size, "of the derivative"),
+        counterexample=f"{_shown(probe.subject)}, {'train' if probe.train else 'eval'} mode, float64",
+        module=where,
+        cause=_STAIRCASE if stairs else (_STOPPED if stopped else _CAUSE),
+        details={"parameters": list(wrong)},
         place=stopped,
         code="staircase" if stairs else ("detached" if stopped else "wrong_gradient"),
     )

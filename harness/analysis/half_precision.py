@@ -112,32 +112,28 @@ def _judge(subject: Subject, precision: _Precision) -> Evidence:
         if not finite(logits):
             message = f"in {precision.label} the logits of {content} are not finite, though they are in full precision"
             module = first_broken(coarse, lambda tensor: not finite(tensor))
-            return Evidence(
-                _NAME, Status.FAIL, message, counterexample=shown, module=module, cause=_NOT_FINITE, code="not_finite"
-            )
+            return Evidence.failed(_NAME, message, counterexample=shown, module=module, cause=_NOT_FINITE, code="not_finite")
         if content != _TYPICAL:
             continue
         measured, bound = difference(exact, logits), subject.task.tolerances.get(_NAME)
         if bound is None:
             bound = FACTOR * _rounding(subject, batch, exact, precision.dtype, enough=measured / FACTOR)
-        facts: dict[str, Any] = {"measured": measured, "bound": bound, "counterexample": shown}
+        facts: dict[str, Any] = {"measured": (measured, bound, ""), "counterexample": shown}
         epsilon = torch.finfo(precision.dtype).eps
         module = "" if measured <= bound else _first_astray(fine, coarse, epsilon)
         is_told = _NAME in subject.task.tolerances
         if measured > bound and not is_told and _jumps(subject, batch, exact, precision.dtype, measured):
             message = f"rounding to {precision.label} flips a decision in the model, such as which experts a token goes to"
-            return Evidence(
+            return Evidence.judged(
                 _NAME, Status.SKIPPED, f"{message}; the difference of the logits says nothing", module=module, **facts
             )
         if measured > bound and (module or is_told or measured > _foretold(subject, epsilon)):
             message = f"in {precision.label} the logits differ from those in full precision by more than rounding explains"
             caption = f"{precision.label} against full precision, as a share of the largest value that a module returns"
             drawn = {"plots": layers_apart(fine, coarse, whole, caption)}
-            return Evidence(
-                _NAME, Status.FAIL, message, module=module, cause=_TOO_FAR, code="beyond_rounding", details=drawn, **facts
-            )
+            return Evidence.failed(_NAME, message, module=module, cause=_TOO_FAR, code="beyond_rounding", details=drawn, **facts)
         message = f"in {precision.label} the logits agree within its rounding"
-        closest = closest or Evidence(_NAME, Status.OK, message, **facts)
+        closest = closest or Evidence.ok(_NAME, message, **facts)
     return closest or Evidence.skipped(_NAME, "no input gives finite logits in full precision")
 
 
@@ -164,9 +160,8 @@ def _raised(error: ModelRaisedError, precision: _Precision, shown: str) -> Evide
     if not precision.is_autocast:
         message = f"forward raises in {precision.label}: {error} (see dtype_move)"
         return Evidence.skipped(_NAME, message, counterexample=shown)
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"forward raises under {precision.label}: {error}",
         counterexample=shown,
         module=error.module,

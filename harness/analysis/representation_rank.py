@@ -83,24 +83,24 @@ def representation_rank(study: Study) -> Evidence:
         if again is None or not _is_collapsed(collapse, again):
             continue
         module = opened.first(collapse)
-        return Evidence(
+        return Evidence.judged(
             _NAME,
             collapse.status,
             f"{what}: {collapse.wrong}",
-            left,
-            collapse.bound(states),
-            "of their size",
-            shown,
-            module,
-            _CAUSE,
-            details,
+            (left, collapse.bound(states), "of their size"),
+            counterexample=shown,
+            module=module,
+            cause=_CAUSE,
+            details=details,
             code=collapse.code,
         )
     spreads = [left for what, collapse in seen.judged() if (left := _spread(collapse, seen.final(what))) is not None]
     if not spreads:
         return Evidence.skipped(_NAME, "the output is too small to have a rank", counterexample=shown, details=details)
     message = "examples and positions can be told apart down to the logits"
-    return Evidence.ok(_NAME, message, min(spreads), FACTOR * _RESOLUTION, "of their size", shown, details=details)
+    return Evidence.ok(
+        _NAME, message, (min(spreads), FACTOR * _RESOLUTION, "of their size"), counterexample=shown, details=details
+    )
 
 
 @dataclass(frozen=True)

@@ -76,19 +76,16 @@ def noise(study: Study) -> Evidence:
     curve = near.curve({strength: near.moved(each, strength) for each, strength in zip(directions, STRENGTHS, strict=True)})
     measured = curve[0]["change"]
     facts: dict[str, Any] = {
-        "measured": measured,
-        "bound": _DROWNED,
-        "unit": "of the change to another input",
+        "measured": (measured, _DROWNED, "of the change to another input"),
         "counterexample": f"noise of 1/{round(1 / STRENGTHS[0])} of the distance between inputs",
         "details": {"curve": curve},
     }
     if measured <= _DROWNED:
-        return Evidence(
-            _NAME, Status.OK, f"small noise changes the output {measured:.2g} times as much as a different input does", **facts
+        return Evidence.ok(
+            _NAME, f"small noise changes the output {measured:.2g} times as much as a different input does", **facts
         )
-    return Evidence(
+    return Evidence.warned(
         _NAME,
-        Status.WARN,
         f"noise below 8-bit resolution changes the output {measured:.2g} times as much as a different input does",
         cause="frequencies that are multiplied where they should be divided by, weights of a recurrent or deep part that are too large, "
         "or a division by something close to zero",
@@ -119,16 +116,14 @@ def masking(study: Study) -> Evidence:
     which = f"{what} {alone.place}" if alone.place >= 0 else f"the input `{alone.field}`"
     figures = f"all others together change it {alone.others / alone.everything:.2g} times as much as a different input does"
     decides = alone.weight >= bound
-    return Evidence(
+    return Evidence.judged(
         _NAME,
         Status.WARN if decides else Status.OK,
         f"the output hangs on {which}: {figures}"
         if decides
         else f"the output does not hang on a single {what}: whichever is kept, {figures} or more",
-        alone.weight,
-        bound,
-        "times as much as all others",
-        f"every {what} except `{alone.field}`{f' {alone.place}' if alone.place >= 0 else ''} replaced",
+        (alone.weight, bound, "times as much as all others"),
+        counterexample=f"every {what} except `{alone.field}`{f' {alone.place}' if alone.place >= 0 else ''} replaced",
         cause=_ALONE if decides else "",
         details={"curve": near.curve(near.exchanges())},
         compared=f"the most influential {what} ({alone.place if alone.place >= 0 else alone.field}) changes the output "
@@ -158,9 +153,7 @@ def adversarial_step(study: Study) -> Evidence:
     typical = median(by_chance)
     curve = near.curve({each: near.moved(downhill, each) for each in STRENGTHS})
     facts: dict[str, Any] = {
-        "measured": typical,
-        "bound": lowered,
-        "unit": "of margin, by a random step",
+        "measured": (typical, lowered, "of margin, by a random step"),
         "counterexample": f"steps of 1/{round(1 / strength)} of the distance between inputs",
         "details": {"curve": curve, "adversarial": lowered, "random": by_chance},
     }
@@ -169,14 +162,13 @@ def adversarial_step(study: Study) -> Evidence:
         return Evidence.skipped(_NAME, "no small step changes the output", details=facts["details"])
     if lowered >= typical - rounding:
         times = lowered / max(typical, rounding)
-        return Evidence(
-            _NAME, Status.OK, f"a step along the gradient changes the output {times:.3g} times as much as a random step", **facts
+        return Evidence.ok(
+            _NAME, f"a step along the gradient changes the output {times:.3g} times as much as a random step", **facts
         )
     if owner := failing_owner(_NAME, study, "adversarial_step"):
         facts["details"] |= owned_by(owner)
-    return Evidence(
+    return Evidence.warned(
         _NAME,
-        Status.WARN,
         "the gradient does not predict the output: a random step changes the margin more than a step along the gradient",
         cause="rounding, a cast to integers or a threshold in forward, or scores so large that softmax is one-hot and its gradient zero",
         investigate=lambda: _first_masked(study),

@@ -84,7 +84,7 @@ def _judge(study: Study, case: str, functions: dict[str, Any], adjective: str) -
     if not found:
         flat, units = sum(layer.flat_units for layer in layers), sum(layer.units for layer in layers)
         message = f"{flat} of {units} units are {adjective} at every input, which chance explains"
-        return Evidence.ok(_NAME, message, float(flat), None, "units", shown, details=details)
+        return Evidence.ok(_NAME, message, (float(flat), None, "units"), counterexample=shown, details=details)
     first = next((finding for finding in found if finding.is_whole), found[0])
     layer = first.layer
     who = (f"all {layer.units} units are" if layer.units > 1 else "its only unit is") if first.is_whole else ""
@@ -95,17 +95,15 @@ def _judge(study: Study, case: str, functions: dict[str, Any], adjective: str) -
         f"in the {layer.function} of `{layer.module}` {who} {adjective} at each of {counted(layer.seen, 'input')}{others}: {then}"
     )
     status = Status.FAIL if first.is_whole else Status.WARN
-    return Evidence(
+    return Evidence.judged(
         _NAME,
         status,
         message,
-        float(layer.flat_units),
-        float(first.allowed),
-        "units",
-        shown,
-        layer.blamed,
-        _CAUSES[case],
-        details,
+        (float(layer.flat_units), float(first.allowed), "units"),
+        counterexample=shown,
+        module=layer.blamed,
+        cause=_CAUSES[case],
+        details=details,
         code="all_units_flat" if first.is_whole else "units_flat",
     )
 

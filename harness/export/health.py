@@ -160,6 +160,6 @@ def _measured(name: str, check: Callable[[], Evidence]) -> Evidence:
     """A check's evidence; one that raises has failed."""
 
     def otherwise(error: Exception) -> Evidence:
-        return Evidence(name, Status.FAIL, f"the check itself raised {type(error).__name__}: {str(error)[:200]}")
+        return Evidence.failed(name, f"the check itself raised {type(error).__name__}: {str(error)[:200]}")
 
     return guarded(name, check, otherwise)

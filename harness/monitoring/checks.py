@@ -53,7 +53,7 @@ def find_monitoring(name: str, monitor: Monitor, case: str = "") -> Evidence:
     except TimeBudgetError:
         raise
     except UserError as error:
-        return Evidence(name, Status.FAIL, str(error), code="not_measured")
+        return Evidence.failed(name, str(error), code="not_measured")
 
 
 def judge_monitoring(name: str, monitor: Monitor, case: str = "") -> Evidence:
@@ -75,7 +75,7 @@ def judge_monitoring(name: str, monitor: Monitor, case: str = "") -> Evidence:
     def otherwise(error: Exception) -> Evidence:
         if isinstance(error, UserError):
             raise error
-        return Evidence(name, Status.FAIL, f"cannot be measured: {raised(error)}", code="not_measured")
+        return Evidence.failed(name, f"cannot be measured: {raised(error)}", code="not_measured")
 
     return guarded(name, measured, otherwise)
 
@@ -99,7 +99,7 @@ def evaluation(monitor: Monitor) -> Evidence:
     if not all(map(math.isfinite, metrics.values())):
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         message = f"{lacking}{_listed(broken)} not finite {on}: some logits are NaN or infinite"
-        return Evidence("evaluation", Status.FAIL, message, details=details, code="column_gone" if lacking else "not_finite")
+        return Evidence.failed("evaluation", message, details=details, code="column_gone" if lacking else "not_finite")
     sliced = monitor.sliced
     if sliced is not None:
         details["slices"] = [one.to_json() for one in sliced.slices]
@@ -118,12 +118,10 @@ def evaluation(monitor: Monitor) -> Evidence:
     on += ", each token counts once" if monitor.task.signature.main.is_per_token else ""
     if sliced is not None and sliced.below:
         worst = sliced.below[0]
-        return Evidence(
+        return Evidence.warned(
             "evaluation",
-            Status.WARN,
             f"{sliced.message}; {said}, {on}",
-            worst.accuracy,
-            sliced.limit,
+            (worst.accuracy, sliced.limit, ""),
             details=details,
             code="slice_misses_threshold",
         )
@@ -137,9 +135,7 @@ def baseline_regression(monitor: Monitor) -> Evidence:
         return Evidence.skipped("baseline_regression", _NO_BASELINE)
     details: dict[str, Any] = {"baseline": str(monitor.memory.baseline), "scored_on": rows.name, "is_same_data": rows.is_window}
     if rows.data is None:
-        return Evidence(
-            "baseline_regression", Status.WARN, _not_comparable(monitor, rows), details=details, code="rows_not_available"
-        )
+        return Evidence.warned("baseline_regression", _not_comparable(monitor, rows), details=details, code="rows_not_available")
     comparison = monitor.comparison
     if comparison is None:
         return Evidence.skipped("baseline_regression", "the data has no labels to compare the model with its baseline")
@@ -155,13 +151,11 @@ def baseline_regression(monitor: Monitor) -> Evidence:
         "scored_on": rows.name,
         "is_same_data": rows.is_window,
     }
-    return Evidence(
+    return Evidence.judged(
         "baseline_regression",
         comparison.status,
         comparison.finding + where + _fresh(monitor),
-        worst.measured,
-        worst.bound,
-        worst.unit,
+        (worst.measured, worst.bound, worst.unit),
         details={"comparison": compared, **details},
         code=worst.code,
     )
@@ -218,16 +212,14 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     details["plots"] = [*details.get("plots", []), *(one.plot() for one in lasting)]
     nearest = monitor.shifted if changed and case == "inputs" else []
     if joint is not None and is_joint and not changed:
-        return Evidence("drift", worst, message, joint.auc, FLOOR, "AUC", details=details, code="joint_drift")
+        return Evidence.judged("drift", worst, message, (joint.auc, FLOOR, "AUC"), details=details, code="joint_drift")
     if nearest:
         details["nearest"] = [asdict(row) for row in nearest]
-    return Evidence(
+    return Evidence.judged(
         "drift",
         worst,
         lacking + message + nearest_rows(nearest) + "".join(f"; `{one.name}` is {one.message}" for one in lasting[:1]),
-        effect.value if changed else None,
-        effect.floor if changed else None,
-        effect.name if changed else "",
+        (effect.value if changed else None, effect.floor if changed else None, effect.name if changed else ""),
         details=details,
         code=("column_gone" if lacking else gravest[0].code)
         if changed
@@ -255,8 +247,8 @@ def harm(monitor: Monitor) -> Evidence:
     details["slices"] = [one.to_json() for one in lost]
     if lost and found.status is Status.OK:
         loss, allowed = 100 * lost[0].loss, 100 * monitor.limits.impact_margin
-        return Evidence("harm", Status.WARN, message, loss, allowed, "points", details=details, code="slice_harmed")
-    return Evidence("harm", found.status, message, found.measured, found.bound, found.unit, details=details, code=code)
+        return Evidence.warned("harm", message, (loss, allowed, "points"), details=details, code="slice_harmed")
+    return Evidence.judged("harm", found.status, message, (found.measured, found.bound, found.unit), details=details, code=code)
 
 
 def _fresh(monitor: Monitor) -> str:

@@ -131,13 +131,11 @@ class PerformanceImpact:
 
     def evidence(self) -> Evidence:
         """The impact as evidence."""
-        return Evidence(
-            name="estimated_accuracy",
-            status=self.status,
-            message=self.message,
-            measured=100 * self.estimate.loss,
-            bound=100 * self.margin,
-            unit="points",
+        return Evidence.judged(
+            "estimated_accuracy",
+            self.status,
+            self.message,
+            (100 * self.estimate.loss, 100 * self.margin, "points"),
             details=self.to_json(),
             code="" if self.status is Status.OK else self.finding.code,
         )

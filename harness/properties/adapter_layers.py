@@ -115,9 +115,8 @@ def _judge_undone(
     )
     if found.status is Status.OK and (name := _not_restored(models.of(subject.model, "apart"), back(subject.model))):
         layer = next((path for path in adapters.layers if name.startswith(f"{path}.")), "")
-        found = Evidence(
+        found = Evidence.failed(
             NAME,
-            Status.FAIL,
             f"after {adapters.merging} and {adapters.unmerging} `{name}` is not what it was, which shows once the adapters are off",
             counterexample=at,
             module=name,
@@ -269,7 +268,9 @@ def _fresh_ones_act(subject: Subject, adapters: Adapters | None, batch: dict[str
         "both matrices of an adapter that begin at random: one of them begins at zero, so that training begins with the base model; fine where "
         "the frozen weights were changed to make up for it, or the adapters are trained already"
     )
-    found = Evidence(NAME, Status.WARN, message, apart, bound, "between the logits", at, cause=cause, code="fresh_adapter_acts")
+    found = Evidence.warned(
+        NAME, message, (apart, bound, "between the logits"), counterexample=at, cause=cause, code="fresh_adapter_acts"
+    )
     return replace(found, investigate=lambda: first_divergence(base, acting, whole)) if apart > bound else None
 
 
@@ -375,9 +376,8 @@ def raises(method: str, error: Exception) -> Evidence:
     """A failure of a method that merges or unmerges; where it says that it cannot, a skip."""
     if _REFUSES.search(str(error)):
         return Evidence.skipped(NAME, f"{method} refuses: {raised(error)}")
-    return Evidence(
+    return Evidence.failed(
         NAME,
-        Status.FAIL,
         f"{method} raises {raised(error)}",
         cause="a merge that was written for another layer: its shape, the groups of a convolution, or a change in place of a trained weight",
         code="merge_raises",

@@ -58,12 +58,10 @@ def only_adapters_move(subject: Subject, seed: int = 0) -> Evidence:
         change = float((after[name].detach() - before[name]).abs().max()) if before[name].numel() else 0.0
         bound = _ROUNDING * float(before[name].abs().max()) if before[name].numel() else 0.0
         if change > bound:
-            return Evidence(
+            return Evidence.failed(
                 NAME,
-                Status.FAIL,
                 f"`{name}` is frozen, and training changes it",
-                change,
-                bound,
+                (change, bound, ""),
                 counterexample=counterexample,
                 module=name,
                 cause="adapters that eval() merges and train() does not take out again, or a forward that writes into a weight",
@@ -83,9 +81,8 @@ def _stuck(
         if not own or not all(torch.equal(after[name], before[name]) for name in own):
             continue
         owner = failing_owner(NAME, subject, "trained", (Status.FAIL,))
-        return Evidence(
+        return Evidence.failed(
             NAME,
-            Status.FAIL,
             f"the adapter of `{path}` does not move in {_STEPS} training steps",
             counterexample=counterexample,
             module=path,
@@ -102,9 +99,8 @@ def _trained_bases(subject: Subject, adapters: Adapters | None, counterexample: 
     if adapters is None:
         return sound
     if (beside := _trained_beside(subject.model, adapters)) and _has_switch(subject, adapters):
-        return Evidence(
+        return Evidence.warned(
             NAME,
-            Status.WARN,
             f"`{beside}` is trained with the adapter of its layer: with the adapter off, the layer is not what it was before",
             counterexample=counterexample,
             module=beside,
@@ -132,15 +128,13 @@ def _trained_bases(subject: Subject, adapters: Adapters | None, counterexample: 
     trained = [name for name, is_trained in bases if is_trained]
     if not trained or len(trained) == len(bases):
         return sound
-    return Evidence.counted(
+    return Evidence.warned(
         NAME,
-        Status.WARN,
         f"`{trained[0]}`, which an adapter is merged into, is trained as well, while other such weights are frozen",
-        len(trained),
-        "weights",
-        counterexample,
-        trained[0],
-        "a loop that freezes the base model and misses a layer",
+        (len(trained), 0, "weights"),
+        counterexample=counterexample,
+        module=trained[0],
+        cause="a loop that freezes the base model and misses a layer",
         code="base_is_trained",
     )
 
@@ -183,9 +177,8 @@ def saved_adapters_load(subject: Subject, seed: int = 0) -> Evidence:
     except UserError:
         raise
     except Exception as error:
-        return Evidence(
+        return Evidence.failed(
             NAME,
-            Status.FAIL,
             f"saved adapters do not load over the same base model: {raised(error)}",
             cause="names that saving and loading make differently, or parts that are not saved",
             code="does_not_load",

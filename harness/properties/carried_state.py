@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.adapters import SignatureAdapter
 from harness.batches import Batch, Sizes
 from harness.compat import tree_leaves
-from harness.evidence import WHOLE, Evidence, Status
+from harness.evidence import WHOLE, Evidence
 from harness.properties.calling import ModelRaisedError
 from harness.properties.dependence import where_lost
 from harness.properties.noise import differs, first_failure, judge_equal, remembered
@@ -99,9 +99,8 @@ def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     for each in subject.task.signature.states:
         # One state at a time, so that each is seen to matter.
         if any(state[each.state] is None for state in states):
-            return Evidence(
+            return Evidence.failed(
                 _NAME,
-                Status.FAIL,
                 f"output `{each.state}` is None, so no call can continue from it",
                 counterexample=counterexample,
                 module=WHOLE,
@@ -111,9 +110,8 @@ def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         other: Batch = {**given, each.name: going_on(subject, second, states[1])[each.name]}
         before, after = (_tensors(subject.outputs(batch, model)) for batch in (given, other))
         if not any(differs(a, b) for a, b in zip(before, after, strict=False)):
-            return Evidence(
+            return Evidence.failed(
                 _NAME,
-                Status.FAIL,
                 f"no output depends on the state `{each.name}` that an earlier call returned",
                 counterexample=counterexample,
                 investigate=partial(_where_unused, subject, given, other),
@@ -137,9 +135,8 @@ def state_shape(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         except ModelRaisedError as error:
             if number == 1:
                 raise
-            return Evidence(
+            return Evidence.failed(
                 _NAME,
-                Status.FAIL,
                 f"forward raises when it is given its own state: {error}",
                 counterexample=counterexample,
                 module=error.module,
@@ -155,9 +152,8 @@ def state_shape(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                     continue
                 expected = tuple(axis if isinstance(axis, int) else sized[axis] for axis in laid_out)
                 if not fits_shape(leaf.shape, expected):
-                    return Evidence(
+                    return Evidence.failed(
                         _NAME,
-                        Status.FAIL,
                         f"state `{output.name}` has shape {list(leaf.shape)} after call {number}, promised {shape_text(expected)}",
                         counterexample=counterexample,
                         investigate=partial(_where_returned, subject, batch, leaf),

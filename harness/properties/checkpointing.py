@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.compat import NormBase
-from harness.evidence import WHOLE, Evidence, Status
+from harness.evidence import WHOLE, Evidence
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
 from harness.properties.large_tensors import GradientGap, Read, gradient_gaps, reading_gradients
 from harness.properties.places import line_that_calls
@@ -72,7 +72,7 @@ def same_with_checkpointing(subject: Subject, seed: int = 0) -> Evidence:
             message += (
                 f"; `{differing.statistics[0]}` is updated twice in a step{and_others(len(differing.statistics) - 1, 'buffer')}"
             )
-        return Evidence.ok(NAME, message, differing.worst, _NOISE, "units in the last place", counterexample)
+        return Evidence.ok(NAME, message, (differing.worst, _NOISE, "units in the last place"), counterexample=counterexample)
     if _Comparison(subject, _unchecked, _unchecked, seed).is_wrong:
         told = "with the same seed, a training step gives different gradients each time, whatever is checkpointed"
         return Evidence.skipped(NAME, told)
@@ -83,41 +83,39 @@ def _judge_difference(subject: Subject, differing: _Comparison, how: str, counte
     """The failure of a step that checkpointing changes: a gradient is absent, the loss is another one, or a gradient is."""
     plain, checked = differing.plain, differing.checked
     place = line_that_calls(subject.model, WHOLE, ("checkpoint",))
-    found: dict[str, Any] = {"name": NAME, "status": Status.FAIL, "counterexample": counterexample, "place": place}
+    found: dict[str, Any] = {"counterexample": counterexample, "place": place}
     if differing.absent:
         path = differing.absent[0]
-        return Evidence(
-            **found,
-            message=f"with {how} parameter `{path}` receives no gradient{and_others(len(differing.absent) - 1, 'parameter')}",
-            measured=float(len(differing.absent)),
-            bound=0.0,
-            unit="parameters",
+        return Evidence.failed(
+            NAME,
+            f"with {how} parameter `{path}` receives no gradient{and_others(len(differing.absent) - 1, 'parameter')}",
+            (len(differing.absent), 0, "parameters"),
             module=path.rpartition(".")[0],
             cause="`use_reentrant=True` where no input of the checkpointed block asks for a gradient, as behind frozen layers: use False",
             code="no_gradient",
+            **found,
         )
     if differing.loss:
-        return Evidence(
-            **found,
-            message=f"with {how} the loss is {checked.loss:.6g}, without {plain.loss:.6g}",
-            measured=abs(checked.loss - plain.loss),
-            bound=differing.loss_bound,
+        return Evidence.failed(
+            NAME,
+            f"with {how} the loss is {checked.loss:.6g}, without {plain.loss:.6g}",
+            (abs(checked.loss - plain.loss), differing.loss_bound, ""),
             cause="an argument that the checkpointed call of a block leaves out (a mask, positions), or gives in another order",
             investigate=lambda: first_divergence(_recorded(subject, False, seed), _recorded(subject, True, seed), whole),
             code="loss_differs",
+            **found,
         )
     path = differing.last_called()
-    return Evidence(
-        **found,
-        message=f"with {how} the gradient of `{path}` differs{and_others(len(differing.gradients) - 1, 'parameter')}, though the "
+    return Evidence.failed(
+        NAME,
+        f"with {how} the gradient of `{path}` differs{and_others(len(differing.gradients) - 1, 'parameter')}, though the "
         "loss is the same",
-        measured=differing.worst,
-        bound=_NOISE,
-        unit="units in the last place",
+        (differing.worst, _NOISE, "units in the last place"),
         module=path.rpartition(".")[0],
         cause="random masks that are drawn again when the block is recomputed: `preserve_rng_state=False`, or a checkpoint of your own "
         "that does not put the random state back",
         code="gradient_differs",
+        **found,
     )
 
 
@@ -310,15 +308,13 @@ def _updated_twice(subject: Subject, statistics: list[str], how: str, counterexa
     path = statistics[0]
     owner = path.rpartition(".")[0]
     is_norm = isinstance(subject.model.get_submodule(owner), NormBase)
-    return Evidence.counted(
+    return Evidence.warned(
         NAME,
-        Status.WARN,
         f"with {how} a step leaves `{path}` at another value{and_others(len(statistics) - 1, 'buffer')}: the block is computed twice",
-        len(statistics),
-        "buffers",
-        counterexample,
-        owner,
-        "a batch norm in a checkpointed block updates its statistics once more when the block is computed again: use the square root of "
+        (len(statistics), 0, "buffers"),
+        counterexample=counterexample,
+        module=owner,
+        cause="a batch norm in a checkpointed block updates its statistics once more when the block is computed again: use the square root of "
         "1 - momentum, or leave norms out of the block"
         if is_norm
         else "a counter or a statistic that is updated in forward, and once more when the block is computed again",
@@ -331,9 +327,8 @@ def _without_any_gradient(subject: Subject, how: str, counterexample: str, seed:
         _step(subject, _unchecked(subject), seed)
     except NoGradientError:
         return Evidence.skipped(NAME, "the model has no trainable parameter")
-    return Evidence(
+    return Evidence.failed(
         NAME,
-        Status.FAIL,
         f"with {how} the loss has no gradient at all",
         counterexample=counterexample,
         cause="`use_reentrant=True` where no input of the checkpointed block asks for a gradient, as behind frozen layers: use False",
@@ -348,9 +343,8 @@ def _raising(subject: Subject, how: str, error: ModelRaisedError, counterexample
         UserError: The step raises without it too.
     """
     _step(subject, _unchecked(subject), seed)
-    return Evidence(
+    return Evidence.failed(
         NAME,
-        Status.FAIL,
         f"with {how} a training step raises: {error}",
         counterexample=counterexample,
         module=error.module,

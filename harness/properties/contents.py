@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.properties.gradient_tracing import first_bad_gradient
 from harness.properties.independence import row_of
 from harness.properties.model_variants import calibrated
@@ -86,15 +86,12 @@ def padding_id_is_read(subject: Subject, seed: int = 0) -> Evidence:
         if end == each.values.pad and (path := _with_padding_row(model, seen)):
             return _end_never_trained(path, each.values.pad, counterexample)
         message = f"a real token with id {each.values.pad}, that of padding, is read as any other"
-        return Evidence.ok(NAME, message, effects[True], subject.rounding, counterexample=counterexample)
-    return Evidence(
+        return Evidence.ok(NAME, message, (effects[True], subject.rounding, ""), counterexample=counterexample)
+    return Evidence.warned(
         NAME,
-        Status.WARN,
         f"a token with id {each.values.pad}, that of padding, is not read although it is said to be real",
-        effects[True],
-        subject.rounding,
-        "of the outputs elsewhere",
-        counterexample,
+        (effects[True], subject.rounding, "of the outputs elsewhere"),
+        counterexample=counterexample,
         cause="a mask made from the ids in forward, in place of the one that is given; fine where that id is never a real token, and wrong "
         "where padding has the id of the end of a text",
         code="real_token_taken_for_padding",
@@ -107,9 +104,8 @@ def _with_padding_row(model: nn.Module, paths: list[str]) -> str:
 
 
 def _end_never_trained(path: str, pad: int, counterexample: str) -> Evidence:
-    return Evidence(
+    return Evidence.warned(
         NAME,
-        Status.WARN,
         f"the embedding of id {pad}, which ends a text and is that of padding, is never trained",
         counterexample=counterexample,
         module=path,
@@ -143,20 +139,17 @@ def flat_rows_are_taught(subject: Subject, seed: int = 0) -> Evidence:
     counterexample = f"{subject.typical.describe(subject.task)}, {named} all {_level(inputs[0]):g}, eval mode, seed={seed}"
     if worst > _SILENT:
         message = "a row whose numbers are all the same teaches the model"
-        return Evidence.ok(NAME, message, worst, _SILENT, "of the usual gradient", counterexample)
+        return Evidence.ok(NAME, message, (worst, _SILENT, "of the usual gradient"), counterexample=counterexample)
 
     def culprit() -> str:
         least, judge = _SILENT * max(alive.values()), subject.copies.of(model).eval()
         return first_bad_gradient(judge, lambda: _backward(subject, flat, judge), lambda g: float(g.abs().max()) > least)
 
-    return Evidence(
+    return Evidence.failed(
         NAME,
-        Status.FAIL,
         "at a row whose numbers are all the same the model's answer does not depend on its layers: no weight before the output has a gradient",
-        worst,
-        _SILENT,
-        "of the usual gradient",
-        counterexample,
+        (worst, _SILENT, "of the usual gradient"),
+        counterexample=counterexample,
         cause="a scale that is guarded against zero where the row is divided by it, and not where the answer is multiplied by it",
         investigate=culprit,
         code="flat_rows_teach_nothing",

@@ -65,18 +65,16 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     if same_shape(logits, expected):
         return Evidence.ok(name, "logits have the promised shape", counterexample=counterexample)
     if fits_shape(logits.shape, expected):
-        return Evidence(
+        return Evidence.failed(
             name,
-            Status.FAIL,
             f"logits are {logits.dtype} at {sizes.describe(subject.task)}, expected floating point",
             counterexample=counterexample,
             cause=_WHOLE_NUMBERS,
             code="wrong_dtype",
         )
     turned = subject.reads_length_first
-    return Evidence(
+    return Evidence.failed(
         name,
-        Status.FAIL,
         f"logits have shape {tuple(logits.shape)} ({logits.dtype}) at {sizes.describe(subject.task)}, "
         f"expected {shape_text(expected)}, which is ({', '.join(subject.task.facts.output)}){f': {READS_LENGTH_FIRST}' if turned else ''}",
         counterexample=counterexample,
@@ -94,9 +92,8 @@ def _raises_at(subject: Subject, sizes: Sizes, seed: int, error: ModelRaisedErro
     if sizes.image is not None:
         return Evidence.ok(name, f"refuses images of {sizes.image[0]}x{sizes.image[1]}", counterexample=counterexample)
     if token := (subject.task.is_text or is_lookup(error)) and unreadable_token(subject, subject.batch(sizes, seed)):
-        return Evidence(
+        return Evidence.warned(
             name,
-            Status.WARN,
             f"forward raises at {sizes.describe(subject.task)}, as it cannot read {token} (see full_vocabulary): {error}",
             counterexample=counterexample,
             module=error.module,
@@ -104,9 +101,8 @@ def _raises_at(subject: Subject, sizes: Sizes, seed: int, error: ModelRaisedErro
         )
     turned = subject.reads_length_first
     if not turned and (least := _least_length(subject, sizes, seed)):
-        return Evidence(
+        return Evidence.failed(
             name,
-            Status.FAIL,
             f"forward raises at every length below {least}: {error}",
             counterexample=counterexample,
             module=error.module,
@@ -114,9 +110,8 @@ def _raises_at(subject: Subject, sizes: Sizes, seed: int, error: ModelRaisedErro
             f"`min_seq_len` {least} in the config",
             code="too_short",
         )
-    return Evidence(
+    return Evidence.failed(
         name,
-        Status.FAIL,
         f"forward raises at {sizes.describe(subject.task)}{f', as {READS_LENGTH_FIRST}' if turned else ''}: {error}",
         counterexample=counterexample,
         module=_where_misshapen(subject, sizes, seed) or error.module,
@@ -251,9 +246,8 @@ def _inputs_kept(subject: Subject, sizes: Sizes, train: bool, seed: int) -> Evid
     counterexample = f"{sizes.describe(subject.task)}, {'train' if train else 'eval'} mode, seed={seed}"
     if not changed:
         return Evidence.ok(name, "the inputs are unchanged", counterexample=counterexample)
-    return Evidence(
+    return Evidence.failed(
         name,
-        Status.FAIL,
         f"forward writes into `{changed[0]}`, the caller's own tensor",
         counterexample=counterexample,
         cause="an in-place operation (`x += …`, `relu_`, `masked_fill_`, an index assignment) on an input that was not cloned",
@@ -307,9 +301,8 @@ def _layout(subject: Subject, sizes: Sizes, layout: str, base: Batch, reference:
     except ModelRaisedError as error:
         if subject.prerequisite_failure.raises:  # in any layout
             raise
-        return Evidence(
+        return Evidence.failed(
             "memory_layout",
-            Status.FAIL,
             f"forward raises when the same inputs arrive {layout} in memory: {error}",
             counterexample=counterexample,
             module=error.module,

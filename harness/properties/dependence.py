@@ -261,16 +261,16 @@ def _judge(study: _Study, wrong: str, cause: str, rare: Callable[[Batch, str], t
         return Evidence.skipped(_NAME, "nothing to change in inputs of these sizes")
     weakest = min(influence.values())
     if not ignored:
-        return Evidence.ok(_NAME, "every part matters", weakest, None, "of the logits, weakest influence", counterexample)
+        return Evidence.ok(
+            _NAME, "every part matters", (weakest, None, "of the logits, weakest influence"), counterexample=counterexample
+        )
     what = ignored[0] if len(ignored) == 1 else ("any of them" if len(ignored) == len(influence) > 4 else ", ".join(ignored[:6]))
     if len(ignored) == len(influence) > 1:
         what = f"their input at all ({ignored[0]} to {ignored[-1]})"
-    found = Evidence.counted(
+    found = Evidence.failed(
         _NAME,
-        Status.FAIL,
         wrong.format(what),
-        number=len(ignored),
-        unit=f"of {len(influence)} parts ignored",
+        (len(ignored), 0, f"of {len(influence)} parts ignored"),
         counterexample=counterexample,
         cause=cause,
         details={"ignored": ignored},

@@ -96,12 +96,10 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         return _flip_evidence(flipped, "train", counterexample).at(place)
     moved = difference(before, again[0])
     if subject.bound(name) < moved < float("inf"):
-        return Evidence(
+        return Evidence.warned(
             name,
-            Status.WARN,
             "the logits change from call to call, so the effect of train() and eval() cannot be measured (see stateless)",
-            moved,
-            subject.bound(name),
+            (moved, subject.bound(name), ""),
             counterexample=counterexample,
             cause="a hidden state, key/value cache, mask or counter kept on the module between calls",
             code="depends_on_earlier_calls",
@@ -109,9 +107,8 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     with keeping_state(model):
         model.train()
         if not model.training:
-            return Evidence(
+            return Evidence.failed(
                 name,
-                Status.FAIL,
                 "train() leaves the model in eval mode",
                 counterexample=counterexample,
                 cause="an overridden train()",
@@ -205,17 +202,15 @@ def _raises_after_a_call(subject: Subject, batches: list[Batch], error: ModelRai
         for batch in batches:
             subject.logits(batch, subject.fresh())
     except ModelRaisedError as first:
-        return Evidence(
+        return Evidence.warned(
             "stateless",
-            Status.WARN,
             f"forward raises, even without an earlier call (see shape_contract): {first}",
             counterexample=counterexample,
             module=first.module,
             code="raises",
         )
-    return Evidence(
+    return Evidence.failed(
         "stateless",
-        Status.FAIL,
         f"forward raises only after an earlier call: {error}",
         counterexample=counterexample,
         module=error.module,
@@ -246,12 +241,11 @@ def repeated_backward(subject: Subject, seed: int = 0) -> Evidence:
                 if "second time" not in str(error):
                     if step or isinstance(error, BackwardRaisedError) or subject.train_mode_failure:
                         raise
-                    return Evidence(
-                        name, Status.WARN, f"the first training step already raises (see shape_contract): {error}", code="raises"
+                    return Evidence.warned(
+                        name, f"the first training step already raises (see shape_contract): {error}", code="raises"
                     )
-                return Evidence(
+                return Evidence.failed(
                     name,
-                    Status.FAIL,
                     "the second training step uses the graph of the first one",
                     counterexample=f"{subject.typical.describe(subject.task)}, two forward and backward passes",
                     module=getattr(error, "module", ""),
@@ -284,9 +278,8 @@ def rng_untouched(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             code="draws_in_eval_mode",
         )
     if "torch" not in first.changes(second):
-        return Evidence(
+        return Evidence.failed(
             name,
-            Status.FAIL,
             "forward in train mode seeds the global random state, so every step draws the same numbers",
             counterexample=counterexample,
             cause="manual_seed inside forward",
@@ -370,24 +363,21 @@ def _stuck_in_train_mode(model: nn.Module, stuck: list[str], counterexample: str
     paths = [] if stuck[0] == WHOLE else accumulate(stuck[0].split("."), "{}.{}".format)
     around = [model, *map(model.get_submodule, paths)]
     places = (method_of(module, name) for module in reversed(around) for name in ("train", "eval"))
-    return Evidence.counted(
+    return Evidence.failed(
         "mode_round_trip",
-        Status.FAIL,
         f"eval() leaves `{stuck[0]}` in train mode",
-        len(stuck),
-        "modules",
-        counterexample,
-        stuck[0],
-        "an overridden train() or eval() that does not call super() or passes on the wrong mode",
+        (len(stuck), 0, "modules"),
+        counterexample=counterexample,
+        module=stuck[0],
+        cause="an overridden train() or eval() that does not call super() or passes on the wrong mode",
         place=next(filter(None, places), ""),
         code="stays_in_train_mode",
     )
 
 
 def _flip_evidence(module: str, switched_to: str, counterexample: str) -> Evidence:
-    return Evidence(
+    return Evidence.failed(
         "mode_round_trip",
-        Status.FAIL,
         f"forward switches `{module}` to {switched_to} mode",
         counterexample=counterexample,
         module=module,

@@ -89,9 +89,8 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
             lambda tensor: tensor.dtype == wanted or not tensor.is_floating_point(),
             lambda tensor: tensor.to(wanted),
         )
-        return Evidence(
+        return Evidence.failed(
             name,
-            Status.FAIL,
             f"forward raises after .to({label}): {error}",
             counterexample=counterexample,
             # Mostly a layer raises that is given what another one made.
@@ -103,9 +102,8 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
     for told, value in values.items():
         if finite(value) and value.is_floating_point():
             continue
-        return Evidence(
+        return Evidence.failed(
             name,
-            Status.FAIL,
             f"{told} not finite after .to({label})",
             counterexample=counterexample,
             module=first_broken(calls, lambda tensor: not finite(tensor)),
@@ -227,9 +225,8 @@ def _on(subject: Subject, device: str) -> Subject:
 
 
 def _refused(code: str, message: str, error: ModelRaisedError | None, counterexample: str) -> Evidence:
-    return Evidence(
+    return Evidence.failed(
         "device_move",
-        Status.FAIL,
         message,
         counterexample=counterexample,
         module=error.module if error else "",

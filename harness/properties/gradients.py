@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes
-from harness.evidence import Blame, Evidence, Status
+from harness.evidence import Blame, Evidence
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
 from harness.properties.carried_state import going_on
 from harness.properties.gradient_tracing import (
@@ -82,7 +82,7 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
     outputs = " and ".join(dict.fromkeys(elsewhere.values()))
     some = f", {len(elsewhere)} of them from {outputs} only" if elsewhere else ""
     message = f"all {len(trainable)} trainable parameters receive a gradient{some}"
-    return Evidence.counted(name, Status.OK, message, 0, "parameters", counterexample, details={"layers": layers})
+    return Evidence.ok(name, message, (0, 0, "parameters"), counterexample=counterexample, details={"layers": layers})
 
 
 def _judge_unreached(
@@ -93,36 +93,30 @@ def _judge_unreached(
     if cancelled := _cancelled(subject, model, unreached, gradients):
         path, calls = next(iter(cancelled.items()))
         others = and_others(len(cancelled) - 1, "parameter")
-        return Evidence.counted(
+        return Evidence.warned(
             name,
-            Status.WARN,
             f"the gradients of parameter `{path}` from {calls} calls cancel exactly{others}: it has no effect",
-            len(cancelled),
-            "parameters",
+            (len(cancelled), 0, "parameters"),
             module=path.rpartition(".")[0],
             cause="a bias that is subtracted again, as in the difference of two embeddings: leave it out (bias=False)",
             code="cancels",
         )
     why, blame = _cut(subject, model, unreached[0], gradients)
     if all(path in gradients for path in unreached) and (seeds := _reached_by_other_weights(subject, unreached, seed)):
-        return Evidence.counted(
+        return Evidence.warned(
             name,
-            Status.WARN,
             f"parameter `{unreached[0]}` receives no gradient{and_others(len(unreached) - 1, 'parameter')} with the weights of seed "
             f"{subject.seed}, but one with those of {joined(seeds)}: {why}",
-            len(unreached),
-            "parameters",
+            (len(unreached), 0, "parameters"),
             module=blame,
             place=blame.place,
             cause="units that are all dead by chance: a layer of few units behind a ReLU, or weights too small for its biases",
             code="dead_by_chance",
         )
-    return Evidence.counted(
+    return Evidence.failed(
         name,
-        Status.FAIL,
         f"parameter `{unreached[0]}` receives no gradient{and_others(len(unreached) - 1, 'parameter')}: {why}",
-        len(unreached),
-        "parameters",
+        (len(unreached), 0, "parameters"),
         module=blame,
         place=blame.place,
         cause="a detach(), no_grad() or .data, an argmax or rounding in the path, a module that forward never calls, or a branch "
@@ -356,9 +350,8 @@ def backward_error(subject: Subject, name: str) -> Evidence:
     cause = "an operation that cannot be differentiated, or whose own backward is wrong"
     if _IN_PLACE in raised:
         cause = "a tensor changed in place (`+=`, `/=`, `add_()`, an assignment to a slice) that this line's backward pass still needs"
-    return Evidence(
+    return Evidence.failed(
         name,
-        Status.FAIL,
         f"{BACKWARD_RAISES.strip()}{where}: {raised}",
         counterexample=f"{subject.typical.describe(subject.task)}, train mode, seed=0",
         module=module,

@@ -74,9 +74,8 @@ def _row_gradient(
     subject: Subject, sizes: Sizes, row: int, seed: int, measured: float, bound: float, where: Callable[[int], str]
 ) -> Evidence:
     if math.isnan(measured):
-        return Evidence(
+        return Evidence.warned(
             "batch_independence",
-            Status.WARN,
             "gradients of the logits are not finite, so the rows they reach cannot be determined (see gradient_flow)",
             counterexample=f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
             code="gradient_not_finite",
@@ -85,14 +84,12 @@ def _row_gradient(
     turned = not holds and subject.reads_length_first
     told = f"the gradient of row {row}'s logits reaches the inputs of other rows"
     usual = "an operation over the batch axis whose forward value hides it, or a custom autograd function"
-    return Evidence(
+    return Evidence.judged(
         "batch_independence",
         Status.OK if holds else Status.FAIL,
         "no gradient reaches the other rows" if holds else (f"{told}: {READS_LENGTH_FIRST}" if turned else told),
-        measured,
-        bound,
-        "of the row's own gradient",
-        f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
+        (measured, bound, "of the row's own gradient"),
+        counterexample=f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
         cause="" if holds else (LENGTH_FIRST_CAUSE if turned else usual),
         details=owned_by(LENGTH_FIRST_OWNER) if turned else {},
         investigate=None if holds else partial(where, row),

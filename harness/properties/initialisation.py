@@ -66,14 +66,12 @@ def initial_loss(subject: Subject, seed: int = 0) -> Evidence:
     # Scores drawn at random rather than from a model make the mean loss vary by about their spread over the root of the count.
     status = Status.FAIL if not excess <= allowed else (Status.WARN if excess > min(1.0, allowed) else Status.OK)
     what = f"the loss before training is {loss:.2f}, that of a uniform guess over {classes} classes {uniform:.2f}"
-    return Evidence(
+    return Evidence.judged(
         _NAME,
         status,
         what if status is Status.OK else f"{what}: the fresh model is confidently wrong",
-        excess,
-        allowed,
-        "nats above the loss of a uniform guess",
-        f"{_BATCHES} batches of {subject.typical.describe(subject.task)}, train mode, seed={seed}",
+        (excess, allowed, "nats above the loss of a uniform guess"),
+        counterexample=f"{_BATCHES} batches of {subject.typical.describe(subject.task)}, train mode, seed={seed}",
         cause=""
         if status is Status.OK
         else "an embedding or head initialised with too large a scale (nn.Embedding's default of 1, tied to the "
@@ -143,18 +141,16 @@ def symmetry(subject: Subject, seed: int = 0) -> Evidence:
     if not twins and (repeated := _called_in_vain(subject, model, counterexample, seed)):
         return repeated
     if not twins:
-        return Evidence.counted(_NAME, Status.OK, "all units differ, or their gradients do", 0, "layers", counterexample)
+        return Evidence.ok(_NAME, "all units differ, or their gradients do", (0, 0, "layers"), counterexample=counterexample)
     path, first, second = twins[0]
-    return Evidence.counted(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"units {first} and {second} of `{path}` start equal and receive equal gradients, so they can never differ",
-        len(twins),
-        "layers",
-        counterexample,
-        path,
-        "weights filled with a constant (zeros_, ones_, constant_) or copied from one unit to all",
-        {"layers": [name for name, *_ in twins]},
+        (len(twins), 0, "layers"),
+        counterexample=counterexample,
+        module=path,
+        cause="weights filled with a constant (zeros_, ones_, constant_) or copied from one unit to all",
+        details={"layers": [name for name, *_ in twins]},
         place=_line_of(subject, path),
         code="units_start_equal",
     )
@@ -168,15 +164,13 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
     broken = weights + [path for path, t in model.named_buffers() if t.is_floating_point() and bool(_values(t).isnan().any())]
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
     if broken:
-        return Evidence.counted(
+        return Evidence.failed(
             _NAME,
-            Status.FAIL,
             f"`{broken[0]}` holds NaN or infinity before any input is seen",
-            len(broken),
-            "tensors",
-            counterexample,
-            broken[0],
-            "memory that was never initialised (torch.empty), or weights saved after training diverged",
+            (len(broken), 0, "tensors"),
+            counterexample=counterexample,
+            module=broken[0],
+            cause="memory that was never initialised (torch.empty), or weights saved after training diverged",
             place=_line_of(subject, broken[0]),
             code="not_finite",
         )
@@ -197,28 +191,22 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
     if not spread > floor:
         spread = _spread_with_filled_zeros(subject, seed, spread_of)
     if not spread > floor:
-        return Evidence(
+        return Evidence.failed(
             _NAME,
-            Status.FAIL,
             "different inputs give the same logits up to rounding: the signal vanishes on the way",
-            spread,
-            floor,
-            "between two inputs",
-            counterexample,
+            (spread, floor, "between two inputs"),
+            counterexample=counterexample,
             cause="weights too small for the depth, units that are all dead, or a norm that divides by too much",
             code="signal_vanishes",
             investigate=lambda: _rescaled(subject, lambda model: spread_of(model) > floor, is_up=True),
         )
     loudest, module = loudest_of(model)
     if loudest > _HALF_PRECISION_MAX:
-        return Evidence(
+        return Evidence.warned(
             _NAME,
-            Status.WARN,
             f"activations reach {loudest:.1e}, beyond half precision's {_HALF_PRECISION_MAX:.0f}",
-            loudest,
-            _HALF_PRECISION_MAX,
-            "",
-            counterexample,
+            (loudest, _HALF_PRECISION_MAX, ""),
+            counterexample=counterexample,
             cause="a residual stream without norm, or an initial scale that grows with depth",
             code="too_large",
             investigate=lambda: Blame(
@@ -226,7 +214,10 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
             ),
         )
     return Evidence.ok(
-        _NAME, "parameters and signals are in range", loudest, _HALF_PRECISION_MAX, "largest activation", counterexample
+        _NAME,
+        "parameters and signals are in range",
+        (loudest, _HALF_PRECISION_MAX, "largest activation"),
+        counterexample=counterexample,
     )
 
 
@@ -286,9 +277,8 @@ def _called_in_vain(subject: Subject, model: nn.Module, counterexample: str, see
         first, *others = [call.inputs for call in calls if call.module == paths[0]] or [[]]
         if others and first and all(len(each) == len(first) and all(map(torch.equal, each, first)) for each in others):
             kind = type(model.get_submodule(paths[0])).__name__
-            return Evidence(
+            return Evidence.warned(
                 _NAME,
-                Status.WARN,
                 f"{listed(paths)} are one module: its {len(others) + 1} calls read the same and compute the same, whatever is learnt",
                 counterexample=counterexample,
                 module=paths[0],

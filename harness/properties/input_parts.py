@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, other_batch
 from harness.errors import UserError
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.properties.calling import ModelRaisedError
 from harness.properties.carried_state import going_on
 from harness.properties.dependence import where_lost
@@ -101,22 +101,19 @@ def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
             return _unread_end(subject, unread[0], seed, counterexample)
         return Evidence.ok(_NAME, "every part of every input matters", counterexample=counterexample)
     if all(_may_act_later(subject, part, missing) for part in missing):
-        return Evidence(
+        return Evidence.warned(
             _NAME,
-            Status.WARN,
             f"no output depends on {missing[0].told}, the last one: right only where it acts on what comes later, as what ends an episode does",
             counterexample=counterexample,
             cause="a slice or a shift that leaves the last place out",
             investigate=lambda: _where_lost(subject, missing[0], seed),
             code="unread_end",
         )
-    return Evidence.counted(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"no output depends on {missing[0].told}{and_others(len(missing) - 1, 'part')}",
-        len(missing),
-        f"of {len(parts)} parts ignored",
-        counterexample,
+        (len(missing), 0, f"of {len(parts)} parts ignored"),
+        counterexample=counterexample,
         cause="an argument that forward does not use, a slice that leaves places out, or a branch that overwrites it",
         investigate=lambda: _where_lost(subject, missing[0], seed),
         code="ignored_input",
@@ -136,14 +133,11 @@ def _may_act_later(subject: Subject, part: Part, missing: list[Part]) -> bool:
 
 
 def _unread_end(subject: Subject, part: Part, seed: int, counterexample: str) -> Evidence:
-    return Evidence(
+    return Evidence.warned(
         _NAME,
-        Status.WARN,
         f"no output depends on {part.told}, the last one, though others at its place in a stride matter",
-        1.0,
-        0.0,
-        "elements",
-        counterexample,
+        (1.0, 0.0, "elements"),
+        counterexample=counterexample,
         cause="padding that does not count the stride, so that the last window ends too early; on the left of a causal convolution it is the "
         "kernel less the stride",
         investigate=lambda: _where_lost(subject, part, seed),
@@ -198,7 +192,7 @@ def _wrong_outputs(subject: Subject, model: nn.Module, seed: int, counterexample
         else:
             continue
         cause = "an output that is computed only from weights, or in which a branch overwrites what depends on the inputs"
-        return Evidence(_NAME, Status.FAIL, message, counterexample=counterexample, cause=cause, code=code)
+        return Evidence.failed(_NAME, message, counterexample=counterexample, cause=cause, code=code)
     return None
 
 

@@ -157,9 +157,8 @@ def _from_dtype(subject: Subject, dtype: torch.dtype, seed: int, in_parts: bool 
     )
     if not changed or evidence.status is not Status.OK:
         return evidence
-    return Evidence(
+    return Evidence.failed(
         NAME,
-        Status.FAIL,
         f"`{changed[0]}` takes the dtype of the state dict, {label}, while the rest of the model keeps its own",
         module=changed[0],
         cause="a _load_from_state_dict, a hook or a setter that puts the loaded tensor in the place of the parameter instead of copying it",
@@ -203,9 +202,8 @@ def judge_loading(
         raise
     except (NotLoadedError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
         told = str(error) if isinstance(error, NotLoadedError) else f"the saved state dict does not load: {raised(error)}"
-        return Evidence(
+        return Evidence.failed(
             NAME,
-            Status.FAIL,
             told,
             module=getattr(error, "module", ""),
             cause="parameters made during forward, or a factory that builds another architecture each time",

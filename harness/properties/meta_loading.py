@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from harness.compat import buffers_of, compiler_left_out, saved_names
 from harness.errors import ForwardError, ProbeUnsupportedError, UserError
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.models.copies import objects_reached
 from harness.properties.large_tensors import through_a_file
 from harness.properties.loading import NAME, judge_loading, load_into, second_instance, tie_again, unless_owned
@@ -137,9 +137,8 @@ def _computed_again(subject: Subject) -> Evidence | None:
             reason = f"{shown} is computed by no method: built on meta it would have no value (a `reset_parameters` of its module is called)"
             return Evidence.skipped(NAME, reason)
         by = f"by {' or '.join(f'`{method}`' for method in methods[pair]) or 'any method'}"
-        return Evidence(
+        return Evidence.failed(
             NAME,
-            Status.FAIL,
             f"{shown} {f'is not computed again {by}' if untouched else f'gets another value {by} than in __init__'}",
             module=_name(*pair),
             cause="a buffer with persistent=False that __init__ computes, and the method for models built on meta does not, or does otherwise",

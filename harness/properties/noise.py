@@ -219,16 +219,15 @@ def judge_equal(
     """
     measured = difference(*compare(subject.model))
     bound = subject.bound(name) if bound is None else subject.task.tolerances.get(name, bound)
-    facts: dict[str, Any] = {"name": name, "measured": measured, "bound": bound, "counterexample": counterexample}
-    facts["unit"] = "(largest difference)"
+    seen = (measured, bound, "(largest difference)")
+    facts: dict[str, Any] = {"counterexample": counterexample}
     precise = None
     if measured <= bound:
         precise, finer = in_float64(subject, name, lambda model: difference(*compare(model))) or (None, 0.0)
         if precise is None or not (fine := finer_bound(subject, bound)) < finer < float("inf"):
-            return Evidence(status=Status.OK, message="equal within rounding", **facts)
-        details, bound = hidden_by(subject), fine
-        told = f"(largest difference in float64; rounding in {details[HIDDEN_BY]} hides it)"
-        facts |= {"measured": finer, "bound": bound, "unit": told, "details": details}
+            return Evidence.ok(name, "equal within rounding", seen, **facts)
+        facts["details"], bound = hidden_by(subject), fine
+        seen = (finer, bound, f"(largest difference in float64; rounding in {facts['details'][HIDDEN_BY]} hides it)")
     double = subject.double if name not in subject.task.tolerances else None
     if double is not None and precise is None:
         try:
@@ -236,17 +235,14 @@ def judge_equal(
         except ForwardError:  # what raises in float64 only cannot be confirmed there
             confirmed, double = measured, None
         if confirmed < measured / FACTOR:
-            return Evidence(
-                status=Status.OK,
-                message="equal within rounding (the difference vanishes in float64)",
-                details={"float64_difference": confirmed},
-                **facts,
-            )
+            message = "equal within rounding (the difference vanishes in float64)"
+            return Evidence.ok(name, message, seen, counterexample=counterexample, details={"float64_difference": confirmed})
     if part := dynamically_quantised_part(subject.model):
         told = wrong if isinstance(wrong, str) else wrong()
-        return Evidence(
-            status=Status.WARN,
-            message=f"{told}; `{part}` quantises its inputs by the range of the whole batch, so some of that is by design",
+        return Evidence.warned(
+            name,
+            f"{told}; `{part}` quantises its inputs by the range of the whole batch, so some of that is by design",
+            seen,
             module=part,
             cause="dynamic quantisation; judge the model before it is quantised, and the quantised one by its answers",
             code="quantised_by_batch",
@@ -255,16 +251,18 @@ def judge_equal(
     judge = double if double is not None else subject.model
     if name in _COMPARES_CALLS and _is_state(subject, compare, bound, subject.model if precise is None else precise):
         told = wrong if isinstance(wrong, str) else wrong()
-        return Evidence(
-            status=Status.WARN,
-            message=f"{told}, but not on fresh copies of the model: an earlier call leaves state behind (see stateless)",
+        return Evidence.warned(
+            name,
+            f"{told}, but not on fresh copies of the model: an earlier call leaves state behind (see stateless)",
+            seen,
             cause="a hidden state, key/value cache, mask or counter kept on the module between calls",
             code="depends_on_earlier_calls",
             **facts,
         )
-    return Evidence(
-        status=Status.FAIL,
-        message=wrong if isinstance(wrong, str) else wrong(),
+    return Evidence.failed(
+        name,
+        wrong if isinstance(wrong, str) else wrong(),
+        seen,
         cause=cause if isinstance(cause, str) else cause(),
         investigate=None if investigate is None else lambda: investigate(judge),
         code=code,
@@ -297,7 +295,7 @@ def judge_rows(
         doubtful = sorted({0, len(pairs) // 2, len(pairs) - 1})
     if doubtful:
         return first_failure(map(by_itself, doubtful))
-    return Evidence.ok(name, "equal within rounding", max(gaps), bound, counterexample=counterexample)
+    return Evidence.ok(name, "equal within rounding", (max(gaps), bound, ""), counterexample=counterexample)
 
 
 def _is_state(subject: Subject, compare: Comparison, bound: float, model: nn.Module) -> bool:

@@ -101,12 +101,10 @@ def _empty_row(subject: Subject, sizes: Sizes, axis: Axis, seed: int) -> Evidenc
     # Gradients that are bad without such a row too are the matter of gradient_flow.
     if not bad or _bad_gradients(subject, subject.batch(sizes, seed)):
         return evidence
-    return Evidence.counted(
+    return Evidence.failed(
         name,
-        Status.FAIL,
         f"a row that is all padding makes the gradient of `{bad[0]}` NaN or infinite{and_others(len(bad) - 1, 'parameter')}",
-        number=len(bad),
-        unit="parameters",
+        (len(bad), 0, "parameters"),
         counterexample=counterexample,
         investigate=lambda: _source_of_bad_gradients(subject, batch) or bad[0],
         cause="a softmax over a row of -inf, or a mean that divides by the number of real tokens",
@@ -119,7 +117,7 @@ def finite_gradients(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     together = _together(subject, sizes, _CONTENTS, seed)
     if together and not _bad_gradients(subject, together):
         counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
-        return Evidence.counted("gradient_flow", Status.OK, "every gradient is finite", 0, "parameters", counterexample)
+        return Evidence.ok("gradient_flow", "every gradient is finite", (0, 0, "parameters"), counterexample=counterexample)
     return _worst(_finite_gradients_at(subject, sizes, content, seed) for content in _CONTENTS)
 
 
@@ -159,13 +157,11 @@ def _finite_gradients_padded(subject: Subject, axis: Axis, seed: int) -> Evidenc
     bad = _bad_gradients(subject, batch)
     if not bad or not _has_finite_loss(subject, batch):  # without a loss, it reads padding, or `padding_ignored` fails
         return None
-    return Evidence.counted(
+    return Evidence.failed(
         "gradient_flow",
-        Status.FAIL,
         f"the gradient of `{bad[0]}` is NaN or infinite in a batch with padded rows, whose loss is finite"
         f"{and_others(len(bad) - 1, 'parameter')}",
-        number=len(bad),
-        unit="parameters",
+        (len(bad), 0, "parameters"),
         counterexample=f"{sizes.describe(subject.task)}, lengths={lengths}, padding: {axis.padding}, seed={seed}",
         investigate=lambda: _first_broken(subject, batch) or _source_of_bad_gradients(subject, batch) or bad[0],
         cause="a padded query that may look at nothing: its softmax over -inf is NaN, and 0 times NaN is NaN in every weight's gradient",
@@ -188,7 +184,7 @@ def _finite_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evide
 
 
 def _all_finite(counterexample: str) -> Evidence:
-    return Evidence.counted("finite_output", Status.OK, "logits are finite", 0, "elements", counterexample)
+    return Evidence.ok("finite_output", "logits are finite", (0, 0, "elements"), counterexample=counterexample)
 
 
 def _finite_gradients_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evidence:
@@ -207,12 +203,10 @@ def _finite_gradients_at(subject: Subject, sizes: Sizes, content: str, seed: int
         return left_to(
             name, owner, f"{message}, where the logits are not finite", counterexample=counterexample, code="not_finite"
         )
-    return Evidence.counted(
+    return Evidence.failed(
         name,
-        Status.FAIL,
         message,
-        number=len(bad),
-        unit="parameters",
+        (len(bad), 0, "parameters"),
         counterexample=counterexample,
         investigate=lambda: _source_of_bad_gradients(subject, batch) or bad[0],
         cause="sqrt, norm, log or a division whose argument reaches zero; a `where` that hides the bad branch in forward only",
@@ -252,26 +246,19 @@ def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: 
     except ModelRaisedError as error:
         if subject.prerequisite_failure.raises:  # whatever the inputs hold
             raise
-        return Evidence(
-            name,
-            Status.FAIL,
-            f"forward raises {where}: {error}",
-            counterexample=counterexample,
-            module=error.module,
-            code="raises",
+        return Evidence.failed(
+            name, f"forward raises {where}: {error}", counterexample=counterexample, module=error.module, code="raises"
         )
     bad = int((~torch.isfinite(logits)).sum())
     if not bad and logits.numel():
         return _all_finite(counterexample)
     kind = "NaN" if bool(logits.isnan().any()) else "infinite"
 
-    return Evidence.counted(
+    return Evidence.failed(
         name,
-        Status.FAIL,
         f"{bad} of {logits.numel()} logits are {kind} {where}",
-        bad,
-        "elements",
-        counterexample,
+        (bad, 0, "elements"),
+        counterexample=counterexample,
         cause="a division by zero, log or sqrt of a non-positive number, exp that overflows, or a softmax over a row of -inf",
         investigate=lambda: _first_broken(subject, batch),
         code="not_finite",

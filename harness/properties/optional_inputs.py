@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.adapters import same_shape
 from harness.batches import Batch, Sizes
 from harness.errors import OutputError
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.properties.calling import ModelRaisedError
 from harness.properties.noise import first_failure, judge_equal, remembered
 from harness.properties.subject import Subject
@@ -91,9 +91,8 @@ def _without(subject: Subject, sizes: Sizes, base: Batch, names: tuple[str, ...]
     except (ModelRaisedError, OutputError) as error:
         if subject.prerequisite_failure.raises:
             raise
-        return Evidence(
+        return Evidence.failed(
             _NAME,
-            Status.FAIL,
             f"without {told} forward raises: {error}" if isinstance(error, ModelRaisedError) else f"without {told}: {error}",
             counterexample=counterexample,
             module=getattr(error, "module", ""),
@@ -112,5 +111,5 @@ def _without(subject: Subject, sizes: Sizes, base: Batch, names: tuple[str, ...]
             problem, code = "is not finite", "not_finite"
         if problem:
             message = f"without {told} output `{output.name}` {problem}"
-            return Evidence(_NAME, Status.FAIL, message, counterexample=counterexample, code=code)
+            return Evidence.failed(_NAME, message, counterexample=counterexample, code=code)
     return Evidence.ok(_NAME, f"works without {told}", counterexample=counterexample)

@@ -138,13 +138,12 @@ def finite_further_output(subject: Subject, sizes: Sizes, seed: int = 0) -> Evid
         return finite_output(subject, sizes, seed=seed)
     values = subject.logits(subject.batch(sizes, seed))
     bad = int((values.isnan() | values.isposinf()).sum())
-    return Evidence.counted(
+    return Evidence.judged(
         "finite_output",
         Status.FAIL if bad else Status.OK,
         f"{bad} of {values.numel()} logits are NaN or infinite at typical inputs" if bad else "logits are finite",
-        bad,
-        "elements",
-        f"{sizes.describe(subject.task)}, seed={seed}",
+        (bad, 0, "elements"),
+        counterexample=f"{sizes.describe(subject.task)}, seed={seed}",
         cause="a division by zero, log or sqrt of a non-positive number, or exp that overflows" if bad else "",
         code="not_finite" if bad else "",
     )

@@ -80,9 +80,8 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
         second=None if load is _by_path else lambda: subject.model,
     )
     if changed and found.status is Status.OK:
-        return Evidence(
+        return Evidence.failed(
             NAME,
-            Status.FAIL,
             f"saving changes the model that is saved: `{changed}` has another `requires_grad` or dtype than before",
             module=changed,
             place=line_that_calls(subject.model, WHOLE, _CHANGES, names[0]) or method_of(subject.model, names[0]),
@@ -349,9 +348,8 @@ def _new_ids_work(subject: Subject, model: nn.Module, known: int, seed: int) -> 
 
 
 def _resize_fails(model: nn.Module, message: str, code: str, module: str = "") -> Evidence:
-    return Evidence(
+    return Evidence.failed(
         NAME,
-        Status.FAIL,
         message,
         module=module,
         place=method_of(model, _RESIZE),

@@ -155,7 +155,7 @@ def _loaded(subject: Subject, loader: _Loader, path: Path) -> tuple[_Answer, nn.
 
 
 def _hidden(told: str, weight: str, place: str) -> Evidence:
-    found = Evidence(NAME, Status.WARN, told, module=weight, cause=_CAUSE, code="hides_missing_weights")
+    found = Evidence.warned(NAME, told, module=weight, cause=_CAUSE, code="hides_missing_weights")
     return placed_at(found, place)
 
 
@@ -276,7 +276,7 @@ def _by_state_dict(subject: Subject, weight: str) -> Evidence | None:
         if isinstance(answer.error, _ACCIDENTS):
             told = f"load_state_dict(strict=False) raises {raised(answer.error)} where weights of `{path or WHOLE}` are missing"
             cause = "a _load_from_state_dict or a hook that takes a key for granted; look whether it is there"
-            found = Evidence(NAME, Status.WARN, told, module=path, cause=cause, code="refuses_parts")
+            found = Evidence.warned(NAME, told, module=path, cause=cause, code="refuses_parts")
             return placed_at(found, raising_line(answer.error) or place)
         left = weight if not path else next((f"{prefix}{name}" for name in trained), "")
         if not left or left not in state:

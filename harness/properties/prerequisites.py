@@ -104,9 +104,8 @@ class BrokenWeight:
 
     def evidence(self, name: str) -> Evidence:
         """A failure of a property that cannot hold because of it."""
-        return Evidence(
+        return Evidence.failed(
             name,
-            Status.FAIL,
             f"`{self.path}` holds {self.holds}",
             module=self.path,
             cause="a training run that diverged, or an initialisation that divides by zero",
@@ -217,9 +216,8 @@ def other_in_train_mode(subject: Subject, name: str) -> Evidence:
     """What is said of a model that is another function in train mode; by design where the config says that forward returns the loss."""
     if subject.task.signature.whole_loss == MODEL:
         return Evidence.skipped(name, f"forward returns the loss in train mode: {subject.train_mode_failure}")
-    return Evidence(
+    return Evidence.warned(
         name,
-        Status.WARN,
         f"{subject.train_mode_failure}; so what is trained is not judged",
         module=WHOLE,
         cause="a head that only one mode has, or a loss that forward makes of labels in train mode: declare those `labels`, and "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes
 from harness.errors import OutputError
-from harness.evidence import WHOLE, Blame, Evidence, Status
+from harness.evidence import WHOLE, Blame, Evidence
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError
 from harness.properties.computed_dtypes import HIDDEN_BY, hidden_by, in_float64
@@ -57,7 +57,7 @@ def declared_outputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         except ModelRaisedError as error:
             return left_to(name, SHAPE_OWNER, f"forward raises: {error}", counterexample=counterexample, code="raises")
         except OutputError as error:
-            return Evidence(name, Status.FAIL, str(error), counterexample=counterexample, module=WHOLE, code="missing_output")
+            return Evidence.failed(name, str(error), counterexample=counterexample, module=WHOLE, code="missing_output")
         if not found:
             # A constant that is stored in half precision is off by its rounding in float64 too.
             finer = in_float64(subject, name, partial(first_broken, slack=torch.finfo(subject.dtype).eps))
@@ -65,14 +65,11 @@ def declared_outputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         if found:
             output, (message, code, measured, bound) = found
             told = f"output `{output.name}` {message}"
-            return Evidence(
+            return Evidence.failed(
                 name,
-                Status.FAIL,
                 f"{told}, in float64; rounding in {details[HIDDEN_BY]} hides it" if details else told,
-                measured,
-                bound,
-                "",
-                counterexample,
+                (measured, bound, ""),
+                counterexample=counterexample,
                 investigate=partial(_where_made, subject, batch, output.name, code == "wrong_shape"),
                 details=details,
                 code=code,

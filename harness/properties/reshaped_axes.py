@@ -77,17 +77,19 @@ def reshaped_axes(subject: Subject, seed: int = 0) -> Evidence:
             f"{shapes} mixes axes: memory keeps its order, so the new axis of {size} holds pieces of several steps of the old one"
         )
         status, code = Status.FAIL, "reshape_moves_axis"
-    return Evidence(
+    return Evidence.judged(
         _NAME,
         status,
         message,
-        float(first.steps_in_one) if moved else None,
-        1.0 if moved else None,
-        "steps of the old axis in one of the new" if moved else "",
-        counterexample,
-        str(first.blame),
-        _CAUSE,
-        {"before": list(first.before), "after": list(first.after), **(owned_by(_ROWS_OWNER) if first.mixes_rows else {})},
+        (
+            float(first.steps_in_one) if moved else None,
+            1.0 if moved else None,
+            "steps of the old axis in one of the new" if moved else "",
+        ),
+        counterexample=counterexample,
+        module=str(first.blame),
+        cause=_CAUSE,
+        details={"before": list(first.before), "after": list(first.after), **(owned_by(_ROWS_OWNER) if first.mixes_rows else {})},
         place=first.blame.place,
         code=code,
     )
@@ -130,9 +132,8 @@ def _raises(subject: Subject, sizes: Sizes, seed: int) -> str:
 
 def _in_other_order(found: Unlike, counterexample: str) -> Evidence:
     one, other = found.sizes
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"an axis made of {one} x {other} steps meets one made of {other} x {one}, so that elements of different places are put together",
         counterexample=counterexample,
         module=str(found.blame),

@@ -106,16 +106,14 @@ def memory_footprint(subject: Subject, seed: int = 0) -> Evidence:
         if min(growth) > 0:
             # A graph that refers to itself is never freed, and cannot be gone back through either.
             owner = owned_by(GRADIENT_OWNER) if label == "train" and subject.backward_raises() else {}
-            return Evidence.counted(
+            return Evidence.failed(
                 name,
-                Status.FAIL,
                 f"every call in {label} mode leaves {growth[-1]:,} bytes allocated: memory grows until it runs out",
-                int(growth[-1]),
-                "bytes a call",
-                counterexample,
-                _growing(subject, model, label == "train"),
-                "outputs, losses or hidden states appended to a list on the module, with or without their graph",
-                details | owner,
+                (int(growth[-1]), 0, "bytes a call"),
+                counterexample=counterexample,
+                module=_growing(subject, model, label == "train"),
+                cause="outputs, losses or hidden states appended to a list on the module, with or without their graph",
+                details=details | owner,
                 code="leaks_memory",
             )
     bound = subject.task.tolerances.get(name)
@@ -126,14 +124,12 @@ def memory_footprint(subject: Subject, seed: int = 0) -> Evidence:
         status = Status.WARN
     message = f"one call holds {peak / MIB:.2f} MiB at its peak, {parameters / MIB:.2f} of it parameters"
     shown = bound if bound is not None else _WARN_BYTES / MIB
-    return Evidence(
+    return Evidence.judged(
         name,
         status,
         message,
-        peak / MIB,
-        shown,
-        "MiB",
-        counterexample,
+        (peak / MIB, shown, "MiB"),
+        counterexample=counterexample,
         details=details,
         code="" if status is Status.OK else "too_much_memory",
     )
@@ -151,13 +147,11 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
     counts = [_operators(subject, model, subject.typical, seed) for _ in range(_CALLS)]
     counterexample = f"{subject.typical.describe(subject.task)}, {_CALLS} calls, seed={seed}"
     if counts[-1] > counts[-2] > counts[-3]:
-        return Evidence.counted(
+        return Evidence.failed(
             name,
-            Status.FAIL,
             f"every call does more work than the one before: {counts[-3]}, {counts[-2]}, {counts[-1]} operators",
-            int(counts[-1] - counts[-2]),
-            "more operators a call",
-            counterexample,
+            (int(counts[-1] - counts[-2]), 0, "more operators a call"),
+            counterexample=counterexample,
             module=_growing(subject, model, train=False),
             cause="a loop over something that grows with every call, such as a history kept on the module",
             code="grows",
@@ -174,26 +168,29 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
     figures = f"median call {middle:.2f} ms, {counts[-1]} operators"
     if bound is not None and _median_lower_bound(times) > bound:
         message = f"{figures}: slower than {bound:g} ms"
-        return Evidence(
-            name, Status.FAIL, message, middle, bound, "ms", counterexample, cause="", details=details, code="slower_than_bound"
+        return Evidence.failed(
+            name,
+            message,
+            (middle, bound, "ms"),
+            counterexample=counterexample,
+            cause="",
+            details=details,
+            code="slower_than_bound",
         )
     by_rows = [_operators(subject, model, replace(subject.typical, batch=rows), seed) for rows in (2, 4, 8)]
     details["operators_by_rows"] = by_rows
     steps = (by_rows[1] - by_rows[0]) / 2, (by_rows[2] - by_rows[1]) / 4
     if steps[0] == steps[1] >= 1 and not subject.reads_length_first:  # what loops over the length is no loop over the batch
-        return Evidence(
+        return Evidence.warned(
             name,
-            Status.WARN,
             f"each row of a batch costs {steps[0]:g} operators: batching saves no work",
-            steps[0],
-            0.0,
-            "operators a row",
-            counterexample,
+            (steps[0], 0.0, "operators a row"),
+            counterexample=counterexample,
             cause="a Python loop over the batch",
             details=details,
             code="loops_over_rows",
         )
-    return Evidence.ok(name, figures, middle, bound, "ms", counterexample, details=details)
+    return Evidence.ok(name, figures, (middle, bound, "ms"), counterexample=counterexample, details=details)
 
 
 def find_out_first(subject: Subject) -> None:

@@ -69,7 +69,7 @@ def _judge(subject: Subject, batch: Batch, keepers: list[str], seed: int) -> Evi
     counterexample = f"one batch of {len(trained)} rows, {passes} calls in train mode, rates of dropout 0, seed={seed}"
     if apart[-1] <= _FAR:
         message = "once its statistics are settled, eval mode gives what train mode gives"
-        return Evidence.ok(NAME, message, apart[-1], _FAR, "of the spread of the outputs", counterexample)
+        return Evidence.ok(NAME, message, (apart[-1], _FAR, "of the spread of the outputs"), counterexample=counterexample)
     if len(apart) < 2 or apart[-1] < _SETTLED * apart[0]:
         return Evidence.skipped(NAME, f"the statistics are not settled after {passes} calls")
     other = equals_eval(subject, seed)
@@ -82,14 +82,11 @@ def _judge(subject: Subject, batch: Batch, keepers: list[str], seed: int) -> Evi
         trained, evaluated = (calls_of(model, partial(_logits, subject, batch, seed=seed, train=mode)) for mode in (True, False))
         return first_divergence(trained, evaluated, whole) or keepers[0]
 
-    return Evidence(
+    return Evidence.failed(
         NAME,
-        Status.FAIL,
         f"after {passes} calls in train mode with one batch, eval mode still gives other logits of it: the statistics lead elsewhere",
-        apart[-1],
-        _FAR,
-        "of the spread of the outputs",
-        counterexample,
+        (apart[-1], _FAR, "of the spread of the outputs"),
+        counterexample=counterexample,
         cause="statistics of other axes or values than those that train mode divides by, an average that starts at zero and is never "
         "corrected, a variance that is read as a deviation, an update that is lost, or one in the middle of forward",
         investigate=culprit,
@@ -125,13 +122,12 @@ def _statistics(module: NormBase) -> Tensor:
 
 
 def _say_never_moved(subject: Subject, paths: list[str]) -> Evidence:
-    return Evidence.counted(
+    return Evidence.judged(
         NAME,
         Status.FAIL if subject.fresh_weights else Status.WARN,  # loaded statistics may be kept on purpose
         f"`{paths[0]}`{and_others(len(paths) - 1, 'norm')} normalises by each batch in train mode and never changes its running statistics, by "
         "which eval mode normalises",
-        len(paths),
-        "norms",
+        (len(paths), 0, "norms"),
         module=paths[0],
         cause="momentum=0, which in PyTorch is the share of the new batch and elsewhere that of the old ones, or a forward that puts them back",
         code="statistics_never_move",

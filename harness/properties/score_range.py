@@ -107,21 +107,21 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
         float(each.min()) for each in (logits.detach(), *(subject.logits(subject.batch(seed=seed + n), model) for n in draws))
     )
     if found is None or lowest < found.lowest - 1e-2:
-        return Evidence.ok(_NAME, "no activation bounds the logits from below", lowest, None, "lowest logit", counterexample)
+        return Evidence.ok(
+            _NAME, "no activation bounds the logits from below", (lowest, None, "lowest logit"), counterexample=counterexample
+        )
     module = next((call.module for call in calls if any(_last_operator(t) is node for t in call.outputs)), "")
     tells = (
         _TWICE if found is _ACTIVATIONS["Sigmoid"] and isinstance(subject.task.signature.main.kind, BinaryScores) else found.tells
     )
-    return Evidence(
+    return Evidence.judged(
         _NAME,
         Status.WARN if _has_own_loss(subject) else Status.FAIL,
         f"forward ends in {found.name}: {tells}",
-        lowest,
-        None,
-        "lowest logit",
-        counterexample,
-        "" if module == path_of("") else module,
-        found.cause,
+        (lowest, None, "lowest logit"),
+        counterexample=counterexample,
+        module="" if module == path_of("") else module,
+        cause=found.cause,
         place=lines.line_of(node),
         compared=f"lowest logit {figure(lowest)}, and {found.name} gives none below {found.lowest:g}",
         code=found.code,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.properties.large_tensors import reading_gradients
 from harness.properties.model_variants import calibrated
 from harness.properties.prerequisites import hidden_by
@@ -61,18 +61,17 @@ def over_depth(subject: Subject, seed: int = 0) -> Evidence:
             elif 0 < ratio < _DECAY and what != "the signal":  # none at all is the matter of gradient_flow
                 found.append((1 / ratio, what, f"fades by a factor of {1 / ratio:.1e}", first))
     if not found:
-        return Evidence.ok(_NAME, "signals and gradients keep their scale over depth", worst, _GROWTH, "times", counterexample)
+        return Evidence.ok(
+            _NAME, "signals and gradients keep their scale over depth", (worst, _GROWTH, "times"), counterexample=counterexample
+        )
     ratio, what, does, path = max(found)
-    return Evidence(
+    return Evidence.warned(
         _NAME,
-        Status.WARN,
         f"{what} {does} over the blocks of `{path.rpartition('.')[0]}`",
-        ratio,
-        _GROWTH,
-        "times",
-        counterexample,
-        path.rpartition(".")[0],
-        _CAUSE,
+        (ratio, _GROWTH, "times"),
+        counterexample=counterexample,
+        module=path.rpartition(".")[0],
+        cause=_CAUSE,
         code="changes_scale_with_depth",
     )
 
@@ -97,15 +96,12 @@ def over_time(subject: Subject, seed: int = 0) -> Evidence:
     counterexample = f"{sizes.describe(subject.task)}, the gradient of the last step, eval mode, seed={seed}"
     if ratio <= _GROWTH:
         message = "the gradient does not grow on its way back through time"
-        return Evidence.ok(_NAME, message, ratio, _GROWTH, "times that of the last steps", counterexample)
-    return Evidence(
+        return Evidence.ok(_NAME, message, (ratio, _GROWTH, "times that of the last steps"), counterexample=counterexample)
+    return Evidence.warned(
         _NAME,
-        Status.WARN,
         f"over {steps} steps back in time the gradient grows by a factor of {ratio:.1e}",
-        ratio,
-        _GROWTH,
-        "times that of the last steps",
-        counterexample,
+        (ratio, _GROWTH, "times that of the last steps"),
+        counterexample=counterexample,
         cause="a recurrent matrix whose largest eigenvalue is above 1, or a state to which every step adds more than the last",
         code="grows_over_time",
     )

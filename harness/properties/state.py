@@ -52,21 +52,23 @@ def registration(subject: Subject, seed: int = 0) -> Evidence:
     hidden = dict(_hidden_parts(model))
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
     if not hidden:
-        return Evidence.counted("registration", Status.OK, "every parameter and module is registered", 0, "parts", counterexample)
+        return Evidence.ok(
+            "registration", "every parameter and module is registered", (0, 0, "parts"), counterexample=counterexample
+        )
     used = _trained_parts(subject, model, hidden, seed)
     path = used[0] if used else next(iter(hidden))
     kind = "module" if isinstance(hidden[path], nn.Module) else "parameter"
     wrong = f"{kind} `{path}` is not registered: the optimizer, state_dict() and .to() do not see it"
-    return Evidence.counted(
+    return Evidence.judged(
         "registration",
         Status.FAIL if used else Status.WARN,
         wrong if used else f"{wrong}, though no gradient reaches it",
-        len(used) or len(hidden),
-        "parts",
-        counterexample,
-        path,
-        "modules in a Python list or dict instead of nn.ModuleList or nn.ModuleDict; tensors that require grad but are not an nn.Parameter",
-        {"hidden": list(hidden)},
+        (len(used) or len(hidden), 0, "parts"),
+        counterexample=counterexample,
+        module=path,
+        cause="modules in a Python list or dict instead of nn.ModuleList or nn.ModuleDict; tensors that require grad but are not an "
+        "nn.Parameter",
+        details={"hidden": list(hidden)},
         code="not_registered" if used else "not_registered_and_unused",
     )
 
@@ -160,21 +162,19 @@ def leaves_the_process(subject: Subject, seed: int = 0) -> Evidence:
         changes = tuple(change for change in changes if change.setting.name in again)
     if changes:
         grave = any(change.setting.grave for change in changes)
-        return Evidence.counted(
+        return Evidence.judged(
             name,
             Status.FAIL if grave else Status.WARN,
             f"a call leaves the process changed, for all other models in it: {in_words(changes)}",
-            len(changes),
-            "settings",
-            counterexample,
+            (len(changes), 0, "settings"),
+            counterexample=counterexample,
             cause="a global setting changed inside forward; use its context manager (`with torch.no_grad():`), or set it in the training script",
             investigate=lambda: _changer(subject, changes, seed),
             code="changes_process",
         )
     if subject.shared.left_by_build:
-        return Evidence(
+        return Evidence.warned(
             name,
-            Status.WARN,
             f"importing or building the model changes the process, for all other models in it: {subject.shared.left_by_build}",
             cause="a global setting changed at the top of a file or in a constructor; set it in the training script",
             code="changes_process_when_built",
@@ -224,9 +224,8 @@ def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
 def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
     """A deep copy gives the same logits, and continues giving them when the original's weights change."""
     if subject.copies.fault:
-        return Evidence(
+        return Evidence.failed(
             "serialisation",
-            Status.FAIL,
             subject.copies.fault,
             cause="a lambda or bound method kept on the module that uses its parts, the result of a computation kept on it (as weight_norm "
             "does, and parametrizations.weight_norm does not), or a handle that cannot be copied. It breaks weight averaging and quantisation; "
@@ -295,9 +294,8 @@ def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
         lost = tied - tied_groups(move())
         if lost:
             names = sorted(next(iter(lost)))
-            return Evidence(
+            return Evidence.failed(
                 NAME,
-                Status.FAIL,
                 f"`{names[0]}` and `{names[1]}` are tied, but not after {label}",
                 module=names[1],
                 place=_line_that_ties(subject, names, move),

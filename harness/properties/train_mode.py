@@ -135,14 +135,11 @@ def _judge_drawn(subject: Subject, batch: Batch, trained: _Stilled, counterexamp
     off = ((draws.mean(0) - evaluated.double()).abs() - bound).clamp(min=0) / error.clamp(min=torch.finfo(error.dtype).tiny)
     if float(off.median()) < _BESIDE:
         return Evidence.ok(NAME, "eval mode gives the mean of what train mode draws", counterexample=counterexample)
-    return Evidence(
+    return Evidence.warned(
         NAME,
-        Status.WARN,
         "eval mode gives neither what train mode gives at the mean of the noise that it draws, nor the mean of what it gives",
-        difference(middle, evaluated),
-        bound,
-        "between the logits",
-        counterexample,
+        (difference(middle, evaluated), bound, "between the logits"),
+        counterexample=counterexample,
         cause="noise that eval mode adds as a number, such as one standard deviation, or another latent than the mean that training scatters "
         "around",
         investigate=culprit,
@@ -220,15 +217,13 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
 
 def _untrained(paths: list[str], said: str, cause: str, code: str, counterexample: str) -> Evidence:
     """A failure of parameters that a call in eval mode has left untrained."""
-    return Evidence.counted(
+    return Evidence.failed(
         NAME,
-        Status.FAIL,
         f"after a call in eval mode parameter `{paths[0]}` {said}",
-        len(paths),
-        "parameters",
-        counterexample,
-        paths[0].rpartition(".")[0],
-        cause,
+        (len(paths), 0, "parameters"),
+        counterexample=counterexample,
+        module=paths[0].rpartition(".")[0],
+        cause=cause,
         code=code,
     )
 

@@ -119,12 +119,10 @@ def _vocabulary_of(subject: Subject, name: str, seed: int) -> Evidence:
         if not reading.ids and reading.error is not None:
             raise reading.error  # whatever is read
     if reading.refused:
-        return Evidence.counted(
+        return Evidence.failed(
             _NAME,
-            Status.FAIL,
             f"{_listed(reading.refused)} of `{name}` cannot be read: {reading.error}",
-            number=len(reading.refused),
-            unit=f"of {len(ids)} ids",
+            (len(reading.refused), 0, f"of {len(ids)} ids"),
             counterexample=reading.shown(reading.refused[0]),
             module=reading.error.module if reading.error else "",
             cause=f"an embedding with fewer than the declared {vocab} rows{_table_of(subject, reading)}",
@@ -155,9 +153,8 @@ def _refuses_rows(subject: Subject, alone: _Reading) -> Evidence:
     """Ids that can be read beside others, and not in a row that holds nothing else: mostly padding."""
     token = alone.refused[0]
     padding = " (padding)" if token == subject.task.pad_token_id else ""
-    return Evidence(
+    return Evidence.warned(
         _NAME,
-        Status.WARN,
         f"forward raises on a row that holds only token {token}{padding}{and_others(len(alone.refused) - 1, 'token')}, "
         f"but not when another token is in it: {alone.error}",
         counterexample=alone.shown(token),
@@ -186,15 +183,14 @@ def _told_apart(subject: Subject, reading: _Reading, vocab: int) -> Evidence:
     if everything and subject.task.declared is not None:  # which others may, and `input_dependence` judges
         told = f"output `{subject.task.signature.main.name}` does not depend on `{reading.name}`"
         return Evidence.skipped(_NAME, told, counterexample=counterexample)
-    return Evidence.counted(
+    return Evidence.judged(
         _NAME,
         # Trained models keep rows that no tokenizer uses, often equal ones.
         Status.FAIL if subject.fresh_weights and not everything else Status.WARN,
         f"all token ids of `{reading.name}` give the same logits"
         if everything
         else f"tokens {pair[0]} and {pair[1]} give the same logits{and_others(len(twins) - 1, 'pair')}",
-        number=len(twins),
-        unit="ids read as another",
+        (len(twins), 0, "ids read as another"),
         counterexample=" and ".join(map(reading.shown, pair)),
         cause="ids clamped, wrapped with % or hashed before the embedding, or a special token's row copied",
         investigate=lambda: _where_ids_meet(subject, reading, pair),
@@ -205,9 +201,8 @@ def _told_apart(subject: Subject, reading: _Reading, vocab: int) -> Evidence:
 def _not_finite(subject: Subject, reading: _Reading, logits: Tensor) -> Evidence:
     bad = [reading.ids[index] for index in (~torch.isfinite(logits).all(1)).nonzero().flatten().tolist()]
     alone = next((token for token in bad[:_ROWS] if not finite(_logits(subject, reading.template, reading.name, [token]))), None)
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"token {bad[0] if alone is None else alone} gives logits that are not finite{' in a batch with others' if alone is None else ''}",
         counterexample=reading.shown(bad[0] if alone is None else alone),
         code="not_finite",

@@ -114,21 +114,21 @@ class Replays:
 
     def _replay(self, format: str) -> Evidence:
         if format not in formats():
-            return Evidence(format, Status.WARN, "not replayed: this version does not know the format")
+            return Evidence.warned(format, "not replayed: this version does not know the format")
         exporter, path = make_exporter(format, ExportConfig()), self.folder / self.files[format]
         try:
             exporter.check_available()
         except MissingPackageError as error:
-            return Evidence(format, Status.WARN, f"not replayed: {error}")
+            return Evidence.warned(format, f"not replayed: {error}")
         if exporter.holds_code and not (self.origin or self.trust):
             message = "not replayed: loading it can run code, and the bundle was not made on this machine (`--trust`)"
-            return Evidence(format, Status.WARN, message)
+            return Evidence.warned(format, message)
         if exporter.kind == "weights":
             return self._weights(format, path)
         try:
             exporter.check_contained(path)
         except ExportError as error:
-            return Evidence(format, Status.FAIL, str(error))
+            return Evidence.failed(format, str(error))
         return self._run(format, path)
 
     def _file(self, format: str, path: Path) -> ExportedFile:
@@ -141,7 +141,7 @@ class Replays:
         batches = [self.golden.inputs[number] for number in taken]
         run = self._file(format, path).run(batches, config=config)
         if run.error:
-            return Evidence(format, Status.FAIL, f"in a clean process: {run.error}")
+            return Evidence.failed(format, f"in a clean process: {run.error}")
         return self._judge(format, dict(zip(taken, run.outputs, strict=True)))
 
     def _judge(self, name: str, outputs: Mapping[int, Outputs], format: str = "") -> Evidence:
@@ -158,15 +158,15 @@ class Replays:
             what = "its logits have another shape than the golden ones, or are not finite"
             if output != LOGITS:
                 what = f"output `{output}` has another shape than the golden one, or is not finite"
-            return Evidence(name, Status.FAIL, what)
+            return Evidence.failed(name, what)
         if measured > bound:
             cause = "the file holds other weights, or another version of the runtime computes differently"
             what = (
                 "its logits differ from the golden ones" if output == LOGITS else f"output `{output}` differs from the golden one"
             )
-            return Evidence(name, Status.FAIL, what, measured, bound, cause=cause)
+            return Evidence.failed(name, what, (measured, bound, ""), cause=cause)
         what = "logits" if output == LOGITS else "outputs"
-        return Evidence.ok(name, f"gives the golden {what} of {counted(len(outputs), 'batch')}", measured, bound)
+        return Evidence.ok(name, f"gives the golden {what} of {counted(len(outputs), 'batch')}", (measured, bound, ""))
 
     def _weights(self, format: str, path: Path) -> Evidence:
         """Fills the model that a config of this machine builds; where there is none, compares the weights with what is recorded of them."""
@@ -174,14 +174,16 @@ class Replays:
         if config.is_file():
             found = self._run(format, path, config)
             if found.status is Status.OK:
-                return Evidence.ok(format, f"{found.message} in the model that {config.name} builds", found.measured, found.bound)
+                return Evidence.ok(
+                    format, f"{found.message} in the model that {config.name} builds", (found.measured, found.bound, "")
+                )
             why = found.message
         run = self._file(format, path).run((), expected=self.golden.state)
         if run.error:
-            return Evidence(format, Status.FAIL, f"in a clean process: {run.error}")
+            return Evidence.failed(format, f"in a clean process: {run.error}")
         if why:
             message = f"holds the weights it had, but not for the model that {config} builds now: {why}"
-            return Evidence(format, Status.WARN, message, cause="the code or the config was changed since the bundle was made")
+            return Evidence.warned(format, message, cause="the code or the config was changed since the bundle was made")
         held = counted(len(self.golden.state), "tensor")
         message = f"{held} of the recorded name, shape, dtype and sha256; running them takes the model's code"
         return Evidence.ok(format, message)
@@ -201,7 +203,7 @@ class Replays:
             arguments = [str(script), "--format", format, "--inputs", str(inputs), "--outputs", str(outputs)]
             error = _run_script(arguments, Path(scratch), self.timeout)
             if error:
-                return Evidence(INFERENCE, Status.FAIL, error)
+                return Evidence.failed(INFERENCE, error)
             arrays = load_arrays(outputs)
         found = self._judge(INFERENCE, {number: {name: torch.from_numpy(array) for name, array in arrays.items()}}, format)
         return replace(found, message=f"with {format}, {found.message}")
@@ -260,8 +262,8 @@ def verify_bundle(folder: str | Path, trust: bool = False, timeout: float = 120.
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         listed, formats, wrong = {}, {}, [f"{MANIFEST} cannot be understood: {type(error).__name__}: {error}"]
     if wrong:
-        findings = [Evidence("files", Status.FAIL, mistake) for mistake in wrong[:_SHOWN]]
-        findings += [Evidence("files", Status.FAIL, f"and {len(wrong) - _SHOWN} more")] if len(wrong) > _SHOWN else []
+        findings = [Evidence.failed("files", mistake) for mistake in wrong[:_SHOWN]]
+        findings += [Evidence.failed("files", f"and {len(wrong) - _SHOWN} more")] if len(wrong) > _SHOWN else []
         findings += [Evidence.skipped(format, "not loaded, since the files are not those of the manifest") for format in formats]
         return BundleReport(folder, sha256, tuple(findings))
     whole = Evidence.ok("files", f"{counted(len(listed), 'file')}, each with the sha256 that the manifest gives")
@@ -269,6 +271,6 @@ def verify_bundle(folder: str | Path, trust: bool = False, timeout: float = 120.
         golden = read_golden(folder, listed, formats)
     except (LookupError, TypeError, ValueError, AttributeError, OSError, BadZipFile) as error:
         message = f"cannot be understood, so nothing was loaded: {type(error).__name__}: {error}"
-        return BundleReport(folder, sha256, (whole, Evidence("golden", Status.FAIL, message)))
+        return BundleReport(folder, sha256, (whole, Evidence.failed("golden", message)))
     replays = Replays(folder, formats, golden, made_here(folder), trust, timeout)
     return BundleReport(folder, sha256, (whole, *replays.findings()))

@@ -128,11 +128,8 @@ def _left_to_tier_1(failure: PrerequisiteFailure, found: Evidence) -> Evidence:
 
 
 def _raised(name: str, error: Exception) -> Evidence:
-    return Evidence(
-        name,
-        Status.FAIL,
-        str(error) if isinstance(error, UserError) else f"cannot be judged: {raised(error)}",
-        code="not_measured",
+    return Evidence.failed(
+        name, str(error) if isinstance(error, UserError) else f"cannot be judged: {raised(error)}", code="not_measured"
     )
 
 
@@ -143,7 +140,7 @@ def _judge(name: str, exports: Exports, format: str) -> Evidence:
         code = "export_failed" if owner == "exports" else "unreadable_file"
         return left_to(name, f"{owner}[{format}]", f"{format}: {reason}", code=code)
     if name in _COMPARED and subject.prerequisite_failure.random:
-        return Evidence(name, Status.FAIL, RANDOM, details=owned_by(RANDOM_OWNER, _FORWARD_PASS), code="random_logits")
+        return Evidence.failed(name, RANDOM, details=owned_by(RANDOM_OWNER, _FORWARD_PASS), code="random_logits")
     if name in _ON_LOGITS and subject.prerequisite_failure.weight:
         return subject.prerequisite_failure.weight.evidence(name)
     found = CATALOGUE[name].load()(exports, format)

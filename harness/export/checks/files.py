@@ -40,8 +40,8 @@ def validation(exports: Exports, format: str) -> Evidence:
         outputs = exports.example_outputs(format)
     except UserError as error:
         cause = "a file that was cut short or damaged, weights of another model, or an operator that the runtime cannot run as written"
-        return Evidence(
-            name, Status.FAIL, f"{format}: {error}", cause=cause, details={"path": str(artifact.path)}, code="unreadable_file"
+        return Evidence.failed(
+            name, f"{format}: {error}", cause=cause, details={"path": str(artifact.path)}, code="unreadable_file"
         )
     details: dict[str, Any] = {"path": str(artifact.path), **inspection.facts}
     problems = list(inspection.problems)
@@ -53,7 +53,7 @@ def validation(exports: Exports, format: str) -> Evidence:
             )
     if problems:
         cause = "weights that diverged, a file changed by hand, or an exporter that could not give what was asked for"
-        return Evidence(name, Status.FAIL, f"{format}: {'; '.join(problems)}", cause=cause, details=details, code="unsound_file")
+        return Evidence.failed(name, f"{format}: {'; '.join(problems)}", cause=cause, details=details, code="unsound_file")
     known = {"opset": "opset", "nodes": "nodes", "tensors": "tensors"}
     facts = ", ".join(f"{label} {inspection.facts[key]}" for key, label in known.items() if key in inspection.facts)
     return Evidence.ok(name, f"sound, {artifact.size / 2**20:.2f} MiB" + (f", {facts}" if facts else ""), details=details)
@@ -91,7 +91,7 @@ def _judge_clean_process(exports: Exports, format: str) -> Evidence:
     details = _figures(run)
     if run.error:
         cause = "code or weights that exist only in this process, such as a tensor that is not in the state dict"
-        return Evidence(name, Status.FAIL, f"{format}: {run.error}", cause=cause, details=details, code="clean_process_failed")
+        return Evidence.failed(name, f"{format}: {run.error}", cause=cause, details=details, code="clean_process_failed")
     here = _outputs_here(exports, format, points)
     if here is None:
         return Evidence.skipped(
@@ -108,11 +108,11 @@ def _judge_clean_process(exports: Exports, format: str) -> Evidence:
         )
         message = f"{format}: {what} in this one"
         cause = "code or weights that exist only in this process, such as a tensor that is not in the state dict"
-        return Evidence(name, Status.FAIL, message, measured, bound, cause=cause, details=details, code="clean_process_differs")
+        return Evidence.failed(name, message, (measured, bound, ""), cause=cause, details=details, code="clean_process_differs")
     message = (
         f"loads in {details['load_ms']:.0f} ms, first call {details['first_call_ms']:.1f} ms, peak {details['peak_mib']:.0f} MiB"
     )
-    return Evidence.ok(name, message, measured, bound, details=details)
+    return Evidence.ok(name, message, (measured, bound, ""), details=details)
 
 
 def _outputs_here(exports: Exports, format: str, points: Sequence[Point]) -> list[Outputs] | None:
@@ -165,12 +165,8 @@ def exports_to(exports: Exports, format: str) -> Evidence:
     try:
         artifact = exports.artifact(format)
     except UserError as error:
-        return Evidence(
-            name,
-            Status.FAIL,
-            f"{format}: cannot be exported: {error}",
-            cause=_works_instead(exports, format),
-            code="export_failed",
+        return Evidence.failed(
+            name, f"{format}: cannot be exported: {error}", cause=_works_instead(exports, format), code="export_failed"
         )
     details: dict[str, Any] = {"path": str(artifact.path), "bytes": artifact.size, "seconds": round(artifact.seconds, 3)}
     if artifact.manifest is None:
@@ -178,9 +174,8 @@ def exports_to(exports: Exports, format: str) -> Evidence:
         return Evidence.ok(name, message, details=details)
     details |= {"attempts": [f"{a.way}: {a.error}" if a.error else a.way for a in artifact.manifest.attempts]}
     if artifact.changed:
-        return Evidence(
+        return Evidence.failed(
             name,
-            Status.FAIL,
             f"{artifact.path.name} is not the file that was exported: its sha256 differs",
             cause="the file was edited, damaged or replaced after its export; delete it, and it is exported again",
             code="file_changed",
@@ -190,12 +185,8 @@ def exports_to(exports: Exports, format: str) -> Evidence:
     way = artifact.manifest.attempts[-1].way
     size = f"{artifact.size / 2**20:.2f} MiB"
     if exporter.last_resort and way.startswith(exporter.last_resort) and failed:
-        return Evidence(
-            name,
-            Status.WARN,
-            f"{format}: exported only by the {way}; {failed[0].way}: {failed[0].error}",
-            details=details,
-            code="last_resort",
+        return Evidence.warned(
+            name, f"{format}: exported only by the {way}; {failed[0].way}: {failed[0].error}", details=details, code="last_resort"
         )
     if artifact.manifest.notes.get("frozen"):
         frozen = artifact.manifest.notes["frozen"]
@@ -234,13 +225,11 @@ def dynamic_axes(exports: Exports, format: str) -> Evidence:
         point, reason = next(iter(refused.items()))
         reasons = [f"it refuses {point.sizes.describe(program.task)}: {reason}"]
     planned = exports.exporter(format).plans_memory and not refused and _is_planned(program, static, narrowed)
-    return Evidence(
+    return Evidence.judged(
         name,
         Status.WARN if planned else Status.FAIL,
         f"{format}: {'; '.join(reasons)}{'; memory is planned for these sizes' if planned else ''}",
-        measured=float(len(refused)) if refused else None,
-        bound=0.0 if refused else None,
-        unit="shapes refused",
+        (float(len(refused)) if refused else None, 0.0 if refused else None, "shapes refused"),
         counterexample=next((point.describe(program) for point in refused), ""),
         place=line_that_fixes_a_size(exports.reference) if refused and not (static or narrowed) else "",
         code="fixed_axis" if static else "narrower_axis" if narrowed else "size_refused",
@@ -271,9 +260,8 @@ def inference_mode(exports: Exports, format: str) -> Evidence:
     if left:
         others = f" and {len(left) - 1} more" if len(left) > 1 else ""
         module = left[0].partition(" in `")[2].rstrip("`")
-        return Evidence(
+        return Evidence.failed(
             name,
-            Status.FAIL,
             f"{format}: the file still contains training operators: {left[0]}{others}",
             module=module,
             cause=cause,
@@ -282,9 +270,9 @@ def inference_mode(exports: Exports, format: str) -> Evidence:
     if spread is not None and spread > bound:
         given = "logits" if output == LOGITS else f"values of output `{output}`"
         message = f"{format}: two calls with the same batch give different {given}"
-        return Evidence(name, Status.FAIL, message, spread, bound, cause=cause, code="random_logits")
+        return Evidence.failed(name, message, (spread, bound, ""), cause=cause, code="random_logits")
     message = f"no training operators, and the same {exports.program.returns} at every call"
-    return Evidence.ok(name, message, spread, bound)
+    return Evidence.ok(name, message, (spread, bound, ""))
 
 
 def _in_steps(step: int) -> str:

@@ -32,9 +32,8 @@ def architecture_validation(exports: Exports) -> Evidence:
     details = {"total_modules": total, "layer_counts": dict(counts.most_common()), "inputs": list(exports.program.fields)}
     training = [path for path, module in model.named_modules() if module.training]
     if training:
-        return Evidence(
+        return Evidence.failed(
             name,
-            Status.FAIL,
             f"{counted(len(training), 'module')} stay in train mode after eval(), `{training[0]}` first",
             module=training[0],
             cause="an eval() or train() that was overridden and does not call super()",
@@ -71,19 +70,17 @@ def parameter_validation(exports: Exports) -> Evidence:
         message = f"`{bad[0]}` holds {nan[bad[0]]} NaN and {infinite.get(bad[0], 0)} infinite values"
         others = f" (and {counted(len(bad) - 1, 'other tensor')})" if len(bad) > 1 else ""
         cause = "a training run that diverged: lower the learning rate, clip gradients, or go back to an earlier checkpoint"
-        return Evidence.counted(
+        return Evidence.failed(
             name,
-            Status.FAIL,
             message + others,
-            len(bad),
-            "tensors",
+            (len(bad), 0, "tensors"),
             module=bad[0],
             cause=cause,
             details=details,
             code="weight_not_finite",
         )
     if not parameters:
-        return Evidence(name, Status.WARN, "the model has no parameters", details=details, code="no_parameters")
+        return Evidence.warned(name, "the model has no parameters", details=details, code="no_parameters")
     message = f"{details['total_params']:,} parameters ({trainable:,} trainable), none of them NaN or infinite"
     return Evidence.ok(name, message, details=details)
 
@@ -97,9 +94,8 @@ def forward_pass_validation(exports: Exports) -> Evidence:
     """Forward gives finite logits at several batch sizes, and the same ones again."""
     if exports.subject.prerequisite_failure.random:
         cause = "F.dropout without `training=self.training`, or random numbers drawn in forward"
-        return Evidence(
+        return Evidence.failed(
             "forward_pass_validation",
-            Status.FAIL,
             "logits are random in eval mode, so no file can reproduce them",
             cause=cause,
             code="random_logits",
@@ -118,19 +114,17 @@ def memory_requirements(exports: Exports) -> Evidence:
         with tracker:
             exports.eager(batch)
     except ModelRaisedError as error:
-        return Evidence(name, Status.FAIL, f"cannot be measured, forward raises: {error}", module=error.module, code="raises")
+        return Evidence.failed(name, f"cannot be measured, forward raises: {error}", module=error.module, code="raises")
     peak = parameters + tracker.peak
     details = {"parameter_bytes": parameters, "activation_peak_bytes": tracker.peak, "peak_bytes": peak}
     message = f"{peak / MIB:.2f} MiB at {program.sizes.describe(program.task)}, {parameters / MIB:.2f} of it parameters"
     status = Status.WARN if peak > _WARN_BYTES else Status.OK
     cause = "a model of this size; quantise it, or serve it in half precision" if status is Status.WARN else ""
-    return Evidence(
+    return Evidence.judged(
         name,
         status,
         message,
-        peak / MIB,
-        _WARN_BYTES / MIB,
-        "MiB",
+        (peak / MIB, _WARN_BYTES / MIB, "MiB"),
         cause=cause,
         details=details,
         code="" if status is Status.OK else "too_much_memory",
@@ -147,23 +141,19 @@ def _at_input_shapes(exports: Exports, name: str) -> Evidence:
             outputs = exports.eager(exports.batch(Point(sizes, seed)))
         except UserError as error:
             module = error.module if isinstance(error, ModelRaisedError) else ""
-            return Evidence(
-                name, Status.FAIL, f"forward raises at {at}: {error}", counterexample=at, module=module, code="raises"
-            )
+            return Evidence.failed(name, f"forward raises at {at}: {error}", counterexample=at, module=module, code="raises")
         found = {output: list(tensor.shape) for output, tensor in outputs.items()}
         shapes[at] = found.get(LOGITS, found)
         message = _wrong_shape(exports, sizes, outputs) if name == "shape_validation" else ""
         if message:
-            return Evidence(name, Status.FAIL, message, counterexample=at, code="wrong_shape")
+            return Evidence.failed(name, message, counterexample=at, code="wrong_shape")
         bad = [(output, tensor) for output, tensor in outputs.items() if not bool(tensor.isfinite().all())]
         if name == "forward_pass_validation" and bad:
             output, tensor = bad[0]
             count = int((~tensor.isfinite()).sum())
             what = counted(count, "logit") if output == LOGITS else f"{counted(count, 'value')} of output `{output}`"
             cause = "weights that diverged in training, or a softmax over a row that is all masked"
-            return Evidence(
-                name, Status.FAIL, f"{what} NaN or infinite at {at}", counterexample=at, cause=cause, code="not_finite"
-            )
+            return Evidence.failed(name, f"{what} NaN or infinite at {at}", counterexample=at, cause=cause, code="not_finite")
     details: dict[str, object] = {"shapes": shapes}
     if name == "shape_validation" and task.image_size:
         details["other_image_size"] = _other_image_size(exports)

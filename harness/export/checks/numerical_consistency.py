@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.batches import Batch
 from harness.errors import UserError
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.export import one_line
 from harness.export.blame import Blame
 from harness.export.exports import Exports
@@ -71,22 +71,21 @@ def numerical_consistency(exports: Exports, format: str) -> Evidence:
     compared_outputs = {compared.output for compared in found}
     if empty := [name for name in exports.program.outputs if name not in compared_outputs and not refused]:
         message = f"{format}: nothing could be compared: output `{empty[0]}` is empty at every size"
-        return Evidence(_NAME, Status.FAIL, message, code="nothing_compared")
+        return Evidence.failed(_NAME, message, code="nothing_compared")
     if not any(not compared.point.seen(exports.program) for compared in found):
         return _nothing_unseen(exports, format, found, refused)
     worst = max(found, key=_excess)
     details = _details(found, refused, exports)
     facts: dict[str, Any] = {
-        "measured": worst.absolute,
-        "bound": worst.bound,
+        "measured": (worst.absolute, worst.bound, ""),
         "counterexample": worst.point.describe(exports.program),
         "details": details,
     }
     if worst.absolute <= worst.bound:
-        return Evidence(_NAME, Status.OK, _agrees(found, exports), **facts)
+        return Evidence.ok(_NAME, _agrees(found, exports), **facts)
     if _is_rounding(exports, format, worst, details):
-        return Evidence(
-            _NAME, Status.OK, f"{_agrees(found, exports)}; the remaining difference is rounding: it vanishes in float64", **facts
+        return Evidence.ok(
+            _NAME, f"{_agrees(found, exports)}; the remaining difference is rounding: it vanishes in float64", **facts
         )
     by_size = _by_size(found, refused, worst.output, exports)
     return _frozen(exports, format, found, worst, facts, by_size) or _differs(exports, format, worst, facts, by_size)
@@ -202,9 +201,8 @@ def _frozen(
     place, module = one_sided[0]
     at, line = worst.point.sizes.describe(exports.program.task), place.rpartition(":")[2]
     kept = "runs there, and the file never runs it" if one_sided[0] in here else "is skipped there, and the file always runs it"
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"{format}: {_what_differs(exports, worst)} at {at}: line {line} {kept}",
         module=module,
         place=place,
@@ -232,9 +230,8 @@ def _differs(exports: Exports, format: str, worst: Compared, facts: dict[str, An
         f"; first diverging operator: {blame.operator}" + (f" at {blame.line}" if blame.line else "") if blame.operator else ""
     )
     details = {**facts.pop("details"), "output": worst.output, "blame": blame.to_json(), "plots": [by_size]}
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"{format}: {_what_differs(exports, worst)} at {at}{unseen}{operator}",
         module=blame.module,
         place=":".join(blame.line.split(":")[:2]),
@@ -289,13 +286,12 @@ def _nothing_unseen(exports: Exports, format: str, found: list[Compared], refuse
     if not found:
         point, reason = next(iter(refused.items()))
         message = f"{format}: nothing could be compared: the file refuses every batch; the first, {point.describe(exports.program)}: {reason}"
-        return Evidence(
-            _NAME, Status.FAIL, message, cause="the file does not run", code="nothing_compared", details={"refused": len(refused)}
+        return Evidence.failed(
+            _NAME, message, cause="the file does not run", code="nothing_compared", details={"refused": len(refused)}
         )
     worst = max(found, key=_excess)
     facts: dict[str, Any] = {
-        "measured": worst.absolute,
-        "bound": worst.bound,
+        "measured": (worst.absolute, worst.bound, ""),
         "counterexample": worst.point.describe(exports.program),
     }
     details = _details(found, refused, exports)
@@ -305,7 +301,7 @@ def _nothing_unseen(exports: Exports, format: str, found: list[Compared], refuse
     message = f"equal within rounding on {_batches(found)} of the exported sizes"
     if refused:
         message += f"; refuses all {len(refused)} others (see dynamic_axes)"
-    return Evidence(_NAME, Status.OK, message, details=details, **facts)
+    return Evidence.ok(_NAME, message, details=details, **facts)
 
 
 def _agrees(found: list[Compared], exports: Exports) -> str:

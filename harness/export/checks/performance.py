@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from harness.batches import Batch
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.export.exports import Exports
 from harness.export.formats import ExportError
 from harness.export.program import Outputs
@@ -262,23 +262,22 @@ def performance_benchmark(exports: Exports, format: str) -> Evidence:
     at = exports.program.sizes.describe(exports.program.task)
     if bound is not None and artifact.p50_bounds[0] > bound:
         message = f"{format}: {figures}: slower than {bound:g} ms"
-        return Evidence(name, Status.FAIL, message, artifact.p50, bound, "ms", at, details=details, code="slower_than_bound")
+        return Evidence.failed(
+            name, message, (artifact.p50, bound, "ms"), counterexample=at, details=details, code="slower_than_bound"
+        )
     if bound is None and artifact.p50_bounds[0] > max(_MUCH * eager.p50_bounds[1], eager.p50_bounds[1] + _OVERHEAD_MS):
         message = f"{format}: slower than the model itself: {figures}"
         cause = "operators without a fast kernel in the runtime, threads that wait for each other, or a model too small to gain"
-        return Evidence(
+        return Evidence.warned(
             name,
-            Status.WARN,
             message,
-            artifact.p50,
-            _MUCH * eager.p50,
-            "ms",
-            at,
+            (artifact.p50, _MUCH * eager.p50, "ms"),
+            counterexample=at,
             cause=cause,
             details=details,
             code="slower_than_model",
         )
-    return Evidence.ok(name, figures, artifact.p50, bound, "ms", at, details=details)
+    return Evidence.ok(name, figures, (artifact.p50, bound, "ms"), counterexample=at, details=details)
 
 
 def quantisation(exports: Exports, format: str) -> Evidence:
@@ -308,43 +307,27 @@ def quantisation(exports: Exports, format: str) -> Evidence:
         f"{quality.sqnr_db:.1f} dB{where}, {quality.operators_quantised} of {quality.operators_quantisable} operators, "
         f"{quality.bytes_after / quality.bytes_before:.0%} of the size, {times.speed_up:.2f} times as fast as the float file"
     )
-    facts: dict[str, Any] = {"measured": quality.sqnr_db, "bound": bound, "unit": "dB", "details": details}
+    facts: dict[str, Any] = {"measured": (quality.sqnr_db, bound, "dB"), "details": details}
     if quality.sqnr_db < bound:
         changed = f"output `{quality.output}`" if quality.output else "the logits"
         message = f"{format}: quantisation changes {changed} too much: {figures}"
         named = f" (worst weight: `{worst.name}`, {worst.sqnr_db:.1f} dB)" if worst else ""
         cause = "weights with outliers, or a calibration that saw other inputs; leave the worst layers in float"
-        return Evidence(
-            name,
-            Status.FAIL,
-            message + named,
-            module=worst.module if worst else "",
-            cause=cause,
-            code="logits_too_noisy",
-            **facts,
+        return Evidence.failed(
+            name, message + named, module=worst.module if worst else "", cause=cause, code="logits_too_noisy", **facts
         )
     if slower:
         cause = "operators too small to gain, or conversions to integers that cost more than they save; quantise fewer operators, or none"
-        return Evidence(
-            name,
-            Status.FAIL,
-            f"{format}: slower than the float file: {figures}",
-            cause=cause,
-            code="slower_than_float_file",
-            **facts,
+        return Evidence.failed(
+            name, f"{format}: slower than the float file: {figures}", cause=cause, code="slower_than_float_file", **facts
         )
     has_classes = exports.program.task.signature.main.classes == -1
     if has_classes and quality.argmax_agreement is not None and quality.argmax_agreement < _AGREEMENT:
         message = f"{format}: only {quality.argmax_agreement:.1%} of positions keep their largest logit; {figures}"
-        return Evidence(
-            name,
-            Status.WARN,
-            message,
-            cause="classes whose logits are closer than the quantisation noise",
-            code="classes_change",
-            **facts,
+        return Evidence.warned(
+            name, message, cause="classes whose logits are closer than the quantisation noise", code="classes_change", **facts
         )
-    return Evidence(name, Status.OK, figures, **facts)
+    return Evidence.ok(name, figures, **facts)
 
 
 def _floating(outputs: Outputs) -> Outputs:

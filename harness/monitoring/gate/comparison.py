@@ -163,13 +163,11 @@ class Comparison:
     def evidence(self) -> Evidence:
         """The comparison as evidence."""
         scale = _scale(self)
-        return Evidence(
-            name=f"{self.metric}_against_baseline",
-            status=self.status,
-            message=self.message,
-            measured=self.worsening * scale,
-            bound=self.margin * scale,
-            unit="points" if self.is_share else "",
+        return Evidence.judged(
+            f"{self.metric}_against_baseline",
+            self.status,
+            self.message,
+            (self.worsening * scale, self.margin * scale, "points" if self.is_share else ""),
             details=self.to_json(),
             code=self._deciding.code,
         )

@@ -112,7 +112,7 @@ def greedy_is_likeliest(subject: Subject) -> Evidence:
     ways = counted(len(found), "way")
     told = f"{counted(steps, 'token')} written in {ways} are the likeliest; {100 * near / max(steps, 1):.0f}% near ties"
     details = {"blocks": short.shared.blocks} if short is not None else {}
-    return Evidence.ok(_NAME, told, max(each.measured or 0.0 for each in found), found[0].bound, details=details)
+    return Evidence.ok(_NAME, told, (max(each.measured or 0.0 for each in found), found[0].bound, ""), details=details)
 
 
 def _tried(subject: Subject, text: Text, writer: Writer, prompts: Prompts) -> tuple[Evidence, int, int]:
@@ -156,13 +156,10 @@ def _searched(subject: Subject, text: Text, writer: Writer) -> Evidence | None:
     for way, others in ways.items():
         differing = int((others != together).any(1).sum()) if others.shape == together.shape else 0  # texts may end early
         if differing > 1:
-            return Evidence(
+            return Evidence.failed(
                 _NAME,
-                Status.FAIL,
                 f"with {writer.beams}={_BEAMS}, `generate` writes other texts for {differing} of {rows} rows of a batch than {way}",
-                measured=float(differing),
-                bound=1.0,
-                unit="rows",
+                (float(differing), 1.0, "rows"),
                 counterexample=f"batch={rows}, {writer.beams}={_BEAMS}, new={writer.new}",
                 place=method_of(subject.model, "generate"),
                 cause="sources or masks repeated in another order than the beams (repeat in place of repeat_interleave), or a cache that is "
@@ -281,19 +278,20 @@ def _judged(subject: Subject, text: Text, writer: Writer, prompts: Prompts, firs
         logits = expected(model)
         return logits.amax(-1) - logits.gather(-1, written(model).ids[:, begin:, None]).squeeze(-1)
 
-    gaps = gap(subject.model)
-    facts: dict[str, Any] = {"measured": float(gaps.max()), "bound": bound, "counterexample": counterexample}
-    if facts["measured"] > bound and subject.double is not None:
+    gaps, unit = gap(subject.model), ""
+    measured, facts = float(gaps.max()), dict[str, Any](counterexample=counterexample)
+    if measured > bound and subject.double is not None:
         with suppress(ModelRaisedError):  # a `generate` that does not run in float64 cannot be confirmed there
-            facts["measured"] = min(facts["measured"], float(gap(subject.double).max()))
+            measured = min(measured, float(gap(subject.double).max()))
     elif (finer := in_float64(subject, _NAME, gap)) and float(finer[1].max()) > (fine := finer_bound(subject, bound)):
-        gaps = finer[1]
-        facts |= {"measured": float(gaps.max()), "bound": fine, "unit": "in float64", "details": hidden_by(subject)}
-    if facts["measured"] <= facts["bound"]:
-        return Evidence(_NAME, Status.OK, "each token is the likeliest", **facts), near
-    row, step = (int(index) for index in (gaps > facts["bound"]).nonzero()[0])
+        gaps, bound, unit = finer[1], fine, "in float64"
+        measured, facts["details"] = float(gaps.max()), hidden_by(subject)
+    if measured <= bound:
+        return Evidence.ok(_NAME, "each token is the likeliest", (measured, bound, unit), **facts), near
+    row, step = (int(index) for index in (gaps > bound).nonzero()[0])
     message = f"{told} is not the likeliest: new token {step + 1} of row {row} is another one than a call of forward prefers"
-    return Evidence(_NAME, Status.FAIL, message, cause=_CAUSE, code="not_the_likeliest", place=place, **facts), near
+    seen = (measured, bound, unit)
+    return Evidence.failed(_NAME, message, seen, cause=_CAUSE, code="not_the_likeliest", place=place, **facts), near
 
 
 def _row_before(text: Text, prompts: Prompts, ids: Tensor, row: int, begin: int) -> Batch:

@@ -111,9 +111,8 @@ def _is_accident(error: BaseException) -> bool:
 
 
 def _refuses(decoder: Decoder, cut: Cut, error: ModelRaisedError, counterexample: str) -> Evidence:
-    return Evidence(
+    return Evidence.warned(
         NAME,
-        Status.WARN,
         f"a text that is read {cut.told} with {decoder.title} raises, though a prompt and single tokens after it are read: {error}",
         counterexample=f"{counterexample}, pieces={_shown(cut.sizes)}",
         module=error.module,

@@ -89,9 +89,7 @@ def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
         message = str(error) if isinstance(error, UserError) else f"training raises {raised(error)}"
         at = Blame("") if isinstance(error, DivergedError) else where_raised(error)
         message += f", where {at.note}" if at.note else ""
-        found = Evidence(
-            name, Status.FAIL, message, module=str(at), place=at.place, details=owned_by(owner), code="training_raises"
-        )
+        found = Evidence.failed(name, message, module=str(at), place=at.place, details=owned_by(owner), code="training_raises")
         return with_line(found, trial, diverged=True) if isinstance(error, DivergedError) else found
 
     return with_line(guarded(name, measured, raises, libraries=False), trial)

@@ -252,7 +252,7 @@ def _say_left_over(trial: Trial, every: int) -> tuple[str, str, str]:
 
 
 def _sound(gap: Gap, message: str, counterexample: str) -> Evidence:
-    return Evidence.ok(_NAME, message, gap.measured, gap.bound, "between the gradients", counterexample)
+    return Evidence.ok(_NAME, message, (gap.measured, gap.bound, "between the gradients"), counterexample=counterexample)
 
 
 def _finding(trial: Trial, gap: Gap, message: str, cause: str, code: str, status: Status = Status.FAIL) -> Evidence:
@@ -262,8 +262,16 @@ def _finding(trial: Trial, gap: Gap, message: str, cause: str, code: str, status
     if status is Status.FAIL and not name and reduction(trial).status is Status.WARN:
         name = "training_loss[reduction]"  # which is not sure that it is no mean on purpose, and says all the same what is wrong
     facts = {"parameters": list(gap.differing), **(owned_by(name) if name else {})}
-    return Evidence(
-        _NAME, status, message, gap.measured, gap.bound, "between the gradients", _shown(trial), module, cause, facts, code=code
+    return Evidence.judged(
+        _NAME,
+        status,
+        message,
+        (gap.measured, gap.bound, "between the gradients"),
+        counterexample=_shown(trial),
+        module=module,
+        cause=cause,
+        details=facts,
+        code=code,
     )
 
 

@@ -156,7 +156,7 @@ def _judge(trial: Trial, router: Router, batch: Batch) -> Evidence | None:
             "a balance loss with the wrong sign, or one that rewards confident choices and is larger than what balances them",
             "rewards_collapse",
         )
-    return Evidence(_NAME, Status.OK, "", module=router.path)
+    return Evidence.ok(_NAME, "", module=router.path)
 
 
 def _given(trial: Trial, router: Router, batch: Batch) -> Tensor:

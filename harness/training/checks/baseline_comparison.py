@@ -203,14 +203,12 @@ class _Race:
         }
         measured = self.looks[-1].chance_of_better if self.looks else None
         at = f"{details['train']}, up to {_LOOKS[-1]} steps at batch size {self.trial.config.batch_size}"
-        return Evidence(
+        return Evidence.judged(
             _NAME,
             status,
             message,
-            measured,
-            _ALPHA / len(_LOOKS),
-            "chance of looking as good without being better",
-            at,
+            (measured, _ALPHA / len(_LOOKS), "chance of looking as good without being better"),
+            counterexample=at,
             cause=cause,
             details=details,
             code=code,

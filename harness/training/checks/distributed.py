@@ -231,9 +231,8 @@ class _Comparison:
             cause = "parts that are skipped at random, as by stochastic depth; DistributedDataParallel's find_unused_parameters=True allows that"
             return self._evidence(Status.WARN, f"{message} in some steps", cause, names, "parameter_without_gradient")
         owner = first_failure({"step_updates": step_updates}, self.trial)
-        return Evidence(
+        return Evidence.failed(
             _NAME,
-            Status.FAIL,
             message,
             counterexample=counterexample_of(self.trial),
             module=names[0] if names else "",
@@ -257,31 +256,25 @@ class _Comparison:
             return None
         if self._is_manual and not find_gap(self.trial, partial(steps.whole, 1.0), self._together, confirm=False).is_real:
             return None
-        return Evidence(
+        return Evidence.failed(
             _NAME,
-            Status.FAIL,
             f"with {PARTS} processes the gradient of `{gap.where}` is not the mean of the gradients of the two halves of the batch",
-            gap.measured,
-            gap.bound,
-            "between the gradients",
-            counterexample_of(self.trial),
-            gap.where,
-            "code that depends on the rank, the number of processes or their environment variables",
+            (gap.measured, gap.bound, "between the gradients"),
+            counterexample=counterexample_of(self.trial),
+            module=gap.where,
+            cause="code that depends on the rank, the number of processes or their environment variables",
             code="depends_on_rank",
         )
 
     def _unshared(self, apart: Mismatch) -> Evidence:
-        return Evidence(
+        return Evidence.failed(
             _NAME,
-            Status.FAIL,
             f"gradients are not averaged over the processes: that of `{apart.name}` differs between them"
             f"{and_others(apart.count - 1, 'parameter')}",
-            apart.size,
-            apart.bound,
-            "",
-            counterexample_of(self.trial),
-            apart.name,
-            "loss.backward() where Lightning needs self.manual_backward(loss), torch.autograd.grad, or a backward under no_sync()",
+            (apart.size, apart.bound, ""),
+            counterexample=counterexample_of(self.trial),
+            module=apart.name,
+            cause="loss.backward() where Lightning needs self.manual_backward(loss), torch.autograd.grad, or a backward under no_sync()",
             code="gradients_not_averaged",
         )
 
@@ -318,30 +311,24 @@ def _alike(trial: Trial, pair: Sequence[RankResult]) -> Evidence | None:
     """A finding where the processes end with different models."""
     mismatch = find_mismatch(pair[0].weights, pair[1].weights)
     if mismatch is not None and not mismatch.is_rounding:
-        return Evidence(
+        return Evidence.failed(
             _NAME,
-            Status.FAIL,
             f"weights differ between the processes after a step: `{mismatch.name}`{and_others(mismatch.count - 1, 'parameter')}",
-            mismatch.size,
-            0.0,
-            "",
-            counterexample_of(trial),
-            mismatch.name,
-            "weights changed by hand from the rows of one process, or a gradient that is not averaged",
+            (mismatch.size, 0.0, ""),
+            counterexample=counterexample_of(trial),
+            module=mismatch.name,
+            cause="weights changed by hand from the rows of one process, or a gradient that is not averaged",
             code="weights_differ",
         )
     gap, bound = difference(pair[0].logits, pair[1].logits), trial.subject.floor.bound
     if gap <= bound:
         return None
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         "logits differ between the processes after a step, for the same rows and the same weights",
-        gap,
-        bound,
-        "",
-        counterexample_of(trial),
-        next((name for name, value in pair[0].attributes.items() if pair[1].attributes.get(name) != value), ""),
-        "state in a plain attribute, computed from the rows of one process; make it a buffer, which is sent from the first process to all",
+        (gap, bound, ""),
+        counterexample=counterexample_of(trial),
+        module=next((name for name, value in pair[0].attributes.items() if pair[1].attributes.get(name) != value), ""),
+        cause="state in a plain attribute, computed from the rows of one process; make it a buffer, which is sent from the first process to all",
         code="state_differs",
     )

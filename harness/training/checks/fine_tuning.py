@@ -171,7 +171,7 @@ class _Tuning:
         message = (
             f"`{_named(self.head)}` can be trained with the rest frozen, as it is and newly initialised, and nothing else changes"
         )
-        return Evidence.counted(_NAME, Status.OK, message, 0, "", self._at)
+        return Evidence.ok(_NAME, message, (0, 0, ""), counterexample=self._at)
 
     @property
     def _at(self) -> str:
@@ -300,8 +300,8 @@ class _Tuning:
         return None
 
     def _evidence(self, message: str, cause: str, code: str, module: str = "", measured: float | None = None) -> Evidence:
-        bound = None if measured is None else 0.0
-        return Evidence(_NAME, Status.FAIL, message, measured, bound, "change of a value", self._at, module, cause, code=code)
+        seen = (measured, None if measured is None else 0.0, "change of a value")
+        return Evidence.failed(_NAME, message, seen, counterexample=self._at, module=module, cause=cause, code=code)
 
 
 def _rounding_of_modes(model: nn.Module) -> dict[str, float]:

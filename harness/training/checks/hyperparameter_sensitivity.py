@@ -255,14 +255,12 @@ class _Table:
         if not self.trial.is_own:
             details["learning_rate"] = self.trial.config.learning_rate
         at = f"{self.steps} steps over {_BATCHES} batches, from the same weights"
-        return Evidence(
+        return Evidence.judged(
             _NAME,
             status,
             message,
-            _finite(self.curves[1.0].gain),
-            None,
-            "fall of the loss",
-            at,
+            (_finite(self.curves[1.0].gain), None, "fall of the loss"),
+            counterexample=at,
             cause=cause,
             details=details,
             code=code,

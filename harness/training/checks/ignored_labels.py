@@ -63,9 +63,8 @@ def _judge(trial: Trial, line: Line) -> Evidence:
         if isinstance(error, UserError):
             raise
         observe(trial, [fully_labelled(subject, sizes)])  # what raises on any batch is no matter of the ignored labels
-        return Evidence(
+        return Evidence.failed(
             _NAME,
-            Status.FAIL,
             f"{loss_name(trial)} raises an error on labels of -100: {raised(error)}",
             counterexample=sizes.describe(subject.task),
             cause="an ignore_index other than -100, such as pad_token_id, or labels used as an index before they are masked",
@@ -125,14 +124,13 @@ def _judge_slope(trial: Trial, line: Line, slope: Tensor, batch: Batch, sizes: S
     target = int(slopes[tuple(first)].argmin())
     # A language model's step may make its labels from the input ids; then only what it does at the padding is wrong for certain.
     status = Status.WARN if is_shifted and not at_padding else Status.FAIL
-    return Evidence.counted(
+    return Evidence.judged(
         _NAME,
         status,
         f"{loss_name(trial)} trains position {position} of row {row}, which is {'padding' if at_padding else 'labelled -100'}, towards class "
         f"{target}{and_others(int(trained.sum()) - 1, 'position')}",
-        int(trained.sum()),
-        "positions",
-        f"{sizes.describe(trial.subject.task)}, row={row}, position={position}",
+        (int(trained.sum()), 0, "positions"),
+        counterexample=f"{sizes.describe(trial.subject.task)}, row={row}, position={position}",
         cause="labels taken from `input_ids` instead of the batch's `labels`, labels clamped to 0, or a loss without ignore_index=-100",
         code="trains_padding" if at_padding else "trains_ignored_positions",
     )
@@ -151,13 +149,11 @@ def _judge_smoothing(trial: Trial, line: Line, value: Tensor, slope: Tensor, bat
     along = torch.nn.functional.cosine_similarity(pulled, uniform, dim=-1)
     if not bool((along > _PARALLEL).all()):
         return None  # it may be an auxiliary term
-    return Evidence.counted(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"{loss_name(trial)} smooths the labels of positions labelled -100: their scores are pulled towards equal shares",
-        int(ignored.sum()),
-        "positions",
-        sizes.describe(trial.subject.task),
+        (int(ignored.sum()), 0, "positions"),
+        counterexample=sizes.describe(trial.subject.task),
         cause="a mean of all log-probabilities beside the loss of the labels: leave out the positions without a label there too, or use "
         "cross_entropy(..., label_smoothing=...)",
         code="smooths_ignored_positions",
@@ -186,15 +182,14 @@ def _judge_mean(trial: Trial, line: Line, sizes: Sizes) -> Evidence:
         return Evidence.skipped(_NAME, f"{loss_name(trial)} is not a mean over the places along `{line.axis}`")
     if not gap.is_real:
         message = "positions labelled -100 contribute neither loss nor gradient"
-        return Evidence.ok(_NAME, message, gap.measured, gap.bound, "between the losses or gradients", counterexample)
-    return Evidence(
+        return Evidence.ok(
+            _NAME, message, (gap.measured, gap.bound, "between the losses or gradients"), counterexample=counterexample
+        )
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"{loss_name(trial)} counts positions labelled -100 in its mean: with as many ignored labels added, the loss changes",
-        gap.measured,
-        gap.bound,
-        "between the losses or gradients",
-        counterexample,
+        (gap.measured, gap.bound, "between the losses or gradients"),
+        counterexample=counterexample,
         cause="a mean over all positions after the ignored ones were set to zero: divide by the number of labels that are not -100",
         code="averages_over_ignored_positions",
     )
@@ -287,21 +282,18 @@ def padding(trial: Trial) -> Evidence:
         share = float((one - other).norm() / other.norm().clamp(min=torch.finfo(other.dtype).tiny))
         if share > _OF_PADDING:
             owner = next((name for name, found in _told(trial) if found.status in (Status.FAIL, Status.WARN)), "")
-            return Evidence(
+            return Evidence.warned(
                 _NAME,
-                Status.WARN,
                 f"the gradient of {loss_name(trial)} changes by {share:.0%} with padding behind the rows, though no output does",
-                share,
-                _OF_PADDING,
-                "of the gradient",
-                at,
+                (share, _OF_PADDING, "of the gradient"),
+                counterexample=at,
                 module=culprit(gap),
                 cause="a term of the loss that counts padded places: a mean or a second loss without the mask",
                 details=owned_by(owner) if owner else {},
                 code="padding_in_loss",
             )
         message = f"padding behind the rows changes only {share:.1%} of what the training step sends back"
-    return Evidence.ok(_NAME, message, gap.measured, gap.bound, "between the gradients", at)
+    return Evidence.ok(_NAME, message, (gap.measured, gap.bound, "between the gradients"), counterexample=at)
 
 
 def _told(trial: Trial) -> Iterator[tuple[str, Evidence]]:
@@ -335,16 +327,15 @@ def end_of_text(trial: Trial) -> Evidence:
     is_pad = end == values.pad
     counterexample = f"rows without padding that end in id {end}{', which is that of padding' if is_pad else ''}"
     if share > _SILENT:
-        return Evidence.ok(_NAME, f"the token that ends a text, id {end}, is taught", share, _SILENT, "", counterexample)
-    return Evidence(
+        return Evidence.ok(
+            _NAME, f"the token that ends a text, id {end}, is taught", (share, _SILENT, ""), counterexample=counterexample
+        )
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"{loss_name(trial)} ignores the token that ends a text, id {end}, so the model never learns to stop"
         + (": it is the id of padding too" if is_pad else ""),
-        share,
-        _SILENT,
-        "of the largest gradient",
-        counterexample,
+        (share, _SILENT, "of the largest gradient"),
+        counterexample=counterexample,
         cause="labels that are ignored where they equal the id of padding (`labels[labels == pad] = -100`, `ignore_index=pad`): ignore what the "
         "attention mask says is padding, or give padding its own id",
         code="end_of_text_ignored",

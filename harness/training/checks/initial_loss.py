@@ -134,10 +134,8 @@ def _sound(task: TaskSpec, loss: float, uniform: float, message: str, sizes: Siz
     sound = Evidence.ok(
         _NAME,
         message,
-        loss - uniform,
-        allowed,
-        "nats above log C",
-        f"{sizes.describe(task)}, train mode, seed=0",
+        (loss - uniform, allowed, "nats above log C"),
+        counterexample=f"{sizes.describe(task)}, train mode, seed=0",
         details={"loss": loss, "uniform": uniform, "formula": formula},
     )
     return replace(sound, compared=f"loss {loss:.3g}, uniform guess {uniform:.3g} (allowed up to {uniform + allowed:.3g})")

@@ -147,18 +147,16 @@ class _Judged:
         wrong = (((predictions - labels).sign() != slope.sign()) & apart & (labels != IGNORED)).nonzero().tolist()
         if not wrong:
             message = f"all {labels.numel()} predictions{self.named} are trained towards their labels"
-            return Evidence.counted(_NAME, Status.OK, message, 0, "rows", self.counterexample)
+            return Evidence.ok(_NAME, message, (0, 0, "rows"), counterexample=self.counterexample)
         place = tuple(wrong[0])
         way = {1.0: "down", -1.0: "up"}.get(float(slope[place].sign()), "nowhere")
         what = "row" if labels.ndim == 1 else "element"
-        return Evidence.counted(
+        return Evidence.failed(
             _NAME,
-            Status.FAIL,
             f"{loss_name(self.trial)} pushes the prediction {float(predictions[place]):.3g}{self.named} {way}, away from its label "
             f"{float(labels[place]):.3g}{and_others(len(wrong) - 1, what)}",
-            len(wrong),
-            "rows",
-            f"{self.counterexample}, {f'row={place[0]}' if labels.ndim == 1 else self._place(list(place))}",
+            (len(wrong), 0, "rows"),
+            counterexample=f"{self.counterexample}, {f'row={place[0]}' if labels.ndim == 1 else self._place(list(place))}",
             cause="predictions [B, 1] minus labels [B], which broadcasts to [B, B]; labels rounded to integers; labels on another scale than "
             "the predictions",
             code="trained_away_from_label",
@@ -178,22 +176,22 @@ class _Judged:
         if bool(wrong.any()):
             message, cause, code = self._say_wrong(slopes, labels, wrong, slope)
             number = float(wrong.sum())
-            return Evidence(_NAME, Status.FAIL, message, number, 0.0, "labels", self.counterexample, "", cause, facts, code=code)
+            return Evidence.failed(
+                _NAME, message, (number, 0.0, "labels"), counterexample=self.counterexample, cause=cause, details=facts, code=code
+            )
         if bool(silent.any()):
-            return Evidence.counted(
+            return Evidence.warned(
                 _NAME,
-                Status.WARN,
                 f"{loss_name(self.trial)} ignores {counted(int(silent.sum()), 'label')} of {total}{self.named}, such as that of "
                 f"{self._place(silent.nonzero()[0].tolist())}",
-                int(silent.sum()),
-                "labels",
-                self.counterexample,
+                (int(silent.sum()), 0, "labels"),
+                counterexample=self.counterexample,
                 cause="a slice that is one position short, or a loss over only some of the positions",
                 code="labels_ignored",
                 details=facts,
             )
         message = f"every position{self.named} is trained towards its label ({total} labels)"
-        return Evidence.counted(_NAME, Status.OK, message, 0, "labels", self.counterexample, details=facts)
+        return Evidence.ok(_NAME, message, (0, 0, "labels"), counterexample=self.counterexample, details=facts)
 
     def _without_gradient(self, total: int, facts: dict[str, Any] | None = None) -> Evidence:
         message = f"the loss of {loss_name(self.trial)} has no gradient with respect to the logits"
@@ -204,7 +202,9 @@ class _Judged:
             cause = "an output that is detached, or a term that the loss leaves out; give the output `weight: 0` if it is not to be trained"
             code = "no_gradient_to_output"
             details = dict(facts or {}) if self.is_one_of_several else details
-        return Evidence.counted(_NAME, Status.FAIL, message, total, "labels", self.counterexample, "", cause, details, code=code)
+        return Evidence.failed(
+            _NAME, message, (total, 0, "labels"), counterexample=self.counterexample, cause=cause, details=details, code=code
+        )
 
     def _say_wrong(self, slopes: Tensor, labels: Tensor, wrong: Tensor, slope: Tensor) -> tuple[str, str, str]:
         """Message, cause and code."""
@@ -334,9 +334,8 @@ def scores(trial: Trial) -> Evidence:
                 return _finding(trial, output, activation, sizes.describe(trial.subject.task))
     if seen.twice:
         is_told = bool(guessing(signature)) and trial.subject.fresh_weights and initial_loss(trial).status is Status.FAIL
-        return Evidence(
+        return Evidence.failed(
             _NAME,
-            Status.FAIL,
             f"{loss_name(trial)} takes {seen.twice} of an output: what is a probability already is taken for a score, so that no answer is ever "
             "sure",
             counterexample=sizes.describe(trial.subject.task),
@@ -353,9 +352,8 @@ def _finding(trial: Trial, output: Output, activation: _Activation, at: str) -> 
     signature = trial.subject.task.signature
     is_told = activation.name == "softmax" and len(signature.taught) == 1 and output in guessing(signature)
     owner = owned_by("initial_loss") if is_told and trial.subject.fresh_weights else {}
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"{loss_name(trial)} takes the scores of output `{output.name}` through a {activation.name}, which its loss does not expect: "
         f"{activation.harm}",
         counterexample=at,

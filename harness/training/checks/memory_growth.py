@@ -132,7 +132,9 @@ def memory_growth(trial: Trial) -> Evidence:
         return Evidence.skipped(_NAME, few)
     findings = [found for key in walk.steps[-1] if (found := _judge(key, walk.steps))]
     if not findings:
-        return Evidence.ok(_NAME, "after each step as much is held as after the one before", 0.0, 0.0, "holders", at)
+        return Evidence.ok(
+            _NAME, "after each step as much is held as after the one before", (0.0, 0.0, "holders"), counterexample=at
+        )
     first = max(findings, key=lambda found: found.status.severity)
     names = [str(found.details["holder"]) for found in findings]
     message = first.message + (
@@ -158,13 +160,11 @@ def _judge(key: Key, steps: list[dict[Key, _Held]]) -> Evidence | None:
     facts = {"holder": path}
 
     def found(status: Status, code: str, message: str, cause: str, figure: int) -> Evidence:
-        return Evidence(
+        return Evidence.judged(
             _NAME,
             status,
             message,
-            float(figure),
-            0.0,
-            "",
+            (float(figure), 0.0, ""),
             module=last.module,
             cause=cause,
             details=facts,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.compat import NormBase
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.training.engines import gradients_of
 from harness.training.trial import Trial, TrialOptions
 from harness.wording import and_others, counted
@@ -99,13 +99,11 @@ def _judge(held: _Held, optimizers: int) -> Evidence:
     idle = [name for name in held.trainable if not times[id(held.owned[name])]]
     left_out = f"; {counted(len(idle), 'parameter')} without gradient in none" if idle else ""
     message = f"{total} in {counted(optimizers, 'optimizer')}, each exactly once{left_out}"
-    return Evidence.counted(_NAME, Status.OK, message, 0, "parameters", details=facts)
+    return Evidence.ok(_NAME, message, (0, 0, "parameters"), details=facts)
 
 
 def _finding(code: str, message: str, cause: str, count: int, module: str, facts: dict[str, object]) -> Evidence:
-    return Evidence.counted(
-        _NAME, Status.FAIL, message, count, "parameters", module=module, cause=cause, details=facts, code=code
-    )
+    return Evidence.failed(_NAME, message, (count, 0, "parameters"), module=module, cause=cause, details=facts, code=code)
 
 
 def _say_missing(held: _Held, missing: list[str], foreign: list[Tensor]) -> tuple[str, str]:

@@ -106,15 +106,15 @@ def overfits_one_batch(trial: Trial) -> Evidence:
     what = _rows(trial, batch) + (f" by output `{name}`" if len(trial.subject.task.signature.taught) > 1 else "")
     facts: dict[str, Any] = {"counterexample": f"{sizes.describe(trial.subject.task)}, the same batch in every step"}
     left = goal.left(first.best)
-    facts |= {"measured": left, "bound": ENOUGH, "compared": _left(left)}
+    facts |= {"measured": (left, ENOUGH, ""), "compared": _left(left)}
     facts["details"] = {"losses": list(first.losses.values()), "floor": goal.floor, "guess": goal.guess, "optimizer": first.how}
     facts["details"]["plots"] = [_curves(goal, [(_told(trial, first), first)])]
     if left <= ENOUGH or _is_known(first, left, trial, batch, name):
         message = f"overfits {_rows(trial, batch)} in {counted(first.steps, 'step')}"
         message += f", by each of {len(goals)} outputs" if len(goals) > 1 else ""
-        return Evidence(_NAME, Status.OK, message, **facts)
+        return Evidence.ok(_NAME, message, **facts)
     if first.diverged is not None and first.steps == 0:
-        return Evidence(_NAME, Status.FAIL, str(first.diverged), code="diverged", **facts)
+        return Evidence.failed(_NAME, str(first.diverged), code="diverged", **facts)
     if first.scale and first.own <= _LEARNT:
         message = (
             f"{loss_name(trial)} learns {_rows(trial, batch)}, {first.own:.2%} of its loss is left, but output `{name}` is not the labels: it "
@@ -124,13 +124,13 @@ def overfits_one_batch(trial: Trial) -> Evidence:
             "labels that are scaled for the loss, and answers that forward does not scale back; or labels that the config gives on another "
             "scale than the outputs"
         )
-        return Evidence(_NAME, Status.FAIL, message, cause=cause, code="output_on_another_scale", **facts)
+        return Evidence.failed(_NAME, message, cause=cause, code="output_on_another_scale", **facts)
     if first.late and not _is_stuck(first, goal):
         return Evidence.skipped(_NAME, first.late, counterexample=facts["counterexample"])
     owner = _owner(trial)
     if owner is not None:
         facts["details"] |= owned_by(owner[0])
-        return Evidence(_NAME, Status.FAIL, f"cannot overfit {what}: {owner[1].message}", code="cannot_overfit", **facts)
+        return Evidence.failed(_NAME, f"cannot overfit {what}: {owner[1].message}", code="cannot_overfit", **facts)
     return _Search(trial, batch, goals, name, what, first, ended, facts).judge()
 
 
@@ -191,7 +191,7 @@ class _Search:
         best = min(attempts, key=lambda attempt: goal.left(attempt.best))
         left = goal.left(best.best)
         tried = "" if len(attempts) == 1 else f"; {counted(len(attempts) - 1, 'other learning rate')} tried, none better"
-        facts |= {"measured": left, "compared": _left(left)}
+        facts |= {"measured": (left, ENOUGH, ""), "compared": _left(left)}
         is_late, falls = any(attempt.late for attempt in attempts), is_falling(best, goal)
         if is_late or falls:
             message = f"{left:.0%} of the loss that can be learnt on {what} is left after {best.steps} steps: {describe_curve(best, goal)}"
@@ -199,28 +199,28 @@ class _Search:
             if are_many:
                 message += f"; its {self._labels()} labels are random, and more than a small model learns by heart: name a dataset in `train`"
             if are_many or (is_late and falls):  # what is cut short by the time there is may still get there
-                return Evidence(_NAME, Status.SKIPPED, message, **facts)
+                return Evidence.judged(_NAME, Status.SKIPPED, message, **facts)
             cause = "a model that learns slowly, or labels far from the scale of its outputs"
-            return Evidence(_NAME, Status.WARN, message, cause=cause, code="learns_slowly", **facts)
+            return Evidence.warned(_NAME, message, cause=cause, code="learns_slowly", **facts)
         share = _trained_share(trial)
         if share <= _FEW and goal.left(best.best) < 1.0 - _FELL:
             message = (
                 f"{share:.1%} of the parameters are trained, as those of adapters; how much they can learn by heart is not known"
             )
-            return Evidence(_NAME, Status.SKIPPED, f"{message} ({describe_curve(best, goal)})", **facts)
+            return Evidence.judged(_NAME, Status.SKIPPED, f"{message} ({describe_curve(best, goal)})", **facts)
         bounded = best.predicted == 1.0 and best.largest <= 1.0
         status = Status.WARN if left <= _PART and not bounded else Status.FAIL
         if targets(trial).status is Status.WARN:  # labels that are left out cannot be learnt
             facts["details"] |= owned_by("training_loss[targets]")
         verb = "overfits only partly" if left <= _PART else "cannot overfit"
         message = f"{verb} {what}: {describe_curve(best, goal)}{_beside(best, bounded)}{tried}"
-        unmoved = _unmoved(best)
+        module = next(iter(_unmoved(best)), "")
         cause = (
             _CAUSE
             if trial.subject.task.declared is None
             else f"{_CAUSE}; declare `fits: false` for an output that is a bottleneck's"
         )
-        return Evidence(_NAME, status, message, module=unmoved[0] if unmoved else "", cause=cause, code="cannot_overfit", **facts)
+        return Evidence.judged(_NAME, status, message, module=module, cause=cause, code="cannot_overfit", **facts)
 
     def _is_of_trained_weights(self, rate: float) -> bool:
         """Whether a rate is one by which trained weights are tuned, of a model whose class brings some: fresh ones stand in their place."""
@@ -233,8 +233,8 @@ class _Search:
             message = f"overfits {self.what} in {counted(attempt.steps, 'step')} at learning rate {name}"
             default = f"the default `learning_rate`, {trial.config.learning_rate:g}, does not in {first.steps}"
             left = goal.left(attempt.best)
-            return Evidence(
-                _NAME, Status.OK, f"{message}; {default}", **{**self.facts, "measured": left, "compared": _left(left)}
+            return Evidence.ok(
+                _NAME, f"{message}; {default}", **{**self.facts, "measured": (left, ENOUGH, ""), "compared": _left(left)}
             )
         how = "the model's optimizer" if trial.is_own else f"`learning_rate` {trial.config.learning_rate:g}"
         message = (
@@ -242,11 +242,11 @@ class _Search:
             f"{f' ({first.how})' if trial.is_own and first.how else ''}"
         )
         if first.losses[first.steps] <= first.losses[0] and self._is_of_trained_weights(first.rate):
-            return Evidence(_NAME, Status.OK, f"{message}. It is a rate for trained weights", **self.facts)
+            return Evidence.ok(_NAME, f"{message}. It is a rate for trained weights", **self.facts)
         if is_falling(first, goal) and goal.left(first.best) <= _MOST:
-            return Evidence(_NAME, Status.OK, message, **self.facts)
+            return Evidence.ok(_NAME, message, **self.facts)
         cause = "a learning rate or schedule that does not fit the model"
-        return Evidence(_NAME, Status.WARN, message, cause=cause, code="only_with_other_rate", **self.facts)
+        return Evidence.warned(_NAME, message, cause=cause, code="only_with_other_rate", **self.facts)
 
 
 def _trained_share(trial: Trial) -> float:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from harness.compat import BatchNorm, NormBase
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.training.trial import MOST_BATCHES, Trial, TrialOptions
 from harness.wording import and_others, counted
 
@@ -180,12 +180,10 @@ def decay(trial: Trial) -> Evidence:
     found = _spares_none(watch, decayed) or _uneven_blocks(held) or _leaks(decayed, spared) or _strong(decayed, spared)
     if found is None:
         message = f"weight decay goes to {counted(len(decayed), 'parameter')}, and spares {len(spared)}"
-        return Evidence.counted(_NAME, Status.OK, message, 0, "parameters")
+        return Evidence.ok(_NAME, message, (0, 0, "parameters"))
     names, message, cause, code = found
     facts = {"parameters": names}
-    return Evidence.counted(
-        _NAME, Status.WARN, message, len(names), "parameters", module=names[0], cause=cause, details=facts, code=code
-    )
+    return Evidence.warned(_NAME, message, (len(names), 0, "parameters"), module=names[0], cause=cause, details=facts, code=code)
 
 
 _Found = tuple[list[str], str, str, str]
@@ -296,7 +294,7 @@ def rates(trial: Trial) -> Evidence:
     found = _judge_lost(watch) or _judge_factors(watch) or _judge_parts(watch) or _judge_order(watch)
     if found is not None:
         names, message, cause, code = found
-        return Evidence(_NAME, Status.WARN, message, module=names[0], cause=cause, details={"parameters": names}, code=code)
+        return Evidence.warned(_NAME, message, module=names[0], cause=cause, details={"parameters": names}, code=code)
     distinct = len({round(each.rate, 12) for each in watch.held.values()})
     total = counted(len(watch.held), "parameter")
     message = f"{total} with {distinct} learning rates, which stay apart" if distinct > 1 else f"one learning rate for {total}"

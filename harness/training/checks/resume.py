@@ -106,7 +106,7 @@ class _Interruption:
             )
             if mismatch is None:
                 message = f"a run resumed after {_CUT} steps equals the uninterrupted run, to the bit"
-                return Evidence.counted(_NAME, Status.OK, message, 0, "", self.at)
+                return Evidence.ok(_NAME, message, (0, 0, ""), counterexample=self.at)
             what = "the logits in eval mode differ" if mismatch.name == "logits" else f"the optimizer's {mismatch.name} differs"
             size, bound, is_rounding = mismatch.size, mismatch.bound, mismatch.is_rounding
         found = self._evidence(
@@ -148,7 +148,16 @@ class _Interruption:
         investigate: Callable[[], str] | None = None,
     ) -> Evidence:
         unit = "between the two runs"
-        return Evidence(_NAME, status, message, measured, bound, unit, self.at, cause=cause, investigate=investigate, code=code)
+        return Evidence.judged(
+            _NAME,
+            status,
+            message,
+            (measured, bound, unit),
+            counterexample=self.at,
+            cause=cause,
+            investigate=investigate,
+            code=code,
+        )
 
     def _run(self, options: TrialOptions | None = None, prepare: Prepare | None = None) -> _Run:
         trace, options = TrainingTrace(), replace(options or TrialOptions(), epochs=_EPOCHS)

@@ -78,42 +78,35 @@ def _batches(trial: Trial) -> list[Batch]:
 
 
 def _built_otherwise(mismatch: Mismatch, counterexample: str) -> Evidence:
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"the same seed builds models with different weights: `{mismatch.name}` differs{and_others(mismatch.count - 1, 'tensor')}",
-        mismatch.size,
-        0.0,
-        "between the weights",
-        counterexample,
-        mismatch.name,
-        "an initialisation that uses its own random generator, such as np.random.default_rng() without a seed, or depends on the clock or on "
-        "earlier models",
+        (mismatch.size, 0.0, "between the weights"),
+        counterexample=counterexample,
+        module=mismatch.name,
+        cause="an initialisation that uses its own random generator, such as np.random.default_rng() without a seed, or depends on the clock or "
+        "on earlier models",
         code="initial_weights_differ",
     )
 
 
 def _verdict(trial: Trial, batches: Sequence[Batch], difference: FirstDifference, counterexample: str) -> Evidence:
     facts: dict[str, Any] = {
-        "measured": difference.mismatch.size,
-        "bound": difference.mismatch.bound,
-        "unit": "between the two runs",
+        "measured": (difference.mismatch.size, difference.mismatch.bound, "between the two runs"),
         "counterexample": counterexample,
         "investigate": lambda: _culprit(trial, batches, difference),
         "details": {"step": difference.step, "kind": difference.kind, "first": difference.mismatch.name},
     }
     if _is_rounding(trial, difference):
-        return Evidence(
+        return Evidence.warned(
             _NAME,
-            Status.WARN,
             f"the same training differs in the last bits when it is repeated: {difference.describe()}",
             code="differs_by_rounding",
             cause="a kernel whose order of summation varies; `deterministic` true chooses others, where there are any",
             **facts,
         )
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"the same training, from the same weights, seed and batches, gives a different model when it is repeated: {difference.describe()}",
         cause="a random generator that no seed reaches (np.random.default_rng(), torch.Generator), the clock, or a counter or cache on the "
         "class or in the module's file, which the first training has changed",
@@ -158,14 +151,12 @@ def _in_another_process(
         again = _ask(trial, batches, seconds, traced=difference.step).result
         return first_differing_module(mine, again.entries) or _outside(trial)
 
-    return Evidence(
+    return Evidence.judged(
         _NAME,
         Status.WARN if difference.mismatch.is_rounding else Status.FAIL,
         f"{here} in another process: {difference.describe()}",
-        difference.mismatch.size,
-        difference.mismatch.bound,
-        "between the two runs",
-        counterexample,
+        (difference.mismatch.size, difference.mismatch.bound, "between the two runs"),
+        counterexample=counterexample,
         cause=_OF_PROCESS,
         code="differs_between_processes",
         details={"step": difference.step, "kind": difference.kind, "first": difference.mismatch.name},
@@ -174,8 +165,8 @@ def _in_another_process(
 
 
 def _sound(where: str, counterexample: str) -> Evidence:
-    return Evidence.counted(
-        _NAME, Status.OK, f"a training of {counted(_STEPS, 'step')} repeats to the bit, {where}", 0, "", counterexample
+    return Evidence.ok(
+        _NAME, f"a training of {counted(_STEPS, 'step')} repeats to the bit, {where}", (0, 0, ""), counterexample=counterexample
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, make_batch
 from harness.compat import TorchDispatchMode, tree_leaves
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.owners import owned_by
 from harness.properties.tracing import Call, View, first_divergence, recording, row_view
 from harness.runtime import seeded
@@ -259,8 +259,8 @@ def judge_simulated_data_parallel(trial: Trial, stance: ModuleMode) -> Evidence 
     if is_mean_through_logits(trial, whole, [half(signature, whole, number) for number in range(PARTS)]):
         message += ", because of a term of the loss beside that of the logits: it depends on which rows a process has"
         code, at = "side_term_depends_on_batch", counterexample_of(trial)
-        return Evidence(
-            _NAME, Status.WARN, message, gap.measured, gap.bound, "between the gradients", at, cause=SIDE_TERM, code=code
+        return Evidence.warned(
+            _NAME, message, (gap.measured, gap.bound, "between the gradients"), counterexample=at, cause=SIDE_TERM, code=code
         )
     return _finding(
         trial,
@@ -280,16 +280,13 @@ def _of_norms(trial: Trial, gap: Gap, path: str) -> Evidence | None:
         return None
     message = f"batch norm takes its statistics from only the {config.batch_size} rows of each process, not from the rows of all processes"
     cause = f"fewer than {_SMALL_BATCH} rows a process are too few: nn.SyncBatchNorm.convert_sync_batchnorm, larger batches, or GroupNorm"
-    return Evidence(
+    return Evidence.warned(
         _NAME,
-        Status.WARN,
         message,
-        gap.measured,
-        gap.bound,
-        "between the gradients",
-        counterexample_of(trial),
-        path,
-        cause,
+        (gap.measured, gap.bound, "between the gradients"),
+        counterexample=counterexample_of(trial),
+        module=path,
+        cause=cause,
         code="small_batch_statistics",
     )
 
@@ -298,17 +295,14 @@ def _finding(trial: Trial, gap: Gap, message: str, cause: str, code: str, module
     owner = first_failure(_OWNERS, trial)
     details = owned_by(owner[0]) if owner is not None else {}
     blame = module or gap.where
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         message,
-        gap.measured,
-        gap.bound,
-        "between the gradients",
-        counterexample_of(trial),
-        blame,
-        cause,
-        details,
+        (gap.measured, gap.bound, "between the gradients"),
+        counterexample=counterexample_of(trial),
+        module=blame,
+        cause=cause,
+        details=details,
         code=code,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -120,13 +121,13 @@ def step_updates(trial: Trial) -> Evidence:
     if found is None:
         frozen = f", {counted(len(watch.frozen), 'frozen parameter')} did not" if watch.frozen else ""
         message = f"all {len(watch.reached)} parameters with a gradient changed{frozen}"
-        return Evidence.counted(_NAME, Status.OK, message, 0, "parameters", counterexample)
+        return Evidence.ok(_NAME, message, (0, 0, "parameters"), counterexample=counterexample)
     status, code, message, module, cause, names = found
     owner = owned_by("optimizer_coverage") if names and not set(names) & watch.in_optimizer and status is Status.FAIL else {}
     facts = {"parameters": names, **(owner if not set(names) & watch.frozen else {})}
-    return Evidence.counted(
-        _NAME, status, message, len(names) or 1, "parameters", counterexample, module, cause=cause, details=facts, code=code
-    )
+    seen = (len(names) or 1, 0, "parameters")
+    more = dict[str, Any](counterexample=counterexample, module=module, cause=cause, details=facts)
+    return Evidence.judged(_NAME, status, message, seen, code=code, **more)
 
 
 def _judge_flags(model: nn.Module) -> _Finding | None:

@@ -55,18 +55,16 @@ def reduction(trial: Trial) -> Evidence:
     counterexample = f"{sizes.describe(trial.subject.task)}, each row twice"
     if not gap.is_real:
         message = "the loss is averaged over the labels: with each row twice, loss and gradient are the same"
-        return Evidence.ok(_NAME, message, gap.measured, gap.bound, _BETWEEN, counterexample)
+        return Evidence.ok(_NAME, message, (gap.measured, gap.bound, _BETWEEN), counterexample=counterexample)
     how, cause, code = _say_how(once(trial), twice(trial))
     # Without labels there is no mean over them to keep to: a loss may be meant to compare rows, and nobody has said so.
     is_free = code == _COMPARES and not trial.subject.task.signature.label_names
-    return Evidence(
+    return Evidence.judged(
         _NAME,
         Status.WARN if is_free else Status.FAIL,
         f"{loss_name(trial)} is not averaged over the labels: with each row in the batch twice, {how}",
-        gap.measured,
-        gap.bound,
-        _BETWEEN,
-        counterexample,
+        (gap.measured, gap.bound, _BETWEEN),
+        counterexample=counterexample,
         module=culprit(gap),
         cause=cause,
         code=code,
@@ -103,15 +101,12 @@ def rows(trial: Trial) -> Evidence:
     if not gap.is_real and _is_silent(taught):
         return Evidence.skipped(_NAME, f"no gradient reaches the model from {_ROWS} rows, so it is not known what is compared")
     if gap.is_real:
-        return Evidence.ok(_NAME, "the loss compares the rows of a batch", gap.measured, gap.bound, _BETWEEN, at)
-    return Evidence(
+        return Evidence.ok(_NAME, "the loss compares the rows of a batch", (gap.measured, gap.bound, _BETWEEN), counterexample=at)
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"{loss_name(trial)} compares no rows, though `loss` is declared `over: batch`: it is the mean of the losses of the batch's halves",
-        gap.measured,
-        gap.bound,
-        _BETWEEN,
-        at,
+        (gap.measured, gap.bound, _BETWEEN),
+        counterexample=at,
         cause="similarities along another axis than the rows', such as that of the embedding; or a loss that is not over the batch: leave "
         "`over` out",
         code="rows_not_compared",
@@ -185,18 +180,18 @@ def one_class(trial: Trial) -> Evidence:
         try:
             seen = observe(trial, [changed])
         except DivergedError as error:
-            found = Evidence(_NAME, Status.FAIL, f"{name} is not finite where {told}: {error}", code="not_finite", **facts)
+            found = Evidence.failed(_NAME, f"{name} is not finite where {told}: {error}", code="not_finite", **facts)
             return placed_at(found, loss_line(trial, changed))
         except Exception as error:
             if told == _ONE_ROW:  # such as a batch norm, which has to have several: it says so, and training stops
                 continue
             if isinstance(error, UserError):
                 raise
-            return Evidence(_NAME, Status.FAIL, f"{name} raises where {told}: {raised(error)}", code="raises", **facts)
+            return Evidence.failed(_NAME, f"{name} raises where {told}: {raised(error)}", code="raises", **facts)
         bad = [path for path, gradient in seen.gradients.items() if not bool(torch.isfinite(gradient).all())]
         if bad or (seen.loss is not None and not bool(torch.isfinite(seen.loss).all())):
             what = f"the gradient of `{bad[0]}`" if bad else name
-            return Evidence(_NAME, Status.FAIL, f"{what} is not finite where {told}", code="gradient_not_finite", **facts)
+            return Evidence.failed(_NAME, f"{what} is not finite where {told}", code="gradient_not_finite", **facts)
     if not judged:
         return Evidence.skipped(_NAME, "no label is a class, or yes or no")
     return Evidence.ok(_NAME, "the loss is finite where every label is of one class, and for one row", counterexample=sizes)
@@ -261,17 +256,14 @@ def weights(trial: Trial) -> Evidence:
     facts = {"shares": shares, "declared": declared}
     if apart[worst] <= _SAME_SHARE:
         message = f"the outputs have their declared shares in the loss: {_shown(declared)}"
-        return Evidence.ok(_NAME, message, apart[worst], _SAME_SHARE, "between the shares", at, details=facts)
+        return Evidence.ok(_NAME, message, (apart[worst], _SAME_SHARE, "between the shares"), counterexample=at, details=facts)
     scale = declared[first] / shares[first]
-    return Evidence(
+    return Evidence.failed(
         _NAME,
-        Status.FAIL,
         f"{loss_name(trial)} weighs its outputs as {_shown({name: share * scale for name, share in shares.items()})}, declared are "
         f"{_shown(declared)}",
-        apart[worst],
-        _SAME_SHARE,
-        "between the shares",
-        at,
+        (apart[worst], _SAME_SHARE, "between the shares"),
+        counterexample=at,
         cause="the weight of one output applied to another, a sum where the other losses are means, or a `weight` that was changed in one place",
         details=facts,
         code="other_weights",

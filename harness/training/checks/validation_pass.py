@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from harness.compat import NormBase
 from harness.errors import UserError
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.training.engines import gradients_of, overrides
 from harness.training.optimisation import rate_of
 from harness.training.trial import Trial, TrialOptions
@@ -92,7 +92,7 @@ def validation_pass(trial: Trial) -> Evidence:
     message, module, code = found
     if code == "rate":
         return Evidence.skipped(_NAME, "the learning rate follows from the result of validation, so that training may differ")
-    return Evidence(_NAME, Status.FAIL, message, module=module, counterexample=at, cause=_CAUSE, code=code)
+    return Evidence.failed(_NAME, message, module=module, counterexample=at, cause=_CAUSE, code=code)
 
 
 def _trained(trial: Trial, validates: bool) -> list[_Moment]:
