@@ -114,7 +114,7 @@ def rates(name: str, windows: list[Columns], unit: str, given: argparse.Namespac
     from harness.monitoring import DriftOptions
     from harness.monitoring.profiles import Profile
     from harness.monitoring.spread import SPREAD
-    from harness.monitoring.tables import compare_table, profile_of_table
+    from harness.monitoring.tables import TableOptions, compare_table, profile_of_table
 
     found: Counter[str] = Counter()
     broken: Counter[str] = Counter()
@@ -123,7 +123,7 @@ def rates(name: str, windows: list[Columns], unit: str, given: argparse.Namespac
     judged = range(size, len(windows))
     for place in judged:
         if reference is None or given.moving:
-            reference = profile_of_table(joined(windows[place - size : place]), windows=f"moment:{unit}")
+            reference = profile_of_table(joined(windows[place - size : place]), TableOptions(windows=f"moment:{unit}"))
             if given.only_chance:
                 meta = {key: value for key, value in reference.meta.items() if key != SPREAD}
                 reference = Profile.of(reference.n, reference.features, meta)

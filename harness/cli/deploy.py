@@ -145,19 +145,19 @@ def _add_parts(command: argparse.ArgumentParser) -> None:
 
 def _profile(arguments: argparse.Namespace) -> int:
     if arguments.file is not None and arguments.config is None:
+        from harness.monitoring.measures import Measure
         from harness.monitoring.table_command import profile_file
+        from harness.monitoring.tables import TableOptions
 
-        answer = profile_file(
-            arguments.file,
-            arguments.db,
-            name=arguments.name,
+        options = TableOptions(
             categorical=arguments.categorical,
             without=arguments.without,
             slices=arguments.slices,
-            measures=arguments.measure,
+            measures=[Measure.parse(one) for one in arguments.measure],
             joint=arguments.joint,
             windows=arguments.windows,
         )
+        answer = profile_file(arguments.file, options, arguments.db, arguments.name)
         print(json.dumps(answer.data, allow_nan=False) if arguments.json else answer.text)
         return 0
     _check_one(arguments, "profile")

@@ -74,7 +74,7 @@ def _input(text: str) -> Any:
 
 def _init(arguments: argparse.Namespace) -> int:
     from harness.models.attempts import Patience
-    from harness.scaffold import scaffold
+    from harness.scaffold import Told, scaffold
 
     if arguments.model.is_dir():
         from harness.scaffold.apart import scaffold_folder
@@ -83,18 +83,16 @@ def _init(arguments: argparse.Namespace) -> int:
         print(f"wrote {config}")
         return _try_out(config, arguments.no_run)
     with Progress(sys.stderr) as progress:
-        found = scaffold(
-            arguments.model,
-            arguments.output,
-            overwrite=arguments.force,
+        told = Told(
             factory=arguments.factory,
             arguments=dict(arguments.arg),
             task=TaskType(arguments.task) if arguments.task else None,
             inputs=arguments.input,
             call=arguments.call,
             trust=arguments.trust,
-            patience=Patience(say=progress.say, stage=progress.stage),
         )
+        patience = Patience(say=progress.say, stage=progress.stage)
+        found = scaffold(arguments.model, arguments.output, told, overwrite=arguments.force, patience=patience)
     print(_account(found))
     return _try_out(found.config, arguments.no_run)
 

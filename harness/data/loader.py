@@ -230,8 +230,7 @@ def make_loader(
     task: TaskSpec,
     batch_size: int,
     seed: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
+    share: tuple[int, int] = (0, 1),
     num_workers: int = 0,
     shuffle: bool = False,
     pin_memory: bool = False,
@@ -243,15 +242,14 @@ def make_loader(
         task: What the examples are for.
         batch_size: Examples a batch and rank; the last one may have fewer.
         seed: Of the order, and of the masks of masked LMs.
-        rank: This process.
-        world_size: How many processes share the dataset.
+        share: This process's rank, and how many processes share the dataset.
         num_workers: Processes that encode, decode and collate; the batches stay the same.
         shuffle: Whether each epoch has its own order.
         pin_memory: Whether batches are put where a GPU copies fast from.
     """
     if not task.signature.deals_rows:
         batch_size = 1  # each example, such as a graph, is a batch
-    order = BatchOrder(dataset, batch_size, seed, rank, world_size, shuffle)
+    order = BatchOrder(dataset, batch_size, seed, *share, shuffle)
     return Loader(task, order, num_workers, pin_memory)
 
 

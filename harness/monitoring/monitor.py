@@ -23,7 +23,7 @@ from harness.monitoring import DriftOptions, Limits, windows_at
 from harness.monitoring.dependence import Groups, OrderDependence, first_rows, one_row_a_group, order_dependence
 from harness.monitoring.drift import compare_profiles
 from harness.monitoring.drift.location import ReferenceSlices, ShiftedRow, SliceDrift, drifted_slices, shifted_rows
-from harness.monitoring.gate import compare_with_baseline
+from harness.monitoring.gate import GateOptions, compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
 from harness.monitoring.joint import JointDrift, joint_drift
 from harness.monitoring.profiles import Profile
@@ -186,18 +186,15 @@ class Monitor:
                 run.log_metrics((self.evaluation or evaluation).summary)
                 for metric, values in evaluation.scores.items():
                     run.log_scores(metric, values, rows.name)
-                expected = self.limits
-                return compare_with_baseline(
-                    db,
-                    run.id,
-                    known,
-                    margins=expected.score_margins,
-                    alpha=expected.drift.alpha,
-                    slices={**slices_of(rows.data, evaluation), **self._parts(rows.data).labels},
-                    groups=Groups.of_data(rows.data, self.group),
-                    expected_comparisons=expected.expected_comparisons,
-                    min_power=expected.drift.min_power,
+                options = GateOptions(
+                    margins=self.limits.score_margins,
+                    alpha=self.limits.drift.alpha,
+                    expected_comparisons=self.limits.expected_comparisons,
+                    min_power=self.limits.drift.min_power,
                 )
+                slices = {**slices_of(rows.data, evaluation), **self._parts(rows.data).labels}
+                groups = Groups.of_data(rows.data, self.group)
+                return compare_with_baseline(db, run.id, known, options=options, slices=slices, groups=groups)
 
     def _scored_on(self, db: ExperimentDB, baseline: int, rows: BaselineRows) -> DataReference | None:
         """Where the rows are that the model's scores are of."""

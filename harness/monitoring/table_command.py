@@ -13,44 +13,35 @@ from harness.monitoring.drift.listing import DriftPage, Said, drawings_of, drift
 from harness.monitoring.measures import Measure
 from harness.monitoring.profiles import Profile, load_profile
 from harness.monitoring.spread import WindowSpread
-from harness.monitoring.tables import TABLE, TableReport, compare_table, notes_of, profile_of_table
+from harness.monitoring.tables import (
+    DEFAULT_TABLE_OPTIONS,
+    TABLE,
+    TableOptions,
+    TableReport,
+    compare_table,
+    notes_of,
+    profile_of_table,
+)
 from harness.wording import Answer, counted
 
 DATABASE = "experiments.db"
 
 
 def profile_file(
-    path: Path,
-    db_path: str | Path | None = None,
-    *,
-    name: str | None = None,
-    categorical: Sequence[str] = (),
-    without: Sequence[str] = (),
-    slices: Sequence[str] = (),
-    measures: Sequence[str] = (),
-    joint: bool = False,
-    windows: str | None = None,
+    path: Path, options: TableOptions = DEFAULT_TABLE_OPTIONS, db_path: str | Path | None = None, name: str | None = None
 ) -> Answer:
     """Profiles a file as a table, without a model.
 
     Args:
         path: The file.
+        options: What the profile holds.
         db_path: Where the profile is stored, if anywhere; ``experiments.db`` where a name is given.
         name: A name for it.
-        categorical: Columns that are levels, whatever they look like.
-        without: Columns that are no features.
-        slices: Columns whose values are parts, which are compared too.
-        measures: What is measured beside the columns, as ``Measure.parse`` takes it.
-        joint: Whether the numbers of up to 1,000 rows are kept, so that rows can be compared as a whole.
-        windows: The column of its windows, as ``profile_of_table`` takes it.
 
     Raises:
         UserError: What keeps it from being profiled or stored, in one line.
     """
-    known = [Measure.parse(one) for one in measures]
-    profile = profile_of_table(
-        path, categorical=categorical, without=without, slices=slices, measures=known, joint=joint, windows=windows
-    )
+    profile = profile_of_table(path, options)
     spread = WindowSpread.of_profile(profile)
     run_id = None
     if name is not None or db_path is not None:
@@ -120,7 +111,7 @@ def _reference(
     reference: RunRef, db_path: str | Path | None, slices: Sequence[str] = (), measures: Sequence[Measure] = ()
 ) -> Profile:
     if isinstance(reference, str) and Path(reference).is_file() and Path(reference).suffix:
-        return profile_of_table(Path(reference), slices=slices, measures=measures)
+        return profile_of_table(Path(reference), TableOptions(slices=slices, measures=measures))
     hint = ": name a stored reference, or a file to compare with, by --reference"
     with existing_database(db_path or DATABASE, hint) as db:
         return load_profile(db, reference)

@@ -90,20 +90,11 @@ class TableReport:
         }
 
 
-def profile_of_table(
-    data: Any,
-    *,
-    categorical: Iterable[str] = (),
-    without: Iterable[str] = (),
-    slices: Iterable[str] = (),
-    measures: Iterable[Measure] = (),
-    joint: bool = False,
-    windows: str | None = None,
-) -> Profile:
-    """As ``compute_dataset_profile`` of a table, with what is kept of its rows: which columns go together, and hashes of some rows.
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """What the profile of a table holds.
 
-    Args:
-        data: A file, columns by name, a data frame or Arrow data.
+    Attributes:
         categorical: Columns that are levels, whatever they look like.
         without: Columns that are no features.
         slices: Columns whose values are parts, which are profiled too.
@@ -112,14 +103,34 @@ def profile_of_table(
         windows: A column of dates or of names, by which the table is a row of windows that show how far sound ones differ:
             ``ordered``, or ``ordered:week``. By default the days or weeks of its only column of dates, where they are ten or more.
     """
-    measures, data_with = tuple(measures), measured_table(data, tuple(measures))
-    found, sample = _profiled(data_with, None, tuple(categorical), tuple(without))
+
+    categorical: Sequence[str] = ()
+    without: Sequence[str] = ()
+    slices: Sequence[str] = ()
+    measures: Sequence[Measure] = ()
+    joint: bool = False
+    windows: str | None = None
+
+
+DEFAULT_TABLE_OPTIONS = TableOptions()
+
+
+def profile_of_table(data: Any, options: TableOptions = DEFAULT_TABLE_OPTIONS) -> Profile:
+    """As ``compute_dataset_profile`` of a table, with what is kept of its rows: which columns go together, and hashes of some rows.
+
+    Args:
+        data: A file, columns by name, a data frame or Arrow data.
+        options: What the profile holds.
+    """
+    data_with, windows = measured_table(data, tuple(options.measures)), options.windows
+    found, sample = _profiled(data_with, None, tuple(options.categorical), tuple(options.without))
     asked = windows or (None if isinstance(data, Iterator) or hasattr(data, "read_next_batch") else own_windows(found))
     with nullcontext() if windows else suppress(ProfileError):  # what nobody asked for is no mistake
         spread = None if asked is None else spread_of_table(data_with, found, found.meta[TABLE], asked)
         found = found if spread is None else with_spread(found, spread)
-    kept = {**found.meta[TABLE], "measures": [one.said for one in measures], "slices": _slices(data_with, tuple(slices), found)}
-    kept |= {JOINT: sample.rows_kept().to_json()} if joint else {}
+    kept = {**found.meta[TABLE], "measures": [one.said for one in options.measures]}
+    kept |= {"slices": _slices(data_with, tuple(options.slices), found)}
+    kept |= {JOINT: sample.rows_kept().to_json()} if options.joint else {}
     return Profile.of(found.n, found.features, {**found.meta, TABLE: kept})
 
 

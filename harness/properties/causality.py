@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes, other_batch, shares_rows, with_rows
 from harness.evidence import Blame, Evidence
-from harness.properties.independence import Run, ends_along
-from harness.properties.noise import first_failure, judge_equal, judge_rows, remembered
+from harness.properties.independence import ends_along
+from harness.properties.noise import Run, first_failure, judge_equal, judge_rows, remembered
 from harness.properties.places import line_that_calls
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.reading import MOST, Reading, changes_along

@@ -16,8 +16,7 @@ from harness.errors import OutputError
 from harness.evidence import Blame, Evidence, Status
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError, mode
-from harness.properties.independence import Run
-from harness.properties.noise import first_failure, judge_equal, remembered
+from harness.properties.noise import Run, first_failure, judge_equal, remembered
 from harness.properties.prerequisites import (
     LENGTH_FIRST_CAUSE,
     READS_LENGTH_FIRST,

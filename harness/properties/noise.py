@@ -186,6 +186,9 @@ _COMPARES_CALLS = ("batch_independence", "causal", "padding_ignored", "eval_dete
 
 Result = TypeVar("Result")
 
+Run = Callable[[nn.Module], Tensor]
+"""From a model to its logits."""
+
 Comparison = Callable[[nn.Module], "tuple[Tensor, Tensor]"]
 """From a model to two tensors that should be equal."""
 

@@ -227,8 +227,7 @@ def symmetric_inputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     return _equal_outputs(
         subject,
         "symmetric_inputs",
-        base,
-        swapped,
+        (base, swapped),
         f"output {{}} changes when `{first}` and `{second}` are swapped",
         f"{sizes.describe(subject.task)}, seed={seed}",
         "a branch with its own weights, a difference without abs(), or a concatenation in a fixed order",
@@ -244,16 +243,12 @@ def permutation(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     for axis in signature.with_order("none"):
         size = signature.complete(sizes.by_axis(subject.task))[axis.name]
         order = _within_groups(subject, axis.name, base, torch.randperm(size, generator=rng).to(subject.device))
+        given = [each for each in signature.inputs if each.name in base]
         found.append(
             _equal_outputs(
                 subject,
                 "permutation",
-                base,
-                {
-                    each.name: _permuted_input(each, base[each.name], axis.name, order)
-                    for each in signature.inputs
-                    if each.name in base
-                },
+                (base, {each.name: _permuted_input(each, base[each.name], axis.name, order) for each in given}),
                 f"output {{}} changes when the elements along `{axis.name}` are put in another order",
                 f"{sizes.describe(subject.task)}, order of {axis.name}={order.tolist()}, seed={seed}",
                 "positions that are added to a set, a recurrence or a convolution along it, or a pooling that takes the first element",
@@ -289,8 +284,7 @@ def duplicates(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 _equal_outputs(
                     subject,
                     "duplicates",
-                    base,
-                    longer,
+                    (base, longer),
                     f"output {{}} changes when element {element} along `{axis.name}` stands there twice",
                     f"{sizes.describe(subject.task)}, element={element}, seed={seed}",
                     "a sum or a mean where a maximum is meant, or a count of the elements",
@@ -333,8 +327,7 @@ def _permuted(value: Tensor, axes: tuple[Size, ...], axis: str, order: Tensor) -
 def _equal_outputs(
     subject: Subject,
     name: str,
-    base: Batch,
-    changed: Batch,
+    batches: tuple[Batch, Batch],
     wrong: str,
     counterexample: str,
     cause: str,
@@ -346,15 +339,14 @@ def _equal_outputs(
     Where there is something that the batches leave as it was of every tensor, a view shows that, and the first module to change it is blamed;
     without a view the operator is, that makes of values which both calls have one that only one has.
     """
-    before = remembered(subject, lambda model: subject.outputs(base, model))
-    after = remembered(subject, lambda model: subject.outputs(changed, model))
+    before, after = (remembered(subject, partial(subject.outputs, batch)) for batch in batches)
 
     def compare(output: Output, model: nn.Module) -> tuple[Tensor, Tensor]:
         left, right = before(model)[output.name], after(model)[output.name]
         return (left if order is None else _permuted(left, output.axes, *order)), right
 
     def culprit(output: Output, model: nn.Module) -> str:
-        left, right = (calls_of(model, partial(subject.outputs, batch)) for batch in (base, changed))
+        left, right = (calls_of(model, partial(subject.outputs, batch)) for batch in batches)
         if view is None:
             return _first_not_made(left, right, before(model)[output.name])
         return first_divergence(left, right, view) or WHOLE

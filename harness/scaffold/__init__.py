@@ -6,7 +6,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -87,17 +87,33 @@ class _Found:
     others: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What the user says of a model, where its file does not.
+
+    Attributes:
+        factory: Name of what makes the model, where the file has several.
+        arguments: Arguments of the factory, or of its settings, by name.
+        task: The task, where the model's answers do not say it.
+        inputs: What the model's forward takes, where its answers do not say it.
+        call: The method that is called in place of ``forward``.
+        trust: Whether the file may start processes and use the network when it is imported.
+    """
+
+    factory: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    task: TaskType | None = None
+    inputs: Sequence[GivenInput] = ()
+    call: str = ""
+    trust: bool = False
+
+
 def scaffold(
     model_file: Path,
     target: Path | None = None,
+    told: Told | None = None,
     *,
     overwrite: bool = False,
-    factory: str | None = None,
-    arguments: Mapping[str, Any] | None = None,
-    task: TaskType | None = None,
-    inputs: Sequence[GivenInput] = (),
-    call: str = "",
-    trust: bool = False,
     patience: Patience | None = None,
     apart: bool = False,
 ) -> Scaffold:
@@ -107,13 +123,8 @@ def scaffold(
         model_file: The ``.py`` file.
         target: Where the config goes, as TOML or, by its ending, JSON; ``modeltiers.toml`` beside the model by default, or beside the
             package that the model's file can only be imported as part of.
+        told: What the user says of the model.
         overwrite: Whether existing files are replaced.
-        factory: Name of what makes the model, where the file has several.
-        arguments: Arguments of the factory, or of its settings, by name.
-        task: The task, where the model's answers do not say it.
-        inputs: What the model's forward takes, where its answers do not say it.
-        call: The method that is called in place of ``forward``.
-        trust: Whether the file may start processes and use the network when it is imported.
         patience: The time there is, and who is told what is being done.
         apart: Whether the config lies away from the model, whose folder the caller puts on the path; all that is written lies with it.
 
@@ -123,8 +134,8 @@ def scaffold(
     _refuse_kind(model_file, target)
     if target is not None:
         _refuse_existing(target, overwrite)
-    patience = patience or Patience()
-    if not trust:
+    told, patience = told or Told(), patience or Patience()
+    if not told.trust:
         refuse_dangerous(model_file.resolve(), model_file.name)
     _refuse_training(model_file.resolve())
     patience.stage(f"importing {model_file.name}")
@@ -136,7 +147,7 @@ def scaffold(
             refuse_elsewhere(source, target)
         _refuse_existing(target, overwrite)
         patience.start()
-        found = _find(source, factory, arguments or {}, _Asked(task, tuple(inputs), call), patience, trust)
+        found = _find(source, told, patience)
     signature, bridge = signature_of(found.model), None
     if needs_bridge(found.factory, found.guess):
         bridge = bridge_path(target.parent if apart else source.folder)
@@ -146,30 +157,19 @@ def scaffold(
     if declared is not None:
         near = (source.file, source.dotted) if bridge is None else None
         declared = replace(declared, keys=with_near_classes(declared.keys, target, near))
-    written = Scaffold(target, source, bridge, found.factory, found.guess, declared, signature, found.others, trust)
+    written = Scaffold(target, source, bridge, found.factory, found.guess, declared, signature, found.others, told.trust)
     write_whole(target, config_text(written))
     return written
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What the user said of the task: its type, its inputs, or the method that is called."""
-
-    task: TaskType | None = None
-    inputs: tuple[GivenInput, ...] = ()
-    call: str = ""
-
-
-def _find(
-    source: Source, only: str | None, arguments: Mapping[str, Any], asked: _Asked, patience: Patience, trust: bool
-) -> _Found:
+def _find(source: Source, told: Told, patience: Patience) -> _Found:
     """The first thing in the file that makes a model which fits a task, or which a call was found of."""
     tried: dict[str, str] = {}
-    possible = list(factories(source.module, arguments, only, tried))
+    possible = list(factories(source.module, told.arguments, told.factory, tried))
     shapes = WrittenCalls.of(source.module).shapes
     for index, made in enumerate(possible):
         others = tuple(other.name for other in possible[index + 1 :] if not _is_loss(other.name))
-        found = _looked_at(source, made, asked, shapes, patience, trust)
+        found = _looked_at(source, made, told, shapes, patience)
         if isinstance(found, _Found):
             return replace(found, others=others)
         tried[made.call if made.kwargs or made.objects else made.name] = found.removeprefix(f"{made.name} ") + _makers(made)
@@ -185,7 +185,9 @@ def _find(
         # Where there are classes, a function that needs an argument of no usual name is no factory.
         functions = {name for name in tried if isinstance(getattr(source.module, name, None), FunctionType)}
         tried = {
-            name: why for name, why in tried.items() if name == only or name not in functions or not why.startswith("needs ")
+            name: why
+            for name, why in tried.items()
+            if name == told.factory or name not in functions or not why.startswith("needs ")
         }
     lines = [why if why.startswith(name) else f"{name} {why}" for name, why in tried.items()]
     if len(lines) > _SHOWN:
@@ -223,17 +225,17 @@ def _what_to_add(source: Source, tried: Mapping[str, str]) -> str:
 
 
 def _looked_at(
-    source: Source, made: Factory, asked: _Asked, shapes: tuple[tuple[int, ...], ...], patience: Patience, trust: bool
+    source: Source, made: Factory, told: Told, shapes: tuple[tuple[int, ...], ...], patience: Patience
 ) -> _Found | str:
     """A model of a factory and its task, with guessed sizes that agree where those that were guessed first do not; or why there is none."""
-    attempts, why = [replace(made, method=asked.call)], ""
+    attempts, why = [replace(made, method=told.call)], ""
     for attempt in attempts:
         try:
-            if not trust:
+            if not told.trust:
                 refuse_dangerous(source.file, source.file.name, attempt.name, attempt.kwargs)
             patience.stage(f"building {attempt.call}")
             whole, model = built(attempt)
-            guess, declared = _task_of(whole, model, source.module, asked, (*_image_of(whole), *shapes), patience)
+            guess, declared = _task_of(whole, model, source.module, told, (*_image_of(whole), *shapes), patience)
         except (Exception, SystemExit) as error:  # a model may do anything while it is looked at
             if not why:
                 why = str(error) if isinstance(error, UserError) else f"cannot be looked at: {raised(error)}"
@@ -244,20 +246,20 @@ def _looked_at(
 
 
 def _task_of(
-    made: Factory, model: nn.Module, module: ModuleType, asked: _Asked, shapes: tuple[tuple[int, ...], ...], patience: Patience
+    made: Factory, model: nn.Module, module: ModuleType, told: Told, shapes: tuple[tuple[int, ...], ...], patience: Patience
 ) -> tuple[Guess | None, Declared | None]:
     """The task type that a model fits, or else its signature."""
     build = Reuse(made.source.build, model)
-    if not asked.inputs and not made.method:
+    if not told.inputs and not made.method:
         try:
             axes = said_axes(made, model, module)
-            guess = guess_task(build, only=asked.task, shapes=shapes, axes=axes, patience=patience)
-            if asked.task is not None or not _contradicts(made, guess):
+            guess = guess_task(build, only=told.task, shapes=shapes, axes=axes, patience=patience)
+            if told.task is not None or not _contradicts(made, guess):
                 return guess, None
         except FactoryError:
-            if asked.task is not None:
+            if told.task is not None:
                 raise
-    return None, declare(build, made, module, asked.inputs, patience)
+    return None, declare(build, made, module, told.inputs, patience)
 
 
 _CLASS_COUNTS = ("num_classes", "n_classes", "nclasses", "nclass", "class_num", "num_labels", "n_labels")

@@ -17,7 +17,7 @@ from harness.files import text_hash, write_whole
 from harness.model_file import architecture_of, settings_of
 from harness.models.attempts import Patience
 from harness.models.weights import CHECKPOINT
-from harness.scaffold import scaffold
+from harness.scaffold import Told, scaffold
 from harness.scaffold.config_text import SUGGESTIONS_FOLLOW, config_suggestions
 
 _FOLDER = "configs"
@@ -62,7 +62,7 @@ def config_apart(model: str, trust: bool = False, patience: Patience | None = No
         near = [other.name for other in file.parent.glob("*.py")] if file.parent.is_dir() else []
         raise ModelSourceError(f"--model: no such file {file}.{did_you_mean(file.name, near)}")
     config = apart / f"{_stem(file)}.toml"
-    found = scaffold(file, config, overwrite=True, factory=factory, trust=trust, apart=True, patience=patience)
+    found = scaffold(file, config, Told(factory=factory, trust=trust), overwrite=True, apart=True, patience=patience)
     keep = f"modeltiers init {shlex.quote(str(file))}" + (f" --factory {factory}" if factory else "")
     written = json.dumps(Path(os.path.relpath(file.resolve(), config.resolve().parent)).as_posix())
     return ConfigApart(config, found.source.folder, _shown(config).replace(written, json.dumps(file.name)), keep)

@@ -132,7 +132,7 @@ class TrainingCoordinator:
             )
             self._make_room(resume, notes)
             for note in notes if leads() else ():
-                warnings.warn(note, UserWarning, stacklevel=4)  # where run_training was called
+                warnings.warn(note, UserWarning, stacklevel=5)  # where run_training was called
             try:
                 self._fit(self._job(learnt, judged, supervisor, resume))
             finally:
@@ -216,7 +216,7 @@ class TrainingCoordinator:
                 self.task,
                 keys.batch_size or self.config.batch_size,
                 seed=self.seed,
-                world_size=self.compute.world_size,
+                share=(0, self.compute.world_size),  # each process says its rank later
                 num_workers=keys.num_workers,
                 shuffle=shuffle,
                 pin_memory=self.compute.accelerator == "cuda",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -59,9 +60,6 @@ def run_training(
     folder: str | Path = ".",
     engine: str = "auto",
     progress: bool = True,
-    sweep: SweepPoint | None = None,
-    suite: Any = None,
-    facts: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains a model, in place.
 
@@ -78,9 +76,6 @@ def run_training(
         folder: What relative paths are relative to.
         engine: ``lightning``, ``plain``, or ``auto`` for Lightning where it is installed.
         progress: Whether progress is shown, on stderr.
-        sweep: The run's place in a sweep.
-        suite: The whole config, to be remembered with the run.
-        facts: Further facts to be remembered.
 
     Returns:
         What ``TrainingCoordinator.train`` returns, ``run_id``, and ``bundle``: the folder of the bundle that ``export_bundle`` asks for,
@@ -89,37 +84,53 @@ def run_training(
     Raises:
         UserError: What keeps it from being trained, in one line.
     """
-    adapter = adapter or make_adapter(task_spec)
-    name = run_name or task_spec.task_name
     coordinator = TrainingCoordinator(
         model,
-        adapter,
+        adapter or make_adapter(task_spec),
         training_cfg,
         task_spec,
         eval_cfg,
         train_cfg,
         Path(folder),
-        name,
+        run_name or task_spec.task_name,
         seed,
         engine=engine,
         progress=progress,
     )
-    results = _train_logged(coordinator, db, run_name, sweep, suite, facts)
-    bundle = None
-    if training_cfg.export_bundle and leads():
-        bundle = bundle_trained(model, adapter, training_cfg, task_spec, name=name, folder=Path(folder), suite=suite)
+    return _trained(coordinator, _Record(db, run_name))
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is remembered of a training.
+
+    Attributes:
+        db: Where: a database, its file or its URL; ``None`` for nowhere.
+        run_name: The run's name.
+        suite: The whole config, where there is one.
+        sweep: The run's place in a sweep.
+        facts: Further facts.
+    """
+
+    db: ExperimentDB | str | Path | None
+    run_name: str | None
+    suite: SuiteConfig | None = None
+    sweep: SweepPoint | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _trained(coordinator: TrainingCoordinator, record: _Record) -> dict[str, Any]:
+    """Trains, remembers the run, and writes the bundle that is asked for."""
+    results, bundle = _train_logged(coordinator, record), None
+    if coordinator.config.export_bundle and leads():
+        given = coordinator.model, coordinator.adapter, coordinator.config, coordinator.task
+        bundle = bundle_trained(*given, name=coordinator.name, folder=coordinator.folder, suite=record.suite)
     return {**results, "bundle": bundle}
 
 
-def _train_logged(
-    coordinator: TrainingCoordinator,
-    db: ExperimentDB | str | Path | None,
-    run_name: str | None,
-    sweep: SweepPoint | None,
-    suite: Any,
-    facts: dict[str, Any] | None,
-) -> dict[str, Any]:
+def _train_logged(coordinator: TrainingCoordinator, record: _Record) -> dict[str, Any]:
     """Trains, and remembers the run where there is a database."""
+    db, suite = record.db, record.suite
     if db is None or not leads():
         return {**coordinator.train(), "run_id": None}
     with ExitStack() as stack:
@@ -127,8 +138,9 @@ def _train_logged(
         send_unsent(opened.store, coordinator.checkpoints.folder)
         config, task, judged = coordinator.config, coordinator.task, coordinator.eval_config
         data = DataReference(coordinator.train_config, judged, coordinator.folder)
-        known = {"data": data.to_json(), **(facts or {})}
-        run = stack.enter_context(opened.start_run(run_name, suite or config, task, judged, sweep, facts=known))
+        known = {"data": data.to_json(), **record.facts}
+        begun = opened.start_run(record.run_name, suite or config, task, judged, record.sweep, facts=known)
+        run = stack.enter_context(begun)
         run.keep_unsent_in(coordinator.checkpoints.folder)
         coordinator.run = run
         if suite is None:
@@ -159,7 +171,7 @@ def bundle_trained(
     *,
     name: str,
     folder: Path,
-    suite: Any = None,
+    suite: SuiteConfig | None = None,
 ) -> Path:
     """Exports a trained model, checks it, and writes the bundle.
 
@@ -170,7 +182,7 @@ def bundle_trained(
         task_spec: What it is for.
         name: The run's name; the bundle is ``<name>-bundle``.
         folder: Where the bundle goes.
-        suite: The whole ``SuiteConfig``, where there is one; its ``export`` keys count, and the bundle goes beside its file.
+        suite: The whole config, where there is one; its ``export`` keys count, and the bundle goes beside its file.
 
     Returns:
         The bundle's folder. A bundle that was there is replaced.
@@ -180,11 +192,10 @@ def bundle_trained(
     """
     from harness.export.bundle import create_export_bundle
 
-    is_suite = isinstance(suite, SuiteConfig)
-    options = suite.export_options if is_suite else ExportConfig()
+    options = suite.export_options if suite is not None else ExportConfig()
     options = options.model_copy(update={"formats": training_cfg.export_formats or options.formats})
     with _at_rest(model):
-        if is_suite:
+        if suite is not None:
             return create_export_bundle(model, suite.model_copy(update={"export": options}), task_spec)
         target = folder / f"{file_name(name)}-bundle"
         return create_export_bundle(model, options, task_spec, training_cfg, output_dir=target, adapter=adapter)
@@ -249,22 +260,20 @@ def train_config(
     by_config = db_path is None
     if db_path is None and config.log_to_db:
         db_path = config.database
-    results = run_training(
+    name, facts = config.run_name or config.name, {"config_path": str(config.path), "model": source.origin, **source.facts}
+    coordinator = TrainingCoordinator(
         model,
         adapter,
         config.training_config(),
         task,
         config.eval,
-        train_cfg=config.train,
-        db=db_path,
-        run_name=config.run_name or config.name,
-        seed=config.seed,
-        folder=config.path.parent,
+        config.train,
+        config.path.parent,
+        name,
+        config.seed,
         progress=progress,
-        sweep=sweep,
-        suite=config,
-        facts={"config_path": str(config.path), "model": source.origin, **source.facts},
     )
+    results = _trained(coordinator, _Record(db_path, name, config, sweep, facts))
     run, place = results["run_id"], None if db_path is None else place_of(address_of(db_path))
     if run is None or place is None:
         return {**results, "database": None, "see": None}

@@ -14,14 +14,14 @@ from harness.config import load_config
 from harness.errors import FactoryError
 from harness.evidence import Status
 from harness.models.loading import model_source
-from harness.scaffold import scaffold
+from harness.scaffold import Told, scaffold
 from pytest_modeltiers.live import judge_model
 
 
-def declared(source: str, folder: Path, **options: Any) -> dict[str, Any]:
+def declared(source: str, folder: Path, overwrite: bool = False, **told: Any) -> dict[str, Any]:
     """The keys that are written for a model."""
     (folder / "model.py").write_text(source)
-    found = scaffold(folder / "model.py", **options)
+    found = scaffold(folder / "model.py", told=Told(**told), overwrite=overwrite)
     assert found.declared is not None
     assert load_config(found.config).is_declared
     return found.declared.keys

@@ -21,7 +21,7 @@ from harness.export.program import make_program
 from harness.models.attempts import Patience, SideSearch
 from harness.models.inspection import guess_task
 from harness.models.loading import model_source
-from harness.scaffold import Scaffold, scaffold
+from harness.scaffold import Scaffold, Told, scaffold
 from harness.tasks import TaskType
 
 
@@ -81,7 +81,7 @@ def test_settings_that_the_model_reads_get_usual_sizes_or_given_ones(tmp_path: P
     assert found.factory.objects
     assert set(found.factory.guessed) == {"num_features", "num_classes"}
     assert "SimpleNamespace(num_features=16, num_classes=4)" in (tmp_path / "modeltiers_model.py").read_text()
-    given = scaffold(model, overwrite=True, arguments={"num_features": 5})
+    given = scaffold(model, overwrite=True, told=Told(arguments={"num_features": 5}))
     config = load_config(given.config)
     assert config.num_features == 5
     assert logits(config).shape == (3, 4)
@@ -376,7 +376,7 @@ def test_a_model_of_billions_is_not_built(tmp_path: Path) -> None:
     model = written(odd.VAST, tmp_path)
     with pytest.raises(Exception, match=r"a model of 10.0 billion parameters, .* those of Options\(\), as --arg NAME=VALUE"):
         scaffold(model)
-    found = scaffold(model, arguments={"width": 9})
+    found = scaffold(model, told=Told(arguments={"width": 9}))
     assert load_config(found.config).num_features == 9
     assert "Options(width=9)" in (tmp_path / "modeltiers_model.py").read_text()
 
@@ -385,7 +385,7 @@ def test_a_method_of_the_class_may_be_the_factory(tmp_path: Path) -> None:
     model = written(odd.CLASS_METHOD, tmp_path)
     with pytest.raises(Exception, match=r"another way: --factory Net\.from_name"):
         scaffold(model)
-    config = load_config(scaffold(model, factory="Net.from_name").config)
+    config = load_config(scaffold(model, told=Told(factory="Net.from_name")).config)
     assert (config.model_factory, config.num_features) == ("Net.from_name", 9)
 
 

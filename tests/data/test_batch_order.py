@@ -72,7 +72,7 @@ def test_unmixed_ranks_share_rows_as_distributed_sampler_does(folder: Path, coun
     dataset = dataset_of(folder, count, streamed)
     for rank in range(world):
         expected = list(DistributedSampler(dataset, world, rank, shuffle=False))
-        assert flat(numbers(make_loader(dataset, TABLE, 3, rank=rank, world_size=world))) == expected
+        assert flat(numbers(make_loader(dataset, TABLE, 3, share=(rank, world)))) == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -185,7 +185,7 @@ def test_a_state_of_other_batches_is_refused(tmp_path: Path) -> None:
     for other in (
         make_loader(dataset, TABLE, 5),
         make_loader(dataset, TABLE, 4, seed=1),
-        make_loader(dataset, TABLE, 4, world_size=2),
+        make_loader(dataset, TABLE, 4, share=(0, 2)),
     ):
         with pytest.raises(DataError, match="the data cannot be resumed: `"):
             other.load_state_dict(state)

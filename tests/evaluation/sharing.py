@@ -46,7 +46,7 @@ def case(name: str) -> tuple[nn.Module, TaskSpec, Any]:
 
 def evaluated(name: str, rank: int = 0, world: int = 1) -> Evaluation:
     model, task, data = case(name)
-    return evaluate(model, make_adapter(task), task, make_loader(data, task, 2, rank=rank, world_size=world))
+    return evaluate(model, make_adapter(task), task, make_loader(data, task, 2, share=(rank, world)))
 
 
 def numbers(rank: int = 0, world: int = 1, labels: int = 9) -> Evaluation:
@@ -60,7 +60,7 @@ def numbers(rank: int = 0, world: int = 1, labels: int = 9) -> Evaluation:
     model = nn.Linear(1, 1)
     nn.init.ones_(model.weight)
     nn.init.constant_(model.bias, 1e4)
-    return evaluate(model, make_adapter(task), task, make_loader(rows, task, 4, rank=rank, world_size=world))
+    return evaluate(model, make_adapter(task), task, make_loader(rows, task, 4, share=(rank, world)))
 
 
 def streamed(folder: Path, rank: int = 0, world: int = 1) -> Evaluation:
@@ -68,7 +68,7 @@ def streamed(folder: Path, rank: int = 0, world: int = 1) -> Evaluation:
     model, task, _ = case("texts")
     data = open_dataset(EvalConfig(path="texts.jsonl"), task, folder, memory_limit=0)
     assert isinstance(data, Stream)
-    return evaluate(model, make_adapter(task), task, make_loader(data, task, 2, rank=rank, world_size=world))
+    return evaluate(model, make_adapter(task), task, make_loader(data, task, 2, share=(rank, world)))
 
 
 def write_texts(folder: Path) -> None:
@@ -84,7 +84,7 @@ def failure(rank: int, bad_row: int, label: int) -> tuple[str, int]:
     rows = [dict(data[number]) for number in range(7)]
     rows[bad_row]["labels"] = torch.tensor(label)
     try:
-        evaluate(model, make_adapter(task), task, make_loader(rows, task, 2, rank=rank, world_size=WORLD))
+        evaluate(model, make_adapter(task), task, make_loader(rows, task, 2, share=(rank, WORLD)))
     except DataError as error:
         return str(error), len(forwards)
     return "", len(forwards)
@@ -98,7 +98,7 @@ def forward_failure(rank: int) -> str:
             raise ZeroDivisionError("oops")
 
     model, task, data = case("texts")
-    loader = make_loader(data, task, 2, rank=rank, world_size=WORLD)
+    loader = make_loader(data, task, 2, share=(rank, WORLD))
     try:
         evaluate(Failing() if rank == 1 else model, make_adapter(task), task, loader)
     except UserError as error:

@@ -114,7 +114,7 @@ def test_a_loader_that_mixes_rows_is_refused() -> None:
 
 
 def test_a_share_of_the_rows_without_the_other_processes_is_refused() -> None:
-    loader = make_loader(ROWS, TASK, 3, rank=0, world_size=2)
+    loader = make_loader(ROWS, TASK, 3, share=(0, 2))
     with pytest.raises(ValueError, match=r"deals rows to 2 processes, of which torch\.distributed knows 1"):
         evaluate(Echo(), make_adapter(TASK), TASK, loader)
 

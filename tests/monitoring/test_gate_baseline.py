@@ -17,7 +17,7 @@ from gate_scores import losses, right_or_wrong
 from harness.errors import ComparisonError
 from harness.evidence import Status
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
-from harness.monitoring.gate import compare_with_baseline
+from harness.monitoring.gate import GateOptions, compare_with_baseline
 from harness.monitoring.gate.comparison import ComparisonFinding
 
 
@@ -57,7 +57,7 @@ def test_all_scores_in_common_are_compared_in_their_direction(db: ExperimentDB) 
     before, after = losses(2000, worsening=0.5)
     run_with(db, "baseline", loss=before, correct=before < 1, bleu=before)
     run_with(db, "candidate", loss=after, correct=after < 1)
-    found = compare_with_baseline(db, "candidate", "baseline", margins={"loss": 0.02})
+    found = compare_with_baseline(db, "candidate", "baseline", options=GateOptions(margins={"loss": 0.02}))
     assert [comparison.metric for comparison in found.metrics] == ["correct", "loss"]
     assert found["loss"].finding is ComparisonFinding.WORSE
     assert (found["loss"].higher_is_better, found["correct"].higher_is_better) == (False, True)
@@ -93,7 +93,7 @@ def test_what_the_first_look_expects_holds_for_all(db: ExperimentDB) -> None:
     other = run_with(db, "other", correct=np.zeros(5000))
     shares = []
     for run, expected in ((candidate, 20), (other, 1)):
-        found = compare_with_baseline(db, run, baseline, expected_comparisons=expected)["correct"]
+        found = compare_with_baseline(db, run, baseline, options=GateOptions(expected_comparisons=expected))["correct"]
         shares.append(found.p_adjusted / found.p if found.p else 0.0)
     assert shares[0] == pytest.approx(20)
     marks = [record.result["gate"] for record in db.get_comparisons(baseline)]
@@ -150,7 +150,7 @@ def test_a_score_of_unknown_direction_needs_one(db: ExperimentDB) -> None:
         run_with(db, name, chrf=np.random.default_rng(0).random(100) - shift)
     with pytest.raises(ComparisonError, match=r"is a greater 'chrf' better\?.* `higher_is_better=\{'chrf': True\}`"):
         compare_with_baseline(db, "candidate", "baseline")
-    found = compare_with_baseline(db, "candidate", "baseline", higher_is_better={"chrf": True})
+    found = compare_with_baseline(db, "candidate", "baseline", options=GateOptions(higher_is_better={"chrf": True}))
     assert found.status is Status.FAIL
     assert found.message.startswith("chrf fell by 1")
 

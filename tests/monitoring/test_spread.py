@@ -21,7 +21,7 @@ from harness.monitoring.profiles import Profile
 from harness.monitoring.profiles.windows import MOST_WINDOWS, ChosenWindows, window_column, window_labels
 from harness.monitoring.spread import WindowSpread, first_windows, spread_of_windows, with_spread
 from harness.monitoring.statistics import Usual
-from harness.monitoring.tables import compare_table, profile_of_table
+from harness.monitoring.tables import TableOptions, compare_table, profile_of_table
 
 Table = dict[str, NDArray[Any]]
 
@@ -202,7 +202,7 @@ def test_of_many_windows_some_are_looked_at_whatever_their_order() -> None:
 def test_windows_that_say_nothing_are_refused_in_one_line(asked: str, said: str) -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ProfileError, match=said):
-        profile_of_table(joined([a_day(number, rng, 60) for number in range(12)]), windows=asked)
+        profile_of_table(joined([a_day(number, rng, 60) for number in range(12)]), TableOptions(windows=asked))
 
 
 def test_the_command_profiles_by_windows_and_refuses_them_of_a_config(

@@ -21,7 +21,7 @@ from harness.monitoring.drift import compare_profiles
 from harness.monitoring.drift.listing import MOST_DRAWN
 from harness.monitoring.measures import Measure
 from harness.monitoring.profiles import Profile, profile_columns
-from harness.monitoring.tables import TableReport, compare_table, profile_of_table
+from harness.monitoring.tables import TableOptions, TableReport, compare_table, profile_of_table
 
 ROWS = 3000
 
@@ -224,7 +224,7 @@ def test_a_file_that_was_sent_twice_and_rows_of_the_reference_are_findings() -> 
 
 
 def test_a_part_says_nothing_new_of_a_feature_that_drifted_on_the_whole() -> None:
-    reference = profile_of_table(table(0, "2026-01-01"), slices=["city"])
+    reference = profile_of_table(table(0, "2026-01-01"), TableOptions(slices=["city"]))
     window = table(1)
     window["temperature"] = window["temperature"] + 15
     assert codes(compare_table(window, reference)) == []
@@ -287,13 +287,13 @@ def test_the_command_line_profiles_and_monitors_files(
 def test_a_wide_parquet_file_is_read_by_groups_of_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pyarrow.parquet.write_table(pa.table(table(0, "2026-01-01")), tmp_path / "a.parquet")
     pyarrow.parquet.write_table(pa.table(table(1)), tmp_path / "b.parquet")
-    whole = profile_of_table(tmp_path / "a.parquet", without=["city"])
+    whole = profile_of_table(tmp_path / "a.parquet", TableOptions(without=["city"]))
     monkeypatch.setattr("harness.monitoring.profiles.tables.COLUMNS_AT_ONCE", 3)
-    parts = profile_of_table(tmp_path / "a.parquet", without=["city"])
+    parts = profile_of_table(tmp_path / "a.parquet", TableOptions(without=["city"]))
     assert (parts.edges_id, list(parts.features)) == (whole.edges_id, list(whole.features))
     assert compare_table(tmp_path / "b.parquet", parts).drift.to_json() == compare_table(table(1), whole).drift.to_json()
     with pytest.raises(ProfileError, match=r"`without`: no column 'town'"):
-        profile_of_table(tmp_path / "a.parquet", without=["town"])
+        profile_of_table(tmp_path / "a.parquet", TableOptions(without=["town"]))
 
 
 def test_the_page_lists_every_feature_the_worst_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,7 +333,7 @@ def lengths(rows: dict[str, list[Any]]) -> dict[str, Any]:
 
 def test_refusals_by_rule_are_found_in_the_part_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     rule = Measure.parse("refused=answer~(?i)^sorry")
-    reference = profile_of_table(answers(0, 0.03), slices=["language"], measures=[rule])
+    reference = profile_of_table(answers(0, 0.03), TableOptions(slices=["language"], measures=[rule]))
     same = compare_table(answers(1, 0.03), reference)
     assert (same.status.value, codes(same)) == ("ok", [])
     report = compare_table(answers(2, 0.2), reference)
@@ -344,7 +344,7 @@ def test_refusals_by_rule_are_found_in_the_part_where_they_are(monkeypatch: pyte
 
 def test_columns_by_a_function_are_compared_and_not_run_unasked() -> None:
     own = Measure("judge.py:lengths", lengths)
-    reference = profile_of_table(answers(0, 0.03), measures=[own])
+    reference = profile_of_table(answers(0, 0.03), TableOptions(measures=[own]))
     assert reference.features["words"].kind == "vector"
     assert compare_table(answers(1, 0.03), reference, measures=[own]).status.value == "ok"
     with pytest.raises(ProfileMismatchError, match=r"not run unasked: add --measure judge\.py:lengths"):
@@ -369,7 +369,7 @@ def test_three_columns_that_go_together_otherwise_are_found_where_rows_are_kept(
         a, b, c = rng.normal(size=(3, 1000))
         return {"a": a, "b": b, "c": np.abs(c) * np.sign(a * b) if dependent else c}
 
-    reference = profile_of_table(threes(0, False), joint=True)
+    reference = profile_of_table(threes(0, False), TableOptions(joint=True))
     assert compare_table(threes(2, False), reference).status.value == "ok"
     report = compare_table(threes(2, True), reference)
     assert (report.drift.status.value, codes(report)) == ("ok", ["joint_drift"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -272,19 +272,35 @@ def _share(spending: AlphaSpending | None) -> float:
 _KEY = "gate"
 
 
+@dataclass(frozen=True, kw_only=True)
+class GateOptions:
+    """What a candidate must hold to.
+
+    Attributes:
+        margins: How much worse is allowed, by name and in the scores' own units; by default half a point of ``accuracy`` and
+            ``correct``, a fiftieth of the standard deviation of the baseline's scores for others.
+        alpha: The probability of failing a candidate that is not worse.
+        higher_is_better: What a greater score means, for names the project does not know.
+        expected_comparisons: How many comparisons in a row share alpha, such as those of a year; what the first comparison says applies to all.
+        min_power: The power at the margin below which too few samples are a warning; ``None`` for no warning.
+    """
+
+    margins: Mapping[str, float] = field(default_factory=dict)
+    alpha: float = 0.05
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    expected_comparisons: int = COMPARISONS
+    min_power: float | None = None
+
+
 def compare_with_baseline(
     db: ExperimentDB,
     candidate: RunRef,
     baseline: RunRef,
     metrics: Sequence[str] | None = None,
-    margins: Mapping[str, float] | None = None,
+    options: GateOptions | None = None,
     *,
-    alpha: float = 0.05,
-    higher_is_better: Mapping[str, bool] | None = None,
     slices: SliceLabels | None = None,
     groups: Groups | None = None,
-    expected_comparisons: int = COMPARISONS,
-    min_power: float | None = None,
 ) -> Comparisons:
     """Compares the stored scores of two runs, and stores the result with both.
 
@@ -297,27 +313,24 @@ def compare_with_baseline(
         candidate: The run to judge.
         baseline: The run to compare it with, such as ``"production"``.
         metrics: Names of per-sample scores; by default all that both runs have.
-        margins: How much worse is allowed, by name and in the scores' own units; by default half a point of ``accuracy`` and
-            ``correct``, a fiftieth of the standard deviation of the baseline's scores for others.
-        alpha: The probability of failing a candidate that is not worse.
-        higher_is_better: What a greater score means, for names the project does not know.
+        options: What the candidate must hold to.
         slices: A label a sample, ``[N]``, under the name of what is labelled.
         groups: Which samples belong together; ``None`` where samples are independent.
-        expected_comparisons: How many comparisons in a row share alpha, such as those of a year; what the first comparison says applies to all.
-        min_power: The power at the margin below which too few samples are a warning; ``None`` for no warning.
 
     Raises:
         UnknownRunError: A run does not exist.
         ExperimentError: A run has no scores of a metric, or the database cannot be read or written.
         ComparisonError: The scores cannot be paired, or an argument is impossible.
     """
+    options = options or GateOptions()
     ids = db.resolve(baseline), db.resolve(candidate)
     if ids[0] == ids[1]:
         raise ComparisonError(f"run {ids[0]} ({db.get_run(ids[0]).name}) cannot be its own baseline: name two runs")
     chosen = tuple(metrics) if metrics is not None else _common_metrics(db, *ids)
     before, after = ({name: db.get_scores(run, name) for name in chosen} for run in ids)
-    family = Family.of(_paired(before, after, higher_is_better, groups), margins or {}, alpha, slices or {}, groups)
-    return _judged_and_stored(db, ids, family, _digest(after.values()), expected_comparisons, min_power)
+    pairs = _paired(before, after, options.higher_is_better, groups)
+    family = Family.of(pairs, options.margins, options.alpha, slices or {}, groups)
+    return _judged_and_stored(db, ids, family, _digest(after.values()), options)
 
 
 def _common_metrics(db: ExperimentDB, baseline: int, candidate: int) -> tuple[str, ...]:
@@ -330,13 +343,11 @@ def _common_metrics(db: ExperimentDB, baseline: int, candidate: int) -> tuple[st
     return common
 
 
-def _judged_and_stored(
-    db: ExperimentDB, ids: tuple[int, int], family: Family, scores: str, expected: int, min_power: float | None
-) -> Comparisons:
+def _judged_and_stored(db: ExperimentDB, ids: tuple[int, int], family: Family, scores: str, options: GateOptions) -> Comparisons:
     """Judges while no other comparison runs, so that no two take the same number."""
     with db.store.exclusive() as connection:
-        spending = AlphaSpending.of_stored(_marks(connection, ids[0]), scores, expected)
-        judged = family.judged(spending, min_power)
+        spending = AlphaSpending.of_stored(_marks(connection, ids[0]), scores, options.expected_comparisons)
+        judged = family.judged(spending, options.min_power)
         for comparison in judged.metrics:
             write_comparison(connection, *ids, comparison.metric, {**comparison.to_json(), _KEY: spending.mark(scores)})
     return judged
