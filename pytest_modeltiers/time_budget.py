@@ -354,6 +354,10 @@ def _is_importing(frame: FrameType | None) -> bool:
     return any(code.co_name == "_find_and_load" and code.co_filename.startswith("<frozen importlib") for code in codes)
 
 
+_NO_MODELS = ("pydantic",)
+"""Packages that this project calls, and that call no model."""
+
+
 def _place(frame: FrameType | None) -> str:
     """Where a frame is: the innermost forward, or the innermost line of the user's, or what this project called; never this project itself."""
     from harness.internal_errors import is_users
@@ -365,7 +369,7 @@ def _place(frame: FrameType | None) -> str:
             return f"in {type(each.f_locals.get('self')).__name__}.forward ({each.f_code.co_filename}, line {each.f_lineno})"
     called = list(takewhile(lambda each: not is_ours(each.f_code.co_filename), stack))
     theirs = [each for each in called if is_users(each.f_code)] or called[-1:]
-    if not theirs or theirs[0].f_globals.get("__name__", "").startswith("pydantic"):
+    if not theirs or theirs[0].f_globals.get("__name__", "").partition(".")[0] in _NO_MODELS:
         return "between two calls of the model"
     return f"at {theirs[0].f_code.co_filename}, line {theirs[0].f_lineno}"
 

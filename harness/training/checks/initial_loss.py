@@ -75,17 +75,10 @@ def _judge_output(trial: Trial, output: Output, batch: Batch, sizes: Sizes) -> E
     message = f"the first cross-entropy of output `{output.name}` is {loss:.3g}; a uniform guess over {classes} classes has {uniform:.2f}"
     sound = _sound(subject.task, loss, uniform, message, sizes, "cross-entropy by output")
     if are_probabilities(_classes_last(output, value)):
-        return replace(
-            sound,
-            status=Status.FAIL,
-            code="returns_probabilities",
-            message=f"output `{output.name}` holds probabilities instead of logits: {_floor(classes)}",
-            cause="a softmax at the end of the model, where the loss applies one too: return the logits, or declare `kind: probabilities`",
+        return _returns_probabilities(
+            sound, f"output `{output.name}` holds", classes, "return the logits, or declare `kind: probabilities`"
         )
-    if severity := _severity(sound):
-        message = f"{message}: the untrained model is confident of wrong answers"
-        return replace(sound, status=severity, message=message, cause=_LOUD, code="too_large")
-    return sound
+    return _too_large(sound, MEAN) or sound
 
 
 def _judge(
@@ -98,22 +91,15 @@ def _judge(
     guess = f"a uniform guess over {classes} classes has loss {uniform:.2f}{' bits' if formula is _BITS else ''}"
     sound = _sound(task, loss, uniform, f"{what}; {guess}", sizes, formula.name if formula else "of another kind")
     if logits is not None and are_probabilities(_classes_last(output, logits)):
-        return replace(
-            sound,
-            status=Status.FAIL,
-            code="returns_probabilities",
-            message=f"the model returns probabilities instead of logits: {_floor(classes)}",
-            cause="a softmax at the end of the model, where the loss applies one too: return the logits",
-        )
+        return _returns_probabilities(sound, "the model returns", classes, "return the logits")
     if formula is not None and formula.is_flaw:
         # The sum of which ``reduction`` says more, where there are rows.
         owner = owned_by("training_loss[reduction]") if formula.scale != 1.0 and task.signature.has_rows_in_loss else {}
         message = f"{what}: it is {formula.name}" + (f", so {_floor(classes)}" if "softmax(" in formula.name else f"; {guess}")
         details = sound.details | owner
         return replace(sound, status=Status.FAIL, message=message, cause=formula.cause, code=formula.code, details=details)
-    if severity := _severity(sound):
-        message, cause = _too_large(sound.message, formula)
-        return replace(sound, status=severity, message=message, cause=cause, code="too_large")
+    if too_large := _too_large(sound, formula):
+        return too_large
     if formula is not None and abs(math.log(formula.scale)) > _FAR and not _scales_itself(trial):
         message = f"{what}: it is {formula.name}"
         return replace(sound, status=Status.WARN, message=message, cause=formula.cause, code=formula.code)
@@ -156,12 +142,24 @@ def _scales_itself(trial: Trial) -> bool:
     return trial.is_own and not getattr(trial.subject.model, "automatic_optimization", True)
 
 
-def _too_large(message: str, formula: LossFormula | None) -> tuple[str, str]:
+def _returns_probabilities(sound: Evidence, which: str, classes: int, instead: str) -> Evidence:
+    message = f"{which} probabilities instead of logits: {_floor(classes)}"
+    cause = f"a softmax at the end of the model, where the loss applies one too: {instead}"
+    return replace(sound, status=Status.FAIL, message=message, cause=cause, code="returns_probabilities")
+
+
+def _too_large(sound: Evidence, formula: LossFormula | None) -> Evidence | None:
+    """The finding on a loss that is above that of a uniform guess; ``None`` where it is not by much."""
+    severity, message = _severity(sound), sound.message
+    if severity is None:
+        return None
     if formula is None:
-        return message, f"an auxiliary term of that size, a sum instead of a mean, or {_LOUD}"
-    if formula == MEAN:
-        return f"{message}: the untrained model is confident of wrong answers", _LOUD
-    return f"{message}: it is {formula.name}", formula.cause
+        cause = f"an auxiliary term of that size, a sum instead of a mean, or {_LOUD}"
+    elif formula == MEAN:
+        message, cause = f"{message}: the untrained model is confident of wrong answers", _LOUD
+    else:
+        message, cause = f"{message}: it is {formula.name}", formula.cause
+    return replace(sound, status=severity, message=message, cause=cause, code="too_large")
 
 
 def _floor(classes: int) -> str:
