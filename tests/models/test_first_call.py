@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ForwardError
-from harness.models.first_call.alike import names_alike
 from harness.models.first_call.argument import GivenInput
 from harness.models.first_call.examples import written_examples
+from harness.models.first_call.guesses import names_alike
 from harness.models.first_call.hints import read_hints
 from harness.models.first_call.search import find_call
 from harness.models.first_call.tried import FoundCall

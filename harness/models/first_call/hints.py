@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from harness.models.first_call.alike import made_alike
 from harness.models.first_call.argument import BATCH, FEW, IMAGE_SIDE, Argument, default_sizes
+from harness.models.first_call.guesses import made_alike
 from harness.models.usual_values import snake_case
 
 _FLEXIBLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

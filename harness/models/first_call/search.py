@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from harness.errors import ConfigError, ForwardError, did_you_mean
 from harness.models.attempts import Patience, signature_of
-from harness.models.first_call.alike import changed_alike
 from harness.models.first_call.argument import BATCH, FEW, Argument
-from harness.models.first_call.guesses import Guesses
+from harness.models.first_call.guesses import Guesses, changed_alike
 from harness.models.first_call.hints import STATES, Hints, hidden_state
 from harness.models.first_call.images import of_smaller_images, of_whole_images
 from harness.models.first_call.operations import Sides
