@@ -19,7 +19,7 @@ from unittest.mock import patch
 from torch import Tensor, nn
 
 from harness.compat import OpOverload, TorchDispatchMode, memory_key, tree_leaves, without_compiler
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.properties.places import shown_place, users_line
 from harness.properties.subject import Subject
 from harness.properties.tracing import path_of
@@ -66,9 +66,8 @@ def applied(subject: Subject, seed: int = 0) -> Evidence:
 
 def _in_vain(path: str, name: str, place: str) -> Evidence:
     """The warning on an initialisation that writes no weight."""
-    return Evidence(
+    return Evidence.warned(
         _NAME,
-        Status.WARN,
         f"{name} writes no weight while the model is built: the layers keep PyTorch's default",
         module=path,
         cause="nothing calls it, or its conditions on the classes or names of what it initialises hold for nothing",
@@ -80,9 +79,8 @@ def _in_vain(path: str, name: str, place: str) -> Evidence:
 def _left_at_default(paths: list[str], application: _Application) -> Evidence:
     """The warning on layers that an initialisation does not reach, although it knows their kind."""
     others = and_others(len(paths) - 1, "layer")
-    return Evidence(
+    return Evidence.warned(
         _NAME,
-        Status.WARN,
         f"`{paths[0]}`{others} keeps PyTorch's default, although {application.name} initialises layers of its kind",
         module=paths[0],
         cause="a layer that is made, or replaced, after `apply`: apply the initialisation at the end of __init__",
