@@ -91,6 +91,18 @@ _OF_BLOCKS = (
 _ON_THE_WHOLE = 2
 """How many examples of these are asked of all blocks of a large model."""
 
+_OF_FEW_BLOCKS = (
+    "batch_independence[gradient]",
+    "decoding[left_padding]",
+    "decoding[requests]",
+    "memory_layout",
+    "train_mode[after_eval]",
+    "train_mode[checkpointing]",
+    "train_mode[equals_eval]",
+    "train_mode[padding]",
+)
+"""Cases of which no example is asked of all blocks: their calls are dear, and other cases ask all blocks about the same code."""
+
 
 def shortened(subject: Subject, name: str, example: int = _ON_THE_WHOLE + 1) -> Subject | None:
     """The subject of a large model in which blocks that are alike are there twice, and the others pass on what they are given.
@@ -98,9 +110,10 @@ def shortened(subject: Subject, name: str, example: int = _ON_THE_WHOLE + 1) -> 
     Args:
         subject: The model.
         name: The property that is judged, with its case; ``None`` is returned for one that does not follow from the code of blocks.
-        example: Number of the example; ``None`` is returned for the first ones, which are asked of the whole model.
+        example: Number of the example; ``None`` is returned for the first ones, which most properties ask of the whole model.
     """
-    if not {name, name.partition("[")[0]} & set(_OF_BLOCKS) or example <= _ON_THE_WHOLE:
+    is_of_blocks = bool({name, name.partition("[")[0]} & set(_OF_BLOCKS)) and example > _ON_THE_WHOLE
+    if not is_of_blocks and name not in _OF_FEW_BLOCKS:
         return None
     shared = subject.shared
     if shared.short is None:

@@ -286,13 +286,15 @@ def resized_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
 
     def pair(judge: nn.Module) -> tuple[nn.Module, nn.Module]:
         if id(judge) not in made:
-            before, after = (moved(subject, None if judge is subject.model else judge) for _ in range(2))
+            before = moved(subject, None if judge is subject.model else judge)
+            after = subject.copies.of(before)
             _resize(after, known + _MORE_IDS)
             made[id(judge)] = before, in_dtype_of(before, after).eval()
         return made[id(judge)]
 
     def compare(judge: nn.Module) -> tuple[Tensor, Tensor]:
-        before, after = (subject.logits(batch, model) for model in pair(judge))
+        own, other = pair(judge)
+        before, after = subject.logits(batch, own), logits if judge is subject.model else subject.logits(batch, other)
         return before, after[tuple(slice(size) for size in before.shape)] if after.ndim == before.ndim else after
 
     try:
@@ -307,7 +309,7 @@ def resized_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
             subject.model, f"`{first}` and `{second}` are tied, but not after {_RESIZE}", "loses_tied_weights", second
         )
     try:
-        subject.logits(batch, after)
+        logits = subject.logits(batch, after)
     except ModelRaisedError as error:
         left = next((name for name, each in after.named_parameters() if known in each.shape), "")
         told = f": `{left}` has still its old size" if left else ""

@@ -91,7 +91,7 @@ def equals_eval(subject: Subject, seed: int = 0) -> Evidence:
             return Evidence.ok(NAME, message, counterexample=counterexample)
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-        return subject.logits(batch, model), trained.logits_of(model)
+        return (evaluated, trained.logits) if model is subject.model else (subject.logits(batch, model), trained.logits_of(model))
 
     def culprit(model: nn.Module) -> str:
         return first_divergence(calls_of(model, partial(subject.logits, batch)), trained.calls_of(model), whole)
@@ -174,7 +174,8 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
     def culprit(model: nn.Module) -> str:
         return first_divergence(calls_of(fresh(model, False), logits), calls_of(fresh(model, True), logits), whole)
 
-    before, after = (_trainable(fresh(subject.model, evaluated)) for evaluated in (False, True))
+    models = [fresh(subject.model, evaluated) for evaluated in (False, True)]
+    before, after = map(_trainable, models)
     if stopped := [path for path in before if path not in after]:
         return _untrained(
             stopped,
@@ -184,7 +185,7 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
             counterexample,
         )
     try:
-        without, reached = (_with_gradient(subject, batch, fresh(subject.model, each), seed) for each in (False, True))
+        without, reached = (_with_gradient(subject, batch, each, seed) for each in models)
         if lost := [path for path in without if path not in reached]:
             return _untrained(
                 lost,

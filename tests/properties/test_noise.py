@@ -237,3 +237,31 @@ def test_which_blocks_a_large_model_was_asked_of_is_told(monkeypatch: pytest.Mon
     of_all = Result("c.json::TestTier1::test_causal", "c.json", 1, Status.OK, "", 0.0, {"blocks": ""})
     assert asked_of_some_blocks([of_all, asked]) == f"batch_independence[forward]: of {blocks}"
     assert (to_check(asked).details["blocks"], asked_of_some_blocks([of_all])) == (blocks, "")
+
+
+class Switches(Branch):
+    """A block that computes something else in train mode."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return super().forward(hidden) * (1.5 if self.training else 1)
+
+
+@pytest.mark.parametrize("case", ["equals_eval", "after_eval"])
+def test_train_mode_is_asked_of_few_blocks_of_a_large_model(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.setattr("harness.runtime._LARGE", 1)
+    judge = Judge("train_mode", subject_of(Deep().float()), share=20.0, case=case)
+    judge_property(CATALOGUE["train_mode"], judge, judge.subject, case)
+    assert judge.finish().status is Status.OK
+    assert judge.blocks == "2 of 8 blocks of `blocks`, the others are like them"
+
+
+def test_a_block_of_a_large_model_that_is_another_in_train_mode_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.runtime._LARGE", 1)
+
+    def build() -> nn.Module:
+        model = Deep().float()
+        model.blocks[5] = Switches(mixes=False)
+        return model
+
+    found = judge_model(build, TASK, only=["train_mode"])["train_mode[equals_eval]"]
+    assert (found.status, found.module) == (Status.FAIL, "blocks.5")
