@@ -250,7 +250,7 @@ def most_calls(results: Iterable[Result]) -> str:
 
 
 def asked_of_some_blocks(results: Iterable[Result]) -> str:
-    """Which tests of a large model asked some of its blocks only, after the first examples, and which blocks; empty for none."""
+    """Which tests of a large model asked some of its blocks only, most after two examples of all, and which blocks; empty for none."""
     found: dict[str, list[str]] = {}
     for result in results:
         if result.blocks:

@@ -159,7 +159,7 @@ def print_summary(
     if report.coverage:
         print_wrapped(terminal, "", report.coverage, yellow=True)
     if blocks := asked_of_some_blocks(results):
-        print_wrapped(terminal, "", f"After their first examples asked of some blocks only: {blocks}", light=True)
+        print_wrapped(terminal, "", f"Asked of some blocks only, most after two examples of all: {blocks}", light=True)
     for cause in sorted(report.causes, key=lambda cause: cause.status != "failed"):
         terminal.line("")
         result = by_name[cause.owner.check_name]

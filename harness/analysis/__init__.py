@@ -22,7 +22,7 @@ from harness.internal_errors import is_from_backward
 from harness.owners import left_to
 from harness.properties import padding
 from harness.properties.calling import BackwardRaisedError
-from harness.properties.model_variants import calibrated_subject, moved
+from harness.properties.model_variants import calibrated_subject, moved, of_few_blocks
 from harness.properties.prerequisites import GRADIENT_OWNER, hidden_by, left_to_weights
 from harness.properties.subject import Shared, Subject
 from harness.tasks.axes import BATCH, Axis, Formula, Size, rows_first
@@ -90,6 +90,10 @@ class Study:
         return make_loader(dataset, task, data.batch_size or _BATCH)
 
 
+_OF_FEW_BLOCKS = ("attention_kernels", "compiled", "gradcheck")
+"""Checks of the code of a model's blocks, of which a large model is asked two of each kind; all of them only where those fail."""
+
+
 def find_analysis(name: str, study: Study, case: str = "") -> Evidence:
     """What one check finds, whatever else is judged.
 
@@ -102,8 +106,17 @@ def find_analysis(name: str, study: Study, case: str = "") -> Evidence:
     """
     check, subject = CATALOGUE[name].load(case), study.subject
 
+    def of_few(short: Subject) -> Evidence:
+        of_short = replace(study, subject=short)
+        return guarded(name, lambda: check(of_short), lambda error: _without_answer(name, short, error))
+
     def measured() -> Evidence:
-        return hidden_by(subject.prerequisite_failure, name) or left_to_weights(subject.prerequisite_failure, check(study))
+        if hidden := hidden_by(subject.prerequisite_failure, name):
+            return hidden
+        short = of_few_blocks(subject) if name in _OF_FEW_BLOCKS else None
+        if short is not None and (held := of_few(short)).status is Status.OK:
+            return replace(held, details={**held.details, "blocks": short.shared.blocks})
+        return left_to_weights(subject.prerequisite_failure, check(study))
 
     return guarded(name, measured, lambda error: _without_answer(name, subject, error))
 

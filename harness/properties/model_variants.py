@@ -113,8 +113,11 @@ def shortened(subject: Subject, name: str, example: int = _ON_THE_WHOLE + 1) -> 
         example: Number of the example; ``None`` is returned for the first ones, which most properties ask of the whole model.
     """
     is_of_blocks = bool({name, name.partition("[")[0]} & set(_OF_BLOCKS)) and example > _ON_THE_WHOLE
-    if not is_of_blocks and name not in _OF_FEW_BLOCKS:
-        return None
+    return of_few_blocks(subject) if is_of_blocks or name in _OF_FEW_BLOCKS else None
+
+
+def of_few_blocks(subject: Subject) -> Subject | None:
+    """The subject of a large model with two blocks of each kind; ``None`` where no blocks are alike, or the others cannot be left out."""
     shared = subject.shared
     if shared.short is None:
         shared.short = []  # while one is made
