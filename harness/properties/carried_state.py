@@ -23,7 +23,6 @@ from harness.properties.tracing import (
     Step,
     first_divergence,
     numbered,
-    numbered_steps,
     recording,
     whole,
 )
@@ -225,10 +224,10 @@ def _where_parted(subject: Subject, base: Batch, axis: str, cuts: tuple[int, ...
     with recording(model, lines=True) as pieces:
         _joined(subject, base, axis, cuts, model)
     per_call = len(pieces) // len(cuts)
-    parts = [dict(numbered(pieces[start : start + per_call])) for start in range(0, len(pieces), max(1, per_call))]
+    parts = [dict(numbered(pieces[start : start + per_call], "module")) for start in range(0, len(pieces), max(1, per_call))]
     together = [
         _put_together(call, same)
-        for key, call in numbered(calls)
+        for key, call in numbered(calls, "module")
         if len(same := [part[key] for part in parts if key in part]) > 1
     ]
     return first_divergence(calls, together, whole) or WHOLE
@@ -236,7 +235,7 @@ def _where_parted(subject: Subject, base: Batch, axis: str, cuts: tuple[int, ...
 
 def _put_together(call: Call, parts: list[Call]) -> Call:
     """The calls of a module in pieces as one call, as far as that can be compared with the call of the whole."""
-    steps = [dict(numbered_steps(part)) for part in parts]
+    steps = [dict(numbered(part.steps, "place", "name")) for part in parts]
     joined = [
         Step(
             step.place,
@@ -244,7 +243,7 @@ def _put_together(call: Call, parts: list[Call]) -> Call:
             _all_of(step.inputs, [s.inputs for s in same], 0),
             _all_of(step.outputs, [s.outputs for s in same]),
         )
-        for key, step in numbered_steps(call)
+        for key, step in numbered(call.steps, "place", "name")
         if len(same := [part[key] for part in steps if key in part]) == len(parts)
     ]
     return Call(

@@ -19,7 +19,7 @@ from harness.properties.model_variants import calibrated, calibrated_double, mov
 from harness.properties.noise import FACTOR, difference
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.subject import Subject
-from harness.properties.tracing import Step, calls_of, first_divergence, numbered_steps, whole
+from harness.properties.tracing import Step, calls_of, first_divergence, numbered, whole
 from harness.tasks.axes import rows_first
 from harness.tasks.kinds import TokenScores
 
@@ -300,8 +300,8 @@ def where_lost(subject: Subject, base: Batch, changed: Batch) -> str:
         if first_divergence([left], [right], whole):
             lost = Blame("")
         elif not lost and _changes(left.inputs, right.inputs):
-            others = dict(numbered_steps(right))
-            ends = [step for key, step in numbered_steps(left) if key in others and _ends_in(step, others[key])]
+            others = dict(numbered(right.steps, "place", "name"))
+            ends = [step for key, step in numbered(left.steps, "place", "name") if key in others and _ends_in(step, others[key])]
             # What reads the inputs themselves may well read another part of them.
             inner = [step for step in ends if not any(torch.equal(a, b) for a in step.inputs for b in left.inputs)]
             lost = Blame(left.module, (inner or ends)[-1].place if ends else "")

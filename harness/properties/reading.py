@@ -172,8 +172,8 @@ def layers_apart(left: list[Call], right: list[Call], view: View, caption: str) 
     Returns:
         A plot; none where nothing differs.
     """
-    others = dict(numbered(right))
-    found = [(call.module, _apart(call, others[key], view)) for key, call in numbered(left) if key in others]
+    others = dict(numbered(right, "module"))
+    found = [(call.module, _apart(call, others[key], view)) for key, call in numbered(left, "module") if key in others]
     known = [(module, share) for module, share in found if share is not None]
     if not any(share for _, share in known):
         return []

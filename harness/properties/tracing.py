@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -190,11 +191,11 @@ def first_divergence(left: list[Call], right: list[Call], view_left: View, view_
         The module's path, with the line where lines are recorded; empty where no module stands out.
     """
     view_right = view_right or view_left
-    found = _first_differing(numbered(left), dict(numbered(right)), view_left, view_right)
+    found = _first_differing(numbered(left, "module"), dict(numbered(right, "module")), view_left, view_right)
     if found is None:
         return Blame("")
     call, other = found
-    steps, others = list(numbered_steps(call)), dict(numbered_steps(other))
+    steps, others = list(numbered(call.steps, "place", "name")), dict(numbered(other.steps, "place", "name"))
     step = _first_differing(steps, others, view_left, view_right)
     if step is None:
         return Blame(call.module)
@@ -276,8 +277,8 @@ def first_misshapen(calls: list[Call], sound: list[Call], rows: int, sound_rows:
     Returns:
         The module's path; empty where no module stands out.
     """
-    others = dict(numbered(sound))
-    for key, call in numbered(calls):
+    others = dict(numbered(sound, "module"))
+    for key, call in numbered(calls, "module"):
         other = others.get(key)
         if other is None or not (_starts_with(call.inputs, rows) and _starts_with(other.inputs, sound_rows)):
             continue
@@ -367,20 +368,14 @@ def _differs(left: Tensor | None, right: Tensor | None) -> bool:
     return difference(left, right) > resolution * float(left.abs().max())
 
 
-def numbered_steps(call: Call) -> Iterator[tuple[Hashable, Step]]:
-    """Every operator of a call by its line and name, and which of those it is."""
-    seen: Counter[tuple[str, str]] = Counter()
-    for step in call.steps:
-        yield (step.place, step.name, seen[step.place, step.name]), step
-        seen[step.place, step.name] += 1
-
-
-def numbered(calls: list[Call]) -> Iterator[tuple[Hashable, Call]]:
-    """Every call by its module and which call of that it is."""
-    seen: Counter[str] = Counter()
-    for call in calls:
-        yield (call.module, seen[call.module]), call
-        seen[call.module] += 1
+def numbered(entries: Iterable[T], *by: str) -> Iterator[tuple[Hashable, T]]:
+    """Every entry by attributes, such as a call's ``module`` or a step's ``place`` and ``name``, and which one of those it is."""
+    seen: Counter[Hashable] = Counter()
+    key_of = attrgetter(*by)
+    for entry in entries:
+        key = key_of(entry)
+        yield (key, seen[key]), entry
+        seen[key] += 1
 
 
 def _copies(tree: Any) -> list[Tensor]:

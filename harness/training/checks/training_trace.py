@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from torch.optim import Optimizer
 
 from harness.compat import HOOKS_OF_MODULE, NAMES_OF_LIGHTNING_MODULE, buffers_of, saved_names, tree_leaves, unwrapped
 from harness.properties.noise import FACTOR, difference
-from harness.properties.tracing import fields_of, hooked
+from harness.properties.tracing import fields_of, hooked, numbered
 from harness.training.engines import gradients_of, weights_of
 from harness.training.trial import Training
 
@@ -173,9 +172,9 @@ def tracing_modules(model: nn.Module) -> Iterator[list[ModuleCall]]:
 
 def first_differing_module(left: list[ModuleCall], right: list[ModuleCall]) -> str:
     """Path of the first module that returns something else though it was given the same; empty where there is none."""
-    others = dict(_numbered(right))
+    others = dict(numbered(right, "module"))
     fallback = ""
-    for key, entry in _numbered(left):
+    for key, entry in numbered(left, "module"):
         other = others.get(key)
         if other is None or entry.returned == other.returned:
             continue
@@ -183,13 +182,6 @@ def first_differing_module(left: list[ModuleCall], right: list[ModuleCall]) -> s
             return entry.module
         fallback = fallback or entry.module
     return fallback
-
-
-def _numbered(entries: list[ModuleCall]) -> Iterator[tuple[tuple[str, int], ModuleCall]]:
-    seen: Counter[str] = Counter()
-    for entry in entries:
-        yield (entry.module, seen[entry.module]), entry
-        seen[entry.module] += 1
 
 
 def _of_tensors(tree: Any) -> str:
