@@ -17,10 +17,10 @@ from harness.models.attempts import Patience
 from harness.models.examples import FUNCTION, find_example
 from harness.models.factory import Factory
 from harness.models.first_call.argument import Argument, GivenInput
-from harness.models.first_call.examples import written_examples
 from harness.models.first_call.hints import read_hints
 from harness.models.first_call.search import find_call
 from harness.models.first_call.tried import FoundCall
+from harness.models.followed.call_sites import written_examples
 from harness.tasks.axes import Formula
 from harness.tasks.declared import SignatureError, read_signature
 from harness.tasks.finding import signature_from_call

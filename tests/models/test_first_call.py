@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from harness.errors import ForwardError
 from harness.models.first_call.argument import GivenInput
-from harness.models.first_call.examples import written_examples
 from harness.models.first_call.guesses import names_alike
 from harness.models.first_call.hints import read_hints
 from harness.models.first_call.search import find_call
 from harness.models.first_call.tried import FoundCall
+from harness.models.followed.call_sites import written_examples
 from harness.tasks.finding import signature_from_call
 from harness.user_code import import_file
 

@@ -12,8 +12,7 @@ import pytest
 from harness.config import load_config
 from harness.models.factories import factories
 from harness.models.factory import Factory
-from harness.models.first_call.examples import written_examples
-from harness.models.followed.call_sites import FoundCall, found_call
+from harness.models.followed.call_sites import FoundCall, found_call, written_examples
 from harness.models.loading import model_source
 from harness.scaffold import scaffold
 from harness.user_code import import_file

@@ -13,16 +13,20 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+from torch import Tensor, nn
 
 from harness.models.followed import UNKNOWN, Built, Object, ReachedError, ReadCall, Settings, TooLongError, gives_all
 from harness.models.followed.interpreter import Interpreter
 from harness.models.followed.outside import LARGEST_FILE
-from harness.runtime import Allowance
+from harness.runtime import Allowance, seeded
 
 _MOST_FILES, _MOST_FOLDERS, _MOST_ENTRIES = 400, 400, 2_000
-_MOST_SCRIPTS = 12
+_MOST_SCRIPTS, _MOST_CALLS = 12, 40
 _SECONDS = 5.0
 _LEVELS = 2
 """How far from the file that calls a model the scripts are that lead there."""
@@ -102,7 +106,7 @@ def _has_table(values: Mapping[str, Any]) -> bool:
     return any(isinstance(value, dict) and value for value in values.values())
 
 
-def found_inputs(model: type, makers: Collection[str] = ()) -> Iterator[ReadCall]:
+def _found_inputs(model: type, makers: Collection[str] = ()) -> Iterator[ReadCall]:
     """The calls of a model in its repository with the values that could be worked out, those in the model's file first.
 
     Args:
@@ -314,3 +318,52 @@ def _words_of(root: Path) -> frozenset[str]:
     files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     near = [Path(file) for file in files if file and file.endswith(".py") and file.startswith(f"{root}/")]
     return frozenset(word for file in near for word in re.findall(r"\w+", file.read_text(encoding="utf-8", errors="replace")))
+
+
+def written_examples(module: ModuleType, model: nn.Module) -> dict[str, tuple[Any, str]]:
+    """Values for the parameters of a model's forward, and where they are written; empty where the repository has none.
+
+    Args:
+        module: The model's file, imported.
+        model: The model.
+    """
+    signature = inspect.signature(model.forward)
+    needed = {p.name for p in signature.parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    own = Path(module.__file__ or "").resolve()
+    best: dict[str, tuple[Any, str]] = {}
+    with seeded(0):
+        for call in islice(_found_inputs(type(model), tuple(_makers(module, type(model).__name__))), _MOST_CALLS):
+            try:
+                bound = signature.bind_partial(*call.arguments, **call.keywords).arguments
+            except TypeError:
+                continue
+            values = {name: value for name, value in bound.items() if _is_passed(value)}
+            if not values or not needed <= set(values) or not (call.is_sure or len(needed) > 1 or not best):
+                continue
+            if not call.is_sure and call.file != own:
+                continue
+            place = f"line {call.line}" if call.file == own else f"{call.file.name}, line {call.line}"
+            whose = "the file" if call.file == own else "the repository"
+            found = {name: (value, f"an input that {whose} makes, {place}") for name, value in values.items()}
+            if call.is_sure:
+                return found
+            best = best or found
+    return best
+
+
+def _is_passed(value: Any) -> bool:
+    """Whether a value is a tensor, or several that are passed together."""
+    if isinstance(value, dict):
+        return bool(value) and all(isinstance(name, str) for name in value) and all(map(_is_passed, value.values()))
+    return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and bool(value) and all(map(_is_passed, value)))
+
+
+def _makers(module: ModuleType, name: str) -> Iterator[str]:
+    """The functions of a file that speak of a class."""
+    try:
+        tree = ast.parse(Path(module.__file__ or "").read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and re.search(rf"\b{re.escape(name)}\(", ast.unparse(node)):
+            yield node.name
