@@ -5,6 +5,7 @@ python benchmarks/handles.py                     # reported bugs of tier 1, tabl
 python benchmarks/handles.py --draw 3 --verbose  # the third draw only, a line for every pair
 python benchmarks/handles.py --tier 3 --only gradient
 python benchmarks/handles.py --planted --seconds 0  # planted bugs, without hints
+python benchmarks/handles.py --planted --tier 4  # of files: only those whose model differs from its twin
 
 A pair of one class is written out as its author would have written it: the argument that switches the bug on is folded away, in one file with
 the bug and in one without. The lines in which the two files differ are the lines to change; of two classes, those in which their methods
@@ -47,6 +48,7 @@ from harness.catalogue import CATALOGUE
 from harness.config import TrainingConfig
 from harness.evidence import Evidence
 from harness.owners import Selection
+from harness.properties.places import located
 from harness.properties.subject import Subject
 from harness.runtime import threads_for
 from harness.training.trial import Trial
@@ -58,6 +60,7 @@ from tests.planted_bugs.register import PlantedBug, all_bugs
 from tests.planted_bugs.setups import Factory, Model, Setup, tests_of
 from tests.planted_bugs.tester import judged_of_a_bug
 from tests.planted_bugs.tier3.training import Training
+from tests.planted_bugs.tier4.exports import Exported
 from tests.wild.register import AREAS, WildBug, wild_bugs
 
 GOAL = 0.8
@@ -120,15 +123,17 @@ class Pair:
 
     @property
     def buggy(self) -> Factory:
-        return self.bug.buggy if isinstance(self.bug, WildBug) else self.bug.buggy.build  # type: ignore[attr-defined,no-any-return]
+        return self.bug.buggy if isinstance(self.bug, WildBug) else _model_of(self.bug.buggy)
 
     @property
     def sound(self) -> Factory:
-        return self.bug.sound if isinstance(self.bug, WildBug) else self.bug.sound.build  # type: ignore[attr-defined,no-any-return]
+        return self.bug.sound if isinstance(self.bug, WildBug) else _model_of(self.bug.sound)
 
     def setup(self, build: Factory) -> Setup:
-        """What judges a model."""
-        return self.bug.setup(build) if isinstance(self.bug, WildBug) else replace(self.bug.buggy, build=build)  # type: ignore[type-var,call-arg]
+        """What judges a model; of tier 4 the bug's own, which exports it."""
+        if isinstance(self.bug, WildBug):
+            return self.bug.setup(build)
+        return self.bug.buggy if isinstance(self.bug.buggy, Exported) else replace(self.bug.buggy, build=build)  # type: ignore[type-var,call-arg]
 
     def finding(self, found: dict[str, Evidence]) -> Evidence | None:
         """What is found of the bug."""
@@ -136,6 +141,13 @@ class Pair:
             return self.bug.finding(found)
         evidence = found.get(self.bug.test)
         return evidence if evidence is not None and evidence.status is self.bug.status else None
+
+
+def _model_of(setup: Setup) -> Factory:
+    """Makes the model of a planted bug; of tier 4 the one that is exported, from a folder that stays, as the model's code may lie in it."""
+    if isinstance(setup, Exported):
+        return lambda: setup.prepare(Path(tempfile.mkdtemp(dir=Path.cwd()))).subject.model
+    return setup.build  # type: ignore[attr-defined,no-any-return]
 
 
 def outcome_of(pair: Pair, folder: Path, seconds: float) -> Outcome | None:
@@ -190,6 +202,9 @@ def _found(setup: Setup, judged: tuple[str, ...], files: Path, seconds: float) -
     """What properties find, with a hint where one is found in so many seconds of processor time."""
     if isinstance(setup, Model):
         return judge_model(setup.build, setup.task, only=judged, fix_seconds=seconds)
+    if isinstance(setup, Exported):
+        exports = setup.prepare(files)
+        return {name: located(found.investigated(), exports.reference) for name, found in setup.judged(exports, judged).items()}
     if not isinstance(setup, Training):
         return setup.judge(judged, files)
     first = setup.trial(files)

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -301,6 +301,28 @@ def compiler_left_out() -> Iterator[None]:
         yield
     finally:
         absent.leave()
+
+
+@contextmanager
+def lines_of_guards(line: Callable[[FrameType], FrameType | None]) -> Iterator[None]:
+    """A block in which ``torch.export`` says of what it learns about sizes in which line it did so: ``ShapeEnv._get_user_frame``.
+
+    It takes every file for the user's that is not on a list of its own, such as NumPy's. Without it, those are named.
+
+    Args:
+        line: The frame to name, from the one that runs; ``None`` where none is to be.
+    """
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    original = getattr(ShapeEnv, "_get_user_frame", None)
+    if original is None:
+        yield
+        return
+    ShapeEnv._get_user_frame = lambda self: line(sys._getframe(1))  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ShapeEnv._get_user_frame = original  # type: ignore[method-assign]
 
 
 def compiler_counters() -> Any:

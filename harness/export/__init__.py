@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -24,19 +25,34 @@ def one_line(error: BaseException) -> str:
     """The part of an exporter's message that says what is wrong, as one line, with the user's line where it names one."""
     from harness.user_code import is_users_file  # brings torch, which the table of formats does without
 
-    error = innermost(error)
+    outer, error = error, innermost(error)
     text = re.sub(r"\x1b\[[0-9;]*m|\s*\((unhinted|Size-like symbols):[^)]*\)*\)", "", str(error))
     lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip(" -=~^#")]
     chosen = next(filter(_TELLING.search, lines), lines[0] if lines else "no message")
     if "[ONNXRuntimeError]" in text:
         chosen = runtime_message(error)
     elif "TorchScript interpreter" in text:
-        chosen = lines[-1]
+        chosen = lines[-1].removeprefix(f"{type(error).__name__}: ")
     elif "data-dependent" in text:
         chosen = f"the code decides by a value that it computes, which a graph cannot hold: {chosen}"
-    sources = [s for s in re.findall(r'File "([^"]+)", line (\d+)', text) if is_users_file(s[0])]
-    where = f" ({Path(sources[-1][0]).name}:{sources[-1][1]})" if sources else ""
+    # TorchScript names lines of the code that it wrote into its file too.
+    sources = [s for s in re.findall(r'File "([^"]+)", line (\d+)', text) if is_users_file(s[0]) and Path(s[0]).is_file()]
+    traced = [s for s in re.findall(r"^(/\S+|[A-Z]:\S+)\((\d+)\): ", text, re.MULTILINE) if is_users_file(s[0])]
+    file, line = sources[-1] if sources else traced[0] if traced else _raised_at(error) or _raised_at(outer) or ("", 0)
+    where = f" ({Path(file).name}:{line})" if file else ""
     return f"{type(error).__name__}: {shortened(chosen.partition(' If you')[0])}{where}"
+
+
+def _raised_at(error: BaseException) -> tuple[str, int] | None:
+    """The innermost line of the user's code that an exception passed, or else of a module of an installed package."""
+    from torch import nn
+
+    from harness.user_code import is_users_file, is_written_here
+
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if is_users_file(frame.f_code.co_filename)]
+    own = [each for each in frames if is_written_here(each[0].f_code.co_filename)]
+    of_modules = [each for each in frames if isinstance(each[0].f_locals.get("self"), nn.Module)]
+    return next(((frame.f_code.co_filename, line) for frame, line in reversed(own or of_modules)), None)
 
 
 def innermost(error: BaseException) -> BaseException:

@@ -77,7 +77,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         f"logits have shape {tuple(logits.shape)} ({logits.dtype}) at {sizes.describe(subject.task)}, "
         f"expected {shape_text(expected)}, which is ({', '.join(subject.task.facts.output)}){f': {READS_LENGTH_FIRST}' if turned else ''}",
         counterexample=counterexample,
-        investigate=lambda: _where_shaped(subject, sizes, seed),
+        investigate=lambda: where_shaped(subject, sizes, seed),
         cause=LENGTH_FIRST_CAUSE
         if turned
         else "a squeeze() without dim, a leftover transpose, a head of the wrong size, or a missing pooling",
@@ -177,7 +177,7 @@ def _where_misshapen(subject: Subject, sizes: Sizes, seed: int) -> str:
     return first_misshapen(recorded(sizes), recorded(subject.typical), sizes.batch, subject.typical.batch)
 
 
-def _where_shaped(subject: Subject, sizes: Sizes, seed: int) -> str:
+def where_shaped(subject: Subject, sizes: Sizes, seed: int) -> str:
     """The module that returned a wrong shape, or else that gave the logits theirs, and the line."""
     found = _where_misshapen(subject, sizes, seed) or _where_size_appears(subject, sizes, seed)
     if getattr(found, "place", ""):

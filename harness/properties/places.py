@@ -8,7 +8,7 @@ import linecache
 import re
 import sys
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -40,11 +40,11 @@ def located(evidence: Evidence, model: nn.Module) -> Evidence:
     place = evidence.place or _raised_at(evidence.message, model) or getattr(evidence.module, "place", "")
     place = place or (forward_of(model, evidence.module) if evidence.module else "")
     name, _, line = place.rpartition(":")
-    file = _file_of(name, model) if line.isdigit() else None
+    file = file_of(name, model) if line.isdigit() else None
     return replace(evidence, place=place, excerpt=None if file is None else Excerpt.of(file, int(line)))
 
 
-def _file_of(name: str, model: nn.Module) -> Path | None:
+def file_of(name: str, model: nn.Module) -> Path | None:
     """The file that a place names: from the current folder, or by its name among those that the model's code, or any loaded code, is in."""
     names = dict.fromkeys(type(module).__module__ for module in model.modules())
     own = [getattr(sys.modules.get(module), "__file__", None) for module in names]
@@ -284,11 +284,17 @@ def users_line(frame: FrameType | None) -> str:
 
     The methods by which this project's modes are given an operator may be on the way.
     """
+    found = users_frame(frame)
+    return "" if found is None else shown_place(found.f_code.co_filename, found.f_lineno)
+
+
+def users_frame(frame: FrameType | None, is_theirs: Callable[[str], bool] = is_users_file) -> FrameType | None:
+    """The innermost frame in a user's file below this project's code; ``None`` where there is none."""
     while frame is not None and (frame.f_code.co_name in _METHODS_OF_MODES or not is_ours(frame.f_code.co_filename)):
-        if place := shown_place(frame.f_code.co_filename, frame.f_lineno):
-            return place
+        if is_theirs(frame.f_code.co_filename):
+            return frame
         frame = frame.f_back
-    return ""
+    return None
 
 
 def _raised_at(message: str, model: nn.Module) -> str:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from harness.batches import Sizes
 from harness.compat import TorchDispatchMode, storage_key, tree_leaves, without_compiler
-from harness.evidence import Evidence, Status
+from harness.evidence import WHOLE, Blame, Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import mode
 from harness.properties.prerequisites import GRADIENT_OWNER
 from harness.properties.subject import Subject
+from harness.properties.watched_lines import largest_line
 from harness.runtime import seeded
 
 MIB = 1 << 20
@@ -132,7 +133,13 @@ def memory_footprint(subject: Subject, seed: int = 0) -> Evidence:
         counterexample=counterexample,
         details=details,
         code="" if status is Status.OK else "too_much_memory",
+        investigate=None if parameters > tracker.peak else lambda: _largest(subject, seed),
     )
+
+
+def _largest(subject: Subject, seed: int) -> Blame:
+    """The line that makes the largest tensor of a call."""
+    return Blame(WHOLE, largest_line(lambda: subject.raw_logits(subject.batch(seed=seed))))
 
 
 def inference_speed(subject: Subject, seed: int = 0) -> Evidence:

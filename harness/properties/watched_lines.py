@@ -41,6 +41,28 @@ def writing_line(run: Callable[[], object], tensor: Tensor) -> str:
     return _line_of(run, lambda func, args, kwargs: any(map(partial(_share, tensor), written_by(func, args, kwargs))))
 
 
+def operator_line(run: Callable[[], object], names: Collection[str]) -> str:
+    """The user's line that first runs an operator of some names, such as ``linalg_svd``; empty where none does.
+
+    Args:
+        run: Runs the model.
+        names: The names, with or without the underscore of those that are torch's own.
+    """
+    wanted = {name.strip("_") for name in names}
+    return _line_of(run, lambda func, _args, _kwargs: func.name().partition("::")[2].partition(".")[0].strip("_") in wanted)
+
+
+def largest_line(run: Callable[[], object]) -> str:
+    """The user's line that makes the largest tensor, the first of several; empty where a library's does.
+
+    Args:
+        run: Runs the model.
+    """
+    with Writes() as writes:
+        run()
+    return max(writes.sizes.items(), key=lambda pair: pair[1], default=("", 0))[0]
+
+
 @without_compiler
 class _Watch(TorchDispatchMode):
     """Notes the line of the first operator that does something."""
@@ -219,11 +241,17 @@ class LinesOfParameters:
 
 @without_compiler
 class Writes(TorchDispatchMode):
-    """Notes the line of the last operator that made or wrote each tensor, by its memory."""
+    """Notes the line of the last operator that made or wrote each tensor, by its memory.
+
+    Attributes:
+        places: The lines.
+        sizes: How large the largest tensor is that each line made, in bytes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.places: dict[Any, str] = {}
+        self.sizes: dict[str, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -231,6 +259,7 @@ class Writes(TorchDispatchMode):
         written = list(written_by(func, args, kwargs or {})) if isinstance(func, OpOverload) else []
         made = [] if views else [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         place = users_line(sys._getframe(1)) if written or made else ""
+        self.sizes[place] = max([self.sizes.get(place, 0), *(leaf.nbytes for leaf in made)])
         for tensor in (*written, *made):
             # Memory is used again: what is made in it was not written by an earlier line.
             if tensor.layout is torch.strided and not tensor.is_meta and (place or any(tensor is each for each in made)):

@@ -12,6 +12,7 @@ from harness.batches import Sizes
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.export import outcome
+from harness.export.checks.lines import line_of_a_size, line_of_operator, line_of_what_is_lost
 from harness.export.clean_process import CleanRun, ExportedFile
 from harness.export.exports import Exports, Run
 from harness.export.program import LOGITS, UNLIMITED, Outputs, Program
@@ -19,7 +20,7 @@ from harness.export.shape_grid import Point, is_possible
 from harness.export.store.identity import versions
 from harness.files import json_hash
 from harness.properties.noise import difference
-from harness.properties.places import line_that_fixes_a_size
+from harness.properties.watched_lines import drawing_line
 from harness.runtime import seeded
 from harness.wording import counted
 
@@ -108,7 +109,10 @@ def _judge_clean_process(exports: Exports, format: str) -> Evidence:
         )
         message = f"{format}: {what} in this one"
         cause = "code or weights that exist only in this process, such as a tensor that is not in the state dict"
-        return Evidence.failed(name, message, (measured, bound, ""), cause=cause, details=details, code="clean_process_differs")
+        place = line_of_what_is_lost(exports.reference)
+        return Evidence.failed(
+            name, message, (measured, bound, ""), cause=cause, details=details, place=place, code="clean_process_differs"
+        )
     message = (
         f"loads in {details['load_ms']:.0f} ms, first call {details['first_call_ms']:.1f} ms, peak {details['peak_mib']:.0f} MiB"
     )
@@ -166,7 +170,11 @@ def exports_to(exports: Exports, format: str) -> Evidence:
         artifact = exports.artifact(format)
     except UserError as error:
         return Evidence.failed(
-            name, f"{format}: cannot be exported: {error}", cause=_works_instead(exports, format), code="export_failed"
+            name,
+            f"{format}: cannot be exported: {error}",
+            cause=_works_instead(exports, format),
+            place=line_of_operator(exports, str(error)),
+            code="export_failed",
         )
     details: dict[str, Any] = {"path": str(artifact.path), "bytes": artifact.size, "seconds": round(artifact.seconds, 3)}
     if artifact.manifest is None:
@@ -231,7 +239,7 @@ def dynamic_axes(exports: Exports, format: str) -> Evidence:
         f"{format}: {'; '.join(reasons)}{'; memory is planned for these sizes' if planned else ''}",
         (float(len(refused)) if refused else None, 0.0 if refused else None, "shapes refused"),
         counterexample=next((point.describe(program) for point in refused), ""),
-        place=line_that_fixes_a_size(exports.reference) if refused and not (static or narrowed) else "",
+        place=line_of_a_size(exports, format) if refused and not (static or narrowed) else "",
         code="fixed_axis" if static else "narrower_axis" if narrowed else "size_refused",
         cause=_what_works(
             exports, format, {**dict.fromkeys(static or ({} if narrowed else _suspects(exports, run, refused))), **narrowed}
@@ -257,6 +265,8 @@ def inference_mode(exports: Exports, format: str) -> Evidence:
     output, spread, bound = _worst(exports, [_gaps(outputs[0], outputs[1])])
     left = [found for found in inspection.training if not ("orm" in found and _norms_over_the_batch(exports))]
     cause = "an export in train mode, F.dropout without `training=self.training`, or an eval() that does not reach a module"
+    is_random = bool(left) or (spread is not None and spread > bound)
+    draws = drawing_line(lambda: exports.call(exports.reference, batch)) if is_random else ""
     if left:
         others = f" and {len(left) - 1} more" if len(left) > 1 else ""
         module = left[0].partition(" in `")[2].rstrip("`")
@@ -264,13 +274,14 @@ def inference_mode(exports: Exports, format: str) -> Evidence:
             name,
             f"{format}: the file still contains training operators: {left[0]}{others}",
             module=module,
+            place=draws,
             cause=cause,
             code="training_operators",
         )
     if spread is not None and spread > bound:
         given = "logits" if output == LOGITS else f"values of output `{output}`"
         message = f"{format}: two calls with the same batch give different {given}"
-        return Evidence.failed(name, message, (spread, bound, ""), cause=cause, code="random_logits")
+        return Evidence.failed(name, message, (spread, bound, ""), cause=cause, code="random_logits", place=draws)
     message = f"no training operators, and the same {exports.program.returns} at every call"
     return Evidence.ok(name, message, (spread, bound, ""))
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from harness.batches import Sizes
 from harness.errors import UserError
-from harness.evidence import Evidence, Status
+from harness.evidence import WHOLE, Blame, Evidence, Status
 from harness.export.exports import Exports
 from harness.export.program import LOGITS, Outputs, promised_outputs
 from harness.export.shape_grid import Point, is_possible
 from harness.properties.calling import ModelRaisedError
+from harness.properties.contracts import where_shaped
+from harness.properties.places import method_of
 from harness.properties.resources import MIB, LiveBytes, find_out_first
+from harness.properties.tracing import calls_of, first_broken
+from harness.properties.watched_lines import drawing_line, largest_line
 from harness.tasks.axes import BATCH, fits_shape
 from harness.wording import counted
 
@@ -38,10 +44,18 @@ def architecture_validation(exports: Exports) -> Evidence:
             module=training[0],
             cause="an eval() or train() that was overridden and does not call super()",
             details=details,
+            place=_line_of_modes(model),
             code="stays_in_train_mode",
         )
     common = ", ".join(f"{count} {kind}" for kind, count in counts.most_common(_SHOWN))
     return Evidence.ok(name, f"{counted(sum(counts.values()), 'leaf module')}: {common}", details=details)
+
+
+def _line_of_modes(model: nn.Module) -> str:
+    """Where a class of the user's has a way of its own to switch modes."""
+    owners = {type(module): module for module in model.modules()}
+    places = (method_of(module, name) for module in owners.values() for name in ("train", "eval"))
+    return next(filter(None, places), "")
 
 
 def parameter_validation(exports: Exports) -> Evidence:
@@ -99,6 +113,7 @@ def forward_pass_validation(exports: Exports) -> Evidence:
             "logits are random in eval mode, so no file can reproduce them",
             cause=cause,
             code="random_logits",
+            investigate=lambda: Blame(WHOLE, drawing_line(lambda: exports.call(exports.reference, exports.program.example))),
         )
     return _at_input_shapes(exports, "forward_pass_validation")
 
@@ -128,6 +143,7 @@ def memory_requirements(exports: Exports) -> Evidence:
         cause=cause,
         details=details,
         code="" if status is Status.OK else "too_much_memory",
+        investigate=None if parameters > tracker.peak else lambda: Blame(WHOLE, largest_line(lambda: exports.eager(batch))),
     )
 
 
@@ -146,19 +162,28 @@ def _at_input_shapes(exports: Exports, name: str) -> Evidence:
         shapes[at] = found.get(LOGITS, found)
         message = _wrong_shape(exports, sizes, outputs) if name == "shape_validation" else ""
         if message:
-            return Evidence.failed(name, message, counterexample=at, code="wrong_shape")
+            where = partial(where_shaped, exports.subject, sizes, seed)
+            return Evidence.failed(name, message, counterexample=at, code="wrong_shape", investigate=where)
         bad = [(output, tensor) for output, tensor in outputs.items() if not bool(tensor.isfinite().all())]
         if name == "forward_pass_validation" and bad:
             output, tensor = bad[0]
             count = int((~tensor.isfinite()).sum())
             what = counted(count, "logit") if output == LOGITS else f"{counted(count, 'value')} of output `{output}`"
             cause = "weights that diverged in training, or a softmax over a row that is all masked"
-            return Evidence.failed(name, f"{what} NaN or infinite at {at}", counterexample=at, cause=cause, code="not_finite")
+            where = partial(_first_not_finite, exports, Point(sizes, seed))
+            message = f"{what} NaN or infinite at {at}"
+            return Evidence.failed(name, message, counterexample=at, cause=cause, code="not_finite", investigate=where)
     details: dict[str, object] = {"shapes": shapes}
     if name == "shape_validation" and task.image_size:
         details["other_image_size"] = _other_image_size(exports)
     what = "the promised shape" if name == "shape_validation" else f"finite {exports.program.returns}"
     return Evidence.ok(name, f"{what} at {counted(len(shapes), 'input shape')}", details=details)
+
+
+def _first_not_finite(exports: Exports, point: Point) -> str:
+    """The module that first returns what is not finite, and its line."""
+    calls = calls_of(exports.reference, lambda model: exports.call(model, exports.batch(point)))
+    return first_broken(calls, lambda tensor: not bool(tensor.isfinite().all()))
 
 
 def _wrong_shape(exports: Exports, sizes: Sizes, outputs: Outputs) -> str:

@@ -15,10 +15,12 @@ from harness.errors import UserError
 from harness.evidence import Evidence
 from harness.export import one_line
 from harness.export.blame import Blame
+from harness.export.checks.lines import deciding_line, line_of_a_decision, line_of_a_size
 from harness.export.exports import Exports
 from harness.export.formats import ExportError, WrongFile, outputs_by_name
 from harness.export.program import LOGITS, Outputs, promised_outputs
 from harness.export.shape_grid import Point
+from harness.properties.calling import ModelRaisedError
 from harness.properties.noise import FACTOR, difference
 from harness.properties.tracing import recording
 from harness.wording import counted, figure
@@ -198,12 +200,14 @@ def _frozen(
     one_sided = [each for each in (*here, *there) if (each in here) != (each in there)]
     if not one_sided:
         return None
-    place, module = one_sided[0]
-    at, line = worst.point.sizes.describe(exports.program.task), place.rpartition(":")[2]
+    ran, module = one_sided[0]
+    place = deciding_line(exports.reference, ran)
+    at, line = worst.point.sizes.describe(exports.program.task), ran.rpartition(":")[2]
     kept = "runs there, and the file never runs it" if one_sided[0] in here else "is skipped there, and the file always runs it"
+    decided = "" if place == ran else f", as line {place.rpartition(':')[2]} decides"
     return Evidence.failed(
         _NAME,
-        f"{format}: {_what_differs(exports, worst)} at {at}: line {line} {kept}",
+        f"{format}: {_what_differs(exports, worst)} at {at}: line {line} {kept}{decided}",
         module=module,
         place=place,
         code="different_logits",
@@ -229,17 +233,35 @@ def _differs(exports: Exports, format: str, worst: Compared, facts: dict[str, An
     operator = (
         f"; first diverging operator: {blame.operator}" + (f" at {blame.line}" if blame.line else "") if blame.operator else ""
     )
+    place = _kept_line(exports, format, worst)
+    line = place.rpartition(":")[2]
+    kept = f"; the file keeps what line {line} gave at the exporter's example" if place and f":{line}: " not in operator else ""
     details = {**facts.pop("details"), "output": worst.output, "blame": blame.to_json(), "plots": [by_size]}
     return Evidence.failed(
         _NAME,
-        f"{format}: {_what_differs(exports, worst)} at {at}{unseen}{operator}",
+        f"{format}: {_what_differs(exports, worst)} at {at}{unseen}{operator}{kept}",
         module=blame.module,
-        place=":".join(blame.line.split(":")[:2]),
+        place=place or ":".join(blame.line.split(":")[:2]),
         code="different_form" if worst.wrong else "different_logits",
         cause=blame.explanation or _CAUSE,
         details=details,
         **facts,
     )
+
+
+def _kept_line(exports: Exports, format: str, worst: Compared) -> str:
+    """The line whose number or size the file keeps, where it is right at the exporter's example; empty where none is known."""
+    run, program, output = exports.runner(format), exports.program, worst.output
+    try:
+        example, found = exports.example_outputs(format)[output], run(exports.batch(worst.point))
+        is_right = difference(example, exports.eager(program.example)[output]) <= worst.bound
+    except (UserError, ModelRaisedError, RuntimeError):
+        return ""
+    if not is_right:
+        return ""
+    place = line_of_a_decision(exports, worst.point, found, output, worst.bound)
+    is_of_a_size = not place and worst.wrong.startswith("of shape") and not worst.point.seen(program)
+    return line_of_a_size(exports, format) if is_of_a_size else place
 
 
 def _what_differs(exports: Exports, worst: Compared) -> str:

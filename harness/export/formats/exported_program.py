@@ -10,19 +10,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from harness.compat import TracerWarning
+from harness.compat import TracerWarning, lines_of_guards
 from harness.export import one_line
 from harness.export.formats import Attempt, ExportError
 from harness.export.program import Program
 from harness.models.wrapped import without_fast_path
+from harness.properties.places import users_frame
 from harness.runtime import seeded
-from harness.user_code import is_users_file
+from harness.user_code import is_users_file, is_written_here
 
 _NOISY = ("torch.onnx", "torch.export", "torch._export", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir", "torch.__trace")
 
@@ -60,7 +62,7 @@ def capture(program: Program) -> Captured:
     attempts: list[Attempt] = []
     for way, specs in _ways(program):
         try:
-            with quiet(), seeded(0), torch.no_grad(), without_fast_path():
+            with quiet(), seeded(0), torch.no_grad(), without_fast_path(), lines_of_guards(_line_of_guard):
                 exported = torch.export.export(program.forward, program.arguments, dynamic_shapes=specs, strict=False)
         except Exception as error:
             attempts.append(Attempt(way, one_line(error)))
@@ -68,6 +70,11 @@ def capture(program: Program) -> Captured:
         attempts.append(Attempt(way))
         return _described(exported, program, tuple(attempts))
     raise ExportError(failures(attempts))
+
+
+def _line_of_guard(frame: FrameType) -> FrameType | None:
+    """The user's line that asked about a size; of a package's, such as a model of a library, where none of the user's own did."""
+    return users_frame(frame, is_written_here) or users_frame(frame)
 
 
 def _ways(program: Program) -> Iterator[tuple[str, Any]]:
@@ -232,7 +239,7 @@ def tracing() -> Iterator[list[str]]:
         yield frozen
     for warning in caught:
         if issubclass(warning.category, TracerWarning) and is_users_file(warning.filename):
-            line = f"{Path(warning.filename).name}:{warning.lineno}: {str(warning.message).partition('.')[0]}"
+            line = f"{Path(warning.filename).name}:{warning.lineno}: {str(warning.message).partition('. ')[0]}"
             frozen += [] if line in frozen else [line]
 
 

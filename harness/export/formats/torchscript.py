@@ -57,7 +57,7 @@ class TorchScriptExporter(TorchExporter):
         frozen: list[str] = []
         module: torch.jit.ScriptModule | None = None
         try:
-            module, frozen = _trace(program)
+            module, frozen = traced(program)
         except Exception as error:
             attempts.append(Attempt("trace", one_line(error)))
         if module is None or frozen:
@@ -132,7 +132,7 @@ def _scope(node: Any) -> str:
     return f" in `{module_path(name)}`" if name else ""
 
 
-def _trace(program: Program) -> tuple[torch.jit.ScriptModule, list[str]]:
+def traced(program: Program) -> tuple[torch.jit.ScriptModule, list[str]]:
     """The traced program, and what of the user's code the tracer says it froze."""
     import torch
 

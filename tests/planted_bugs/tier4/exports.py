@@ -51,7 +51,10 @@ class Exported(Setup):
         return "-".join(filter(None, (factory_name(model), self.format)))
 
     def judge(self, properties: Collection[str], folder: Path) -> dict[str, Evidence]:
-        exports = self.prepare(folder)
+        return self.judged(self.prepare(folder), properties)
+
+    def judged(self, exports: Exports, properties: Collection[str]) -> dict[str, Evidence]:
+        """What some properties find in exports that were prepared."""
         return {
             name: self._verdict(name, exports, properties) for name in properties if self.format or not CATALOGUE[name].formats
         }

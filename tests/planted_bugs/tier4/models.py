@@ -178,7 +178,7 @@ class Masked(Scores):
 
 
 def with_infinity() -> nn.Module:
-    model = Scores()
+    model = Masked()
     with torch.no_grad():
         model.head.weight[1, 2] = float("-inf")
     return model
