@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
@@ -51,14 +52,18 @@ class Record:
     Attributes:
         where: What an error message names: the file and the line or row, counted from 1.
         fields: The values by column name.
+        line_of: Gives the line of the user's code, ``data.py, line 12``, that made a value; ``None`` of rows that no code makes.
     """
 
     where: str
     fields: Mapping[str, Any]
+    line_of: Callable[[str], str] | None = field(default=None, compare=False, repr=False)
 
     def refuse(self, message: str) -> DataError:
-        """The error that says what is wrong with this row."""
-        return DataError(f"{self.where}: {message}")
+        """The error that says what is wrong with this row; with the line that made the value it names first."""
+        named = re.search("`([^`]+)`", message)
+        line = self.line_of(named[1] if named is not None and named[1] in self.fields else "") if self.line_of is not None else ""
+        return DataError(f"{self.where}: {message}{f' ({line})' if line else ''}")
 
 
 def flattened(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

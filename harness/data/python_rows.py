@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from functools import cached_property
-from itertools import count
+from functools import cached_property, partial
+from itertools import count, islice
 from typing import Any
 from zlib import crc32
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.data import Record, flattened
 from harness.data.declared_rows import Field, input_fields, label_fields
+from harness.data.row_lines import line_of_value
 from harness.errors import DataError, UserError
 from harness.runtime import seeded
 from harness.tasks import TaskSpec
@@ -68,7 +69,8 @@ class PythonRows:
             index: Which one.
             seed: Of what the user's code draws for it, as augmentation does.
         """
-        return Record(self._place(index), self._layout.fields(self._item(index, seed), self._place(index)))
+        fields = self._layout.fields(self._item(index, seed), self._place(index))
+        return Record(self._place(index), fields, partial(self._line_of, partial(self._item, index, seed)))
 
     def __iter__(self) -> Iterator[Record]:
         """The rows in order; whatever is random about them is drawn under the same seeds each time.
@@ -83,12 +85,21 @@ class PythonRows:
         for number, item in enumerate(self._items(), 1):
             place = f"{self.name}, item {number}"
             fields = self._layout.fields(item, place)
+            line_of = partial(self._line_of, partial(self._again, number))
             if not self._layout.is_batch(fields):
-                yield Record(f"{self.name}, row {next(row)}", fields)
+                yield Record(f"{self.name}, row {next(row)}", fields, line_of)
                 continue
             for within, each in enumerate(self._layout.rows(fields, place), 1):
                 next(row)
-                yield Record(f"{self.name}, batch {number}, row {within}", each)
+                yield Record(f"{self.name}, batch {number}, row {within}", each, line_of)
+
+    def _line_of(self, make: Callable[[], object], field: str) -> str:
+        """The line of the user's code that gave a row a value."""
+        return line_of_value(make, field, [each.columns[0] for each in (*self._layout.inputs, *self._layout.labels)])
+
+    def _again(self, number: int) -> Any:
+        """An item of what can only be read in order, counted from 1."""
+        return next(islice(self._items(), number - 1, None))
 
     def _items(self) -> Iterator[Any]:
         given = self._given

@@ -36,7 +36,7 @@ def open_python(config: EvalConfig, task: TaskSpec, folder: Path, split: Split) 
     made, name = import_named(source, folder, key), source.rpartition("/")[2]
     if config.datamodule:
         return PythonRows(name, task, lambda: _of_hooks(made, config.arguments, name, split), True)
-    is_function = callable(made) and not hasattr(made, "__getitem__")
+    is_function = callable(made) and (isinstance(made, type) or not hasattr(made, "__getitem__"))
     takes_split = is_function and "split" in _parameters(made) and "split" not in config.arguments
     arguments = {**config.arguments, **({"split": split.name} if takes_split else {})}
     has_splits = False

@@ -33,6 +33,9 @@ _LINE = re.compile(r"\(([^()\s]+\.py:\d+)\)")
 _OF_A_SIZE = ("integer", "float", "len", "Iterating", "constants", "NumPy")
 """What a tracer says of a line that makes a size a number; of a comparison of sizes it says ``boolean``, which many checks are."""
 
+_ROUNDING = 1e-5
+"""Share of an output's largest value that may be rounding."""
+
 Numbers = dict[str, list[Any]]
 
 
@@ -77,7 +80,12 @@ def line_of_a_decision(exports: Exports, point: Point, found: Outputs, output: s
     differing = [place for place, numbers in here.items() if place and there.get(place) and numbers != there[place]]
     for places in (*([place] for place in differing), differing if len(differing) > 1 else []):
         kept, _ = _run(exports, batch, {place: there[place] for place in places})
-        if output in kept and kept[output].shape == found[output].shape and difference(kept[output], found[output]) <= bound:
+        if output not in kept or kept[output].shape != found[output].shape:
+            continue
+        scale = (
+            float(found[output].abs().max()) if found[output].numel() else 0.0
+        )  # numbers of another call may make outputs larger
+        if difference(kept[output], found[output]) <= max(bound, _ROUNDING * scale):
             return places[0]
     return ""
 
