@@ -48,7 +48,6 @@ from harness.catalogue import CATALOGUE
 from harness.config import TrainingConfig
 from harness.evidence import Evidence
 from harness.owners import Selection
-from harness.properties.places import located
 from harness.properties.subject import Subject
 from harness.runtime import threads_for
 from harness.training.trial import Trial
@@ -202,9 +201,6 @@ def _found(setup: Setup, judged: tuple[str, ...], files: Path, seconds: float) -
     """What properties find, with a hint where one is found in so many seconds of processor time."""
     if isinstance(setup, Model):
         return judge_model(setup.build, setup.task, only=judged, fix_seconds=seconds)
-    if isinstance(setup, Exported):
-        exports = setup.prepare(files)
-        return {name: located(found.investigated(), exports.reference) for name, found in setup.judged(exports, judged).items()}
     if not isinstance(setup, Training):
         return setup.judge(judged, files)
     first = setup.trial(files)

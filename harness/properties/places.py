@@ -41,18 +41,21 @@ def located(evidence: Evidence, model: nn.Module) -> Evidence:
     place = place or (forward_of(model, evidence.module) if evidence.module else "")
     name, _, line = place.rpartition(":")
     file = file_of(name, model) if line.isdigit() else None
+    if file is not None and "/" not in name:
+        place = shown_place(str(file), int(line)) or place
     return replace(evidence, place=place, excerpt=None if file is None else Excerpt.of(file, int(line)))
 
 
 def file_of(name: str, model: nn.Module) -> Path | None:
-    """The file that a place names: from the current folder, or by its name among those that the model's code, or any loaded code, is in."""
+    """The file that a place names: from the current folder, or by its name among those that the model's code, or other code of the user's, is in."""
     names = dict.fromkeys(type(module).__module__ for module in model.modules())
-    own = [getattr(sys.modules.get(module), "__file__", None) for module in names]
-    shown = (file for file in own if file and shown_place(file, 1).rpartition(":")[0] == name)
+    own = [file for module in names if (file := getattr(sys.modules.get(module), "__file__", None))]
+    shown = (file for file in own if shown_place(file, 1).rpartition(":")[0] == name)
     if (file := next(shown, "")) or Path(name).is_file():  # the current folder may have one of that name too
         return Path(file or name).absolute()
     loaded = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return next((Path(file) for file in loaded if file and Path(file).name == name), None)
+    others = (file for file in loaded if file and is_written_here(file))  # an installed package may have one of that name too
+    return next((Path(file).absolute() for file in (*own, *others) if Path(file).name == name), None)
 
 
 def forward_of(model: nn.Module, path: str) -> str:

@@ -56,6 +56,7 @@ register(
         Exported(of(Obedient)),
         code="stays_in_train_mode",
         says="`norm` first",
+        line="def train(",
     ),
     PlantedBug(
         "nan_weight",
@@ -72,6 +73,7 @@ register(
         Exported(of(Scores)),
         code="wrong_shape",
         says="(3,) at batch=1",
+        line="squeeze(0)",
     ),
     PlantedBug(
         "a_gigabyte",
@@ -80,6 +82,7 @@ register(
         Exported(of(Scores)),
         code="too_much_memory",
         status=Status.WARN,
+        line="torch.empty",
     ),
     PlantedBug(
         "nan_from_four_rows_on",
@@ -88,6 +91,7 @@ register(
         Exported(of(Scores)),
         code="not_finite",
         says="NaN or infinite at batch=4",
+        line='float("nan")',
     ),
     PlantedBug(
         "dropout_in_eval_mode",
@@ -95,6 +99,7 @@ register(
         Exported(of(Random)),
         Exported(of(Scores)),
         code="random_logits",
+        line="F.dropout",
     ),
     PlantedBug(
         "branch_on_a_value",
@@ -103,6 +108,7 @@ register(
         Exported(of(DataWhere, "torch_export"), "torch_export"),
         code="export_failed",
         says="decides by a value",
+        line="if logits.sum() > 0",
     ),
     PlantedBug(
         "edited_after_export",
@@ -119,6 +125,7 @@ register(
         Exported(of(DataWhere), "onnx"),
         code="last_resort",
         status=Status.WARN,
+        line="if logits.sum() > 0",
     ),
     PlantedBug(
         "truncated_onnx",
@@ -190,6 +197,7 @@ register(
         Exported(of(Recurrent), "onnx"),
         code="fixed_axis",
         says="seq is always",
+        line="for step in",
     ),
     PlantedBug(
         "infinity_in_the_file",
@@ -212,6 +220,7 @@ register(
         Exported(of(SizeWhere), "onnx"),
         code="different_logits",
         says="a shape its exporter did not see",
+        line="if logits.shape[0] > 4",
     ),
     PlantedBug(
         "branch_on_a_value_frozen",
@@ -220,6 +229,7 @@ register(
         Exported(of(DataWhere), "onnx"),
         code="different_logits",
         says="logits differ",
+        line="if logits.sum() > 0",
     ),
     PlantedBug(
         "trace_froze_a_branch",
@@ -227,6 +237,7 @@ register(
         Exported(traced_by_hand, "torchscript"),
         Exported(of(DataWhere, "torchscript"), "torchscript"),
         code="different_logits",
+        line="if logits.sum() > 0",
     ),
     PlantedBug(
         "sub_for_add",
@@ -251,6 +262,7 @@ register(
         Exported(of(RowsAtOnce), "onnx"),
         code="fixed_axis",
         says="batch is always 3",
+        line="for row in",
     ),
     PlantedBug(
         "loop_over_rows_pt2",
@@ -259,6 +271,7 @@ register(
         Exported(of(RowsAtOnce, "torch_export"), "torch_export"),
         code="fixed_axis",
         says="batch is always 3 (models.py:",
+        line="for row in",
     ),
     PlantedBug(
         "loop_over_rows_trace",
@@ -267,6 +280,7 @@ register(
         Exported(of(RowsAtOnce, "torchscript"), "torchscript"),
         code="size_refused",
         says="refuses batch=",
+        line="for row in",
     ),
     PlantedBug(
         "range_narrower_than_declared",
@@ -275,6 +289,7 @@ register(
         Exported(of(SizeWhere), "onnx"),
         code="narrower_axis",
         says="valid only from 1 to 4",
+        line="if logits.shape[0] > 4",
     ),
     PlantedBug(
         "norm_in_train_mode",
@@ -298,6 +313,7 @@ register(
         Exported(of(Scores, "torchscript"), "torchscript"),
         code="training_operators",
         says="aten::dropout",
+        line="F.dropout",
     ),
     PlantedBug(
         "dropout_captured",
@@ -306,6 +322,7 @@ register(
         Exported(of(Scores, "torch_export"), "torch_export"),
         code="training_operators",
         says="aten.dropout",
+        line="F.dropout",
     ),
     PlantedBug(
         "negative_id_counts_from_the_end",

@@ -272,6 +272,7 @@ register(
         Exported(of(Segmenter, "onnx", task=SEGMENTATION), "onnx"),
         code="fixed_axis",
         says="height is always 16",
+        line="int(image.shape[2])",
     ),
     PlantedBug(
         "height_frozen_by_a_trace",
@@ -287,6 +288,7 @@ register(
         Exported(_traced_by_hand(PaddedAsAtFirst, ANY_SIZE, _IMAGE), "torchscript"),
         Exported(_traced_by_hand(PaddedToFours, ANY_SIZE, _IMAGE), "torchscript"),
         code="different_form",
+        line="map(int, image.shape",
     ),
     PlantedBug(
         "squares_by_a_trace",
@@ -294,6 +296,7 @@ register(
         Exported(_traced_by_hand(SquareOrNot, ANY_SIZE, torch.zeros(2, 3, 8, 8)), "torchscript"),
         Exported(_traced_by_hand(PaddedToFours, ANY_SIZE, torch.zeros(2, 3, 8, 8)), "torchscript"),
         code="different_logits",
+        line="if height == width",
     ),
     PlantedBug(
         "branch_in_the_second_output",
@@ -302,6 +305,7 @@ register(
         Exported(of(ActorCritic, "onnx", task=POLICY), "onnx"),
         code="different_logits",
         says="output `value` [batch] differs from the model's by",
+        line="if float(value.max())",
     ),
     PlantedBug(
         "count_of_nodes_frozen",
@@ -310,6 +314,7 @@ register(
         Exported(of(GraphScores, "onnx", task=GRAPH), "onnx"),
         code="size_refused",
         says="it refuses nodes=",
+        line="int(target.max())",
     ),
     PlantedBug(
         "length_as_a_number",
@@ -318,6 +323,7 @@ register(
         Exported(of(Utterance, "onnx", task=SPEECH), "onnx"),
         code="different_logits",
         says="output `scores` [batch, 4] differs",
+        line="int(lengths.max())",
     ),
     PlantedBug(
         "whole_numbers_changed",
@@ -334,5 +340,6 @@ register(
         Exported(of(Recurrent, "onnx", task=STATEFUL), "onnx"),
         code="different_logits",
         says="output `state.1` differs",
+        line="if float(cell.abs()",
     ),
 )

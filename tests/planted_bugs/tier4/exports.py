@@ -22,6 +22,7 @@ from harness.export.checks import judge_export
 from harness.export.export_model import exports_of_config
 from harness.export.exports import Exports
 from harness.files import file_hash
+from harness.properties.places import located
 from harness.properties.subject import Subject
 from harness.runtime import seeded
 from harness.tasks import TaskSpec
@@ -51,18 +52,14 @@ class Exported(Setup):
         return "-".join(filter(None, (factory_name(model), self.format)))
 
     def judge(self, properties: Collection[str], folder: Path) -> dict[str, Evidence]:
-        return self.judged(self.prepare(folder), properties)
-
-    def judged(self, exports: Exports, properties: Collection[str]) -> dict[str, Evidence]:
-        """What some properties find in exports that were prepared."""
+        exports = self.prepare(folder)
         return {
             name: self._verdict(name, exports, properties) for name in properties if self.format or not CATALOGUE[name].formats
         }
 
     def _verdict(self, name: str, exports: Exports, properties: Collection[str]) -> Evidence:
-        if CATALOGUE[name].formats:
-            return judge_export(name, exports, self.format, properties)
-        return judge_export(name, exports, judged=properties)
+        found = judge_export(name, exports, self.format if CATALOGUE[name].formats else "", properties)
+        return located(found.investigated(), exports.subject.model)
 
 
 def make_exports(model: nn.Module, folder: Path | None, *formats: str, task: TaskSpec | None = None, **options: Any) -> Exports:
