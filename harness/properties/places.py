@@ -47,7 +47,7 @@ def located(evidence: Evidence, model: nn.Module) -> Evidence:
 
 
 def file_of(name: str, model: nn.Module) -> Path | None:
-    """The file that a place names: from the current folder, or by its name among those that the model's code, or other code of the user's, is in."""
+    """The file that a place names: from the current folder, or by its name among those of the model's or other code of the user's."""
     names = dict.fromkeys(type(module).__module__ for module in model.modules())
     own = [file for module in names if (file := getattr(sys.modules.get(module), "__file__", None))]
     shown = (file for file in own if shown_place(file, 1).rpartition(":")[0] == name)
