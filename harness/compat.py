@@ -138,6 +138,15 @@ NAMES_OF_LIGHTNING_MODULE = ("_trainer", "_fabric", "_log_hyperparams", "_hparam
 """What Lightning sets on a module only when it is used. A name that is missing here counts as state that a checkpoint loses."""
 
 
+def lightning_of(module: object = None) -> ModuleType:
+    """The package whose class a LightningModule extends: ``lightning.pytorch``, which is the default, or ``pytorch_lightning`` of version 2.
+
+    They hold the same classes twice, and neither takes those of the other.
+    """
+    homes = {cls.__module__.partition(".")[0] for cls in type(module).__mro__ if cls.__name__ == "LightningModule"}
+    return importlib.import_module("pytorch_lightning" if "pytorch_lightning" in homes else "lightning.pytorch")
+
+
 def storage_key(tensor: Tensor) -> int:
     """What tensors that share memory have in common: ``untyped_storage()._cdata``; ``data_ptr()`` is 0 on the meta device."""
     return tensor.untyped_storage()._cdata

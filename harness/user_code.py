@@ -282,11 +282,14 @@ def _pretrained_hint(folder: Path) -> str:
 
 def _missing_package(error: BaseException) -> str:
     missing = error.name.partition(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else ""
-    if missing == "pytorch_lightning" and importlib.util.find_spec("lightning") is not None:
-        return (
-            ". The package `lightning` is here, which has the same classes: write `import lightning.pytorch as pl`, "
-            "or run `pip install pytorch-lightning`"
+    if missing == "pytorch_lightning":
+        here = importlib.util.find_spec("lightning") is not None
+        other = (
+            "The package `lightning` is here, which has the same classes: write `import lightning.pytorch as pl`, or run"
+            if here
+            else "Run"
         )
+        return f". {other} `pip install pytorch-lightning`"
     return f". Install the package that has `{missing}` in this environment" if missing else ""
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.compat import tree_leaves
+from harness.compat import lightning_of, tree_leaves
 from harness.errors import ProbeUnsupportedError, UserError
 from harness.evidence import WHOLE, Evidence, Status
 from harness.models.wrapped import called_like
@@ -210,11 +210,11 @@ def _pretrained(source: nn.Module, _other: nn.Module) -> nn.Module:
 
 
 def _checkpoint(source: nn.Module, _other: nn.Module) -> nn.Module:
-    import lightning
-
     def save(folder: Path) -> None:
-        trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-        trainer.strategy.connect(source)  # type: ignore[arg-type]
+        trainer = lightning_of(source).Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+        )
+        trainer.strategy.connect(source)
         trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)
 
     def load(folder: Path) -> nn.Module:

@@ -16,7 +16,9 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAver
 from planted_bugs.tier3.training import CLASSES, FEATURES, TABLE, LitScores, Scores, Training
 from torch import Tensor, nn
 
+from harness.compat import lightning_of
 from harness.config import SuiteConfig
+from harness.errors import TrainingError
 from harness.evidence import Status
 from harness.training.checks import find_training
 
@@ -178,6 +180,50 @@ def test_no_alarm(setup: Training, checks: tuple[str, ...], tmp_path: Path) -> N
     found = setup.judge(checks, tmp_path)
     assert {test: each.explain() for test, each in found.items() if each.status in (Status.FAIL, Status.WARN)} == {}
     assert "resume" not in checks or found["resume"].status is Status.OK
+
+
+def made_by(package: str) -> type[nn.Module]:
+    """A LightningModule with a schedule and a validation, of one of the two packages that have that class."""
+    base: Any = pytest.importorskip(package).LightningModule
+
+    class OfPackage(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Scores()
+
+        def forward(self, features: Tensor) -> Tensor:
+            return self.net(features)
+
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+            loss = F.cross_entropy(self(batch["features"]), batch["labels"])
+            self.log("loss", loss)
+            return loss
+
+        def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+            self.log("val_loss", F.cross_entropy(self(batch["features"]), batch["labels"]))
+
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+            return [optimizer], [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 3)]
+
+    return OfPackage
+
+
+def test_modules_of_the_older_package_are_trained_by_it(tmp_path: Path) -> None:
+    trials = {name: Training(TABLE, made_by(name)).trial(tmp_path) for name in ("lightning.pytorch", "pytorch_lightning")}
+    assert {lightning_of(trial.subject.model).__name__ for trial in trials.values()} == trials.keys()
+    ours, older = (trial.train([trial.subject.batch()] * 2).model.state_dict() for trial in trials.values())
+    assert all(torch.equal(ours[name], older[name]) for name in ours)
+    found = Training(TABLE, made_by("pytorch_lightning")).judge((*WHOLE, "validation_pass", "overfits_one_batch"), tmp_path)
+    assert {test: each.explain() for test, each in found.items() if each.status in (Status.FAIL, Status.WARN)} == {}
+    assert sum(each.status is Status.OK for each in found.values()) > 6
+
+
+def test_a_version_of_it_that_is_too_old_is_refused_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = Training(TABLE, made_by("pytorch_lightning")).trial(tmp_path)
+    monkeypatch.setattr("pytorch_lightning.__version__", "1.9.5")
+    with pytest.raises(TrainingError, match=r"pytorch_lightning 1\.9\.5 is installed.*pip install -U pytorch-lightning"):
+        trial.train([trial.subject.batch()])
 
 
 class OnPlateau(LitScores):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR
 
-from harness.compat import parts_of_schedule
+from harness.compat import lightning_of, parts_of_schedule
 from harness.evidence import Evidence, Status
 from harness.training.optimisation import rate_of
 from harness.training.trial import Training, Trial, TrialOptions
@@ -208,7 +208,7 @@ def _rates_by_hand(trial: Trial, epochs: int, batches: int) -> list[float]:
 
 def _judge_processes(trial: Trial, number: int, alone: _Curve, pace: _Pace, usual: Run) -> Evidence | None:
     """A finding where a schedule is longer, or is stepped more often, in each of several processes that have as many batches as one has."""
-    with _in_processes():
+    with _in_processes(trial.subject.model):
         made = _schedules(trial, usual)[number]
         paces = _paces(trial, [made]) if not getattr(trial.subject.model, "automatic_optimization", True) else [pace]
     told = f"{made.kind} counts processes: in each of {_PROCESSES}"
@@ -222,11 +222,9 @@ def _judge_processes(trial: Trial, number: int, alone: _Curve, pace: _Pace, usua
 
 
 @contextmanager
-def _in_processes() -> Iterator[None]:
+def _in_processes(model: nn.Module) -> Iterator[None]:
     """A block in which trainers say that they are one of several processes."""
-    from lightning import Trainer
-
-    with patch.object(Trainer, "world_size", property(lambda _self: _PROCESSES)):
+    with patch.object(lightning_of(model).Trainer, "world_size", property(lambda _self: _PROCESSES)):
         yield
 
 

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from harness.adapters import Adapter
 from harness.batches import Batch, to_device
+from harness.compat import lightning_of
 from harness.config import TrainingConfig
 from harness.errors import CheckpointError, TrainingError
 from harness.models.copies import move
@@ -145,9 +146,8 @@ class Engine(Protocol):
 
 def overrides(model: nn.Module, *hooks: str) -> bool:
     """Whether a LightningModule defines one of Lightning's hooks itself, such as ``validation_step``."""
-    from lightning.pytorch.utilities.model_helpers import is_overridden
-
-    return any(is_overridden(hook, model) for hook in hooks)  # type: ignore[arg-type]
+    is_overridden = lightning_of(model).utilities.model_helpers.is_overridden
+    return any(is_overridden(hook, model) for hook in hooks)
 
 
 def steps_of_epoch(batches: int, accumulate: int) -> int:

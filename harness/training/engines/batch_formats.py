@@ -81,7 +81,9 @@ def _declared_forms(signature: Signature) -> Iterator[Declared]:
     if len(inputs) == 1:
         yield Declared(signature, inputs, "alone")
     if wanted := declared or labels:
-        yield Declared(signature, wanted, "tuple" if len(wanted) > 1 else "alone")
+        yield Declared(signature, wanted)  # a DataLoader of one tensor gives `[x]`, and `batch[0]` would also take a row of `x`
+        if len(wanted) == 1:
+            yield Declared(signature, wanted, "alone")
 
 
 def rows_of(task: TaskSpec, batch: Any) -> int:

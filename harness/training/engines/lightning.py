@@ -10,20 +10,16 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from harness.batches import Batch
-from harness.compat import read_loader_states
+from harness.compat import lightning_of, read_loader_states
 from harness.errors import CheckpointError, TrainingError, UserError
 from harness.training.checkpoints import STATE_KEY, check_fits, read_checkpoint, write_checkpoint
-from harness.training.engines import Job, OnGradients, is_lightning_module, seed_batch
+from harness.training.engines import Job, OnGradients, is_lightning_module, overrides, seed_batch
 from harness.training.engines.batch_formats import rows_of
 from harness.training.optimisation import (
     Objective,
@@ -36,8 +32,13 @@ from harness.training.optimisation import (
 )
 from harness.training.supervisor import diverged, find_culprit
 
+try:
+    import lightning.pytorch as pl
+except ImportError:
+    import pytorch_lightning as pl  # type: ignore[no-redef]
 
-class TaskModule(lightning.LightningModule):
+
+class TaskModule(pl.LightningModule):
     """A model of a task as a LightningModule: the task's loss, and the config's optimizer and schedule.
 
     Args:
@@ -80,7 +81,7 @@ class TaskModule(lightning.LightningModule):
         self.guard()
 
 
-class Bridge(Checkpoint):
+class Bridge(pl.callbacks.Checkpoint):
     """Tells the supervisor what Lightning does, and Lightning what the supervisor decides.
 
     As a ``Checkpoint`` it is called after all other callbacks.
@@ -103,7 +104,7 @@ class Bridge(Checkpoint):
         self._rows = 0
         self._started = 0.0
 
-    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """The processes are there: which one this is, and how sums are made."""
         job = self._job
         if job.prepare is not None:
@@ -118,7 +119,7 @@ class Bridge(Checkpoint):
             pl_module.guard = lambda: self._guard(trainer, pl_module.norm, pl_module.loss)
         job.connect_supervisor(trainer.save_checkpoint)
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Weights and states are in place."""
         # Where the module asked for ``estimated_stepping_batches``, Lightning has set up the data before it knew how far they were read.
         read_loader_states(trainer)
@@ -130,16 +131,12 @@ class Bridge(Checkpoint):
             trainer.should_stop = True
         self._started = time.perf_counter()
 
-    def on_train_batch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         """Puts the random state where the run is."""
         self._batch, self._running = batch, 0
         seed_batch(self._job.seed, trainer.current_epoch, batch_idx, trainer.global_rank + self._job.rank)
 
-    def on_before_optimizer_step(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
         """The gradients are there."""
         self._taken = True
         self._rate = rate_of(optimizer.param_groups[0])
@@ -150,7 +147,7 @@ class Bridge(Checkpoint):
                 self._on_gradients(pl_module, [optimizer])
             self._guard(trainer, self._norm, None)
 
-    def _guard(self, trainer: lightning.Trainer, norm: Tensor | None, loss: Tensor | None) -> None:
+    def _guard(self, trainer: pl.Trainer, norm: Tensor | None, loss: Tensor | None) -> None:
         """Stops before a step that would poison the weights."""
         if not (self._job.guards and self._job.is_watched):
             return
@@ -168,7 +165,7 @@ class Bridge(Checkpoint):
         raise diverged(what, self._step + 1, trainer.current_epoch, culprit, job.supervisor.last_checkpoint, spared=True)
 
     @contextmanager
-    def behind(self, module: lightning.LightningModule) -> Iterator[None]:
+    def behind(self, module: pl.LightningModule) -> Iterator[None]:
         """Hears of the end of a batch after the module's own hook: a checkpoint must hold what that hook has changed.
 
         Lightning calls callbacks first, those of the kind ``Checkpoint`` included.
@@ -186,7 +183,7 @@ class Bridge(Checkpoint):
             del module.on_train_batch_end
 
     @contextmanager
-    def hearing(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> Iterator[None]:
+    def hearing(self, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
         """Hears of the optimizer steps that manual optimisation takes past Lightning, such as those of an optimizer inside another one.
 
         Lightning gives the optimizers that it steps a closure, so that a step without one is not its own.
@@ -207,7 +204,7 @@ class Bridge(Checkpoint):
         with register_optimizer_step_pre_hook(enter), register_optimizer_step_post_hook(leave):
             yield
 
-    def _batch_done(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any) -> None:
+    def _batch_done(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any) -> None:
         """A batch was done, and perhaps an optimizer step."""
         self._rows += rows_of(self._job.task, batch)
         share: Any = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -225,7 +222,7 @@ class Bridge(Checkpoint):
         self._job.supervisor.step_done(self._step, trainer.current_epoch, loss, self._rate, norm, examples, seconds)
         trainer.should_stop = trainer.should_stop or self._job.supervisor.should_stop
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """An epoch was done."""
         if self._job.supervisor.should_stop and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
@@ -244,7 +241,7 @@ class Bridge(Checkpoint):
         self._job.supervisor.load_state_dict(state_dict[STATE_KEY])
 
 
-class WholeFiles(TorchCheckpointIO):
+class WholeFiles(pl.plugins.TorchCheckpointIO):
     """Reads and writes checkpoints as the plain loop does: aside and renamed, and without running code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -268,17 +265,18 @@ class LightningEngine:
     def __init__(self, job: Job, on_gradients: OnGradients | None = None, **options: Any) -> None:
         self.job = job
         self.is_own = is_lightning_module(job.model)
-        if self.is_own and not isinstance(job.model, lightning.LightningModule):
+        self.package = lightning_of(job.model) if self.is_own else pl
+        if int(self.package.__version__.partition(".")[0]) < 2:
             raise TrainingError(
-                f"{type(job.model).__name__} is a LightningModule of the package `pytorch_lightning`, and training uses that of `lightning`: "
-                "import it by `from lightning.pytorch import LightningModule`"
+                f"{self.package.__name__} {self.package.__version__} is installed, and training needs 2.0 or later: "
+                "pip install -U pytorch-lightning"
             )
-        self.module: lightning.LightningModule = job.model if self.is_own else TaskModule(job)  # type: ignore[assignment]
-        self.bridge = Bridge(job, on_gradients)
+        self.module: pl.LightningModule = job.model if self.is_own else TaskModule(job)  # type: ignore[assignment]
+        self.bridge = _of_package(Bridge, self.package.callbacks.Checkpoint)(job, on_gradients)
         if job.config.compile_mode:
             nn.Module.compile(job.model, mode=job.config.compile_mode)  # the class may define its own `compile`
         with quiet():
-            self.trainer = lightning.Trainer(**{**self._options(), **options})
+            self.trainer = self.package.Trainer(**{**self._options(), **options})
 
     def fit(self) -> None:
         """Trains to the end, or until the supervisor stops it."""
@@ -305,7 +303,7 @@ class LightningEngine:
 
     @property
     def _validates(self) -> bool:
-        return self.is_own and self.job.held_out is not None and is_overridden("validation_step", self.module)
+        return self.is_own and self.job.held_out is not None and overrides(self.module, "validation_step")
 
     def _options(self) -> dict[str, Any]:
         job = self.job
@@ -322,7 +320,7 @@ class LightningEngine:
             "gradient_clip_val": clip or None,
             "deterministic": job.config.deterministic or None,
             "callbacks": [self.bridge],
-            "plugins": [WholeFiles()],
+            "plugins": [_of_package(WholeFiles, self.package.plugins.TorchCheckpointIO)()],
             "limit_val_batches": None if self._validates else 0,
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
@@ -334,16 +332,21 @@ class LightningEngine:
         }
 
 
+def _of_package(cls: type[Any], base: type) -> type[Any]:
+    """A class of this file as a kind of what the package of the module knows, which may be that of the other name."""
+    return cls if issubclass(cls, base) else type(cls.__name__, (cls, base), {})
+
+
 @contextmanager
-def without_own_data(module: lightning.LightningModule) -> Iterator[None]:
+def without_own_data(module: pl.LightningModule) -> Iterator[None]:
     """Keeps a module from data of its own: the job has batches, and what the module would download or open may not be there.
 
     Its ``setup`` may make more than data, so it is called. Where the module has its own dataloaders and it raises, it was for those.
     """
     hooks: dict[str, Callable[..., None]] = {}
-    if is_overridden("prepare_data", module):
+    if overrides(module, "prepare_data"):
         hooks["prepare_data"] = lambda: None
-    if is_overridden("setup", module) and is_overridden("train_dataloader", module):
+    if overrides(module, "setup") and overrides(module, "train_dataloader"):
         own = module.setup
 
         def set_up(stage: str) -> None:
@@ -363,13 +366,14 @@ def without_own_data(module: lightning.LightningModule) -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps Lightning's advice to itself; what matters is said by this project."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    names = ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            warnings.filterwarnings("ignore", module=r"(pytorch_)?lightning(_fabric)?\..*")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
