@@ -163,6 +163,74 @@ class Target(LitScores):
         return torch.optim.AdamW(self.net.parameters(), lr=1e-2)
 
 
+class SlowHead(LitScores):
+    """An average of the weights within the part that it follows, which nobody froze."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.slow = copy.deepcopy(self.net)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, *_: Any) -> None:
+        for slow, fast in zip(self.net.slow.parameters(), self.net.parameters(), strict=False):
+            slow.lerp_(fast, 0.1)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW([*self.net.hidden.parameters(), *self.net.head.parameters()], lr=1e-2)
+
+
+class SlowHeadAndDecay(SlowHead):
+    """It shrinks what may be frozen, too."""
+
+    @torch.no_grad()
+    def on_train_batch_end(self, *_: Any) -> None:
+        super().on_train_batch_end()
+        self.net.hidden.weight.mul_(0.99)
+
+
+class Growing(lightning.LightningModule):
+    """A loss that grows with the steps, known by the training step only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.policy, self.steps = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), 0
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.policy(state)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        states, actions, _ = batch
+        self.steps += 1
+        return self.steps * F.mse_loss(self(states), self.wanted(states, actions))
+
+    def wanted(self, states: Tensor, actions: Tensor) -> Tensor:
+        return actions
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+class Refusing(LitScores):
+    """Keeps a list of what is trained, and asserts that it stays so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained = [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        assert all(self.get_parameter(name).requires_grad for name in self.trained)
+
+
+def test_an_average_excuses_only_what_it_wrote(tmp_path: Path) -> None:
+    found = find_training("fine_tuning", Training(TABLE, SlowHeadAndDecay).trial(tmp_path))
+    assert (found.status, found.code, found.module) == (Status.FAIL, "frozen_parameter_changes", "net.hidden.weight")
+
+
+def test_what_a_model_refuses_itself_is_a_warning(tmp_path: Path) -> None:
+    found = find_training("fine_tuning", Training(TABLE, Refusing).trial(tmp_path))
+    assert (found.status, found.code) == (Status.WARN, "raises_when_frozen")
+
+
 @pytest.mark.parametrize(
     ("setup", "checks"),
     [
@@ -173,8 +241,10 @@ class Target(LitScores):
         (Training(TABLE, Swapped), ENDS),
         (Training(TABLE, Averaging), ENDS),
         (Training(TABLE, Target), ENDS),
+        (Training(TABLE, SlowHead), ENDS),
+        (Training(AGENT, Growing), ("fine_tuning",)),
     ],
-    ids=["agent", "without_rate", "momentum", "numbers_of_numpy", "swapped", "averaging", "target"],
+    ids=["agent", "without_rate", "momentum", "numbers_of_numpy", "swapped", "averaging", "target", "slow_head", "growing"],
 )
 def test_no_alarm(setup: Training, checks: tuple[str, ...], tmp_path: Path) -> None:
     found = setup.judge(checks, tmp_path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,15 @@ from harness.batches import Batch
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
-from harness.properties.gradient_tracing import GraphCall, recording_graph
 from harness.properties.noise import FACTOR, difference
-from harness.properties.tracing import path_of
-from harness.runtime import seeded
+from harness.training.checks.averaged_weights import is_mean_of
 from harness.training.checks.gradient_noise import batch_norms
+from harness.training.checks.model_head import Head, find_head
 from harness.training.checks.training_trace import is_between, same_bits
 from harness.training.engines import weights_of
 from harness.training.optimisation import RateScale
 from harness.training.trial import MOST_BATCHES, Trial, TrialOptions, too_long
-from harness.user_code import raised
+from harness.user_code import is_raised_by_code, is_written_here, raised
 from harness.wording import and_others
 
 _NAME = "fine_tuning"
@@ -34,8 +33,6 @@ _FACTORS = (1.0, 10.0, 100.0)
 """Rates are tried from the configured one upwards: that a rate is low is said elsewhere."""
 
 _NO_GRAPH = ("does not require grad", "empty parameter list")
-
-_ROOT = path_of("")
 
 
 def fine_tuning(trial: Trial) -> Evidence:
@@ -53,9 +50,7 @@ def fine_tuning(trial: Trial) -> Evidence:
     free = _Watch(frozenset())
     optimizers = trial.train([batch] * every, TrialOptions(limit=1), on_gradients=free).optimizers
     if not free.reached & head.parameters:
-        return Evidence.skipped(
-            _NAME, f"no gradient reaches `{_named(head)}` at the first step, whether or not the rest is frozen"
-        )
+        return Evidence.skipped(_NAME, f"no gradient reaches `{head.name}` at the first step, whether or not the rest is frozen")
     tuning = _Tuning(trial, head, batch, free, len(optimizers))
     return tuning.judge(renewed=False) or tuning.judge(renewed=True) or tuning.sound()
 
@@ -70,6 +65,7 @@ class _Watch:
         reached: Names of those that had one that is not zero.
         held: Names of those that an optimizer holds.
         is_moving: Whether some rate was not zero.
+        paths: Values at each step of the parameters that are trained.
     """
 
     frozen: frozenset[str]
@@ -77,12 +73,14 @@ class _Watch:
     reached: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
     is_moving: bool = False
+    paths: list[dict[str, Tensor]] = field(default_factory=list)
 
     def __call__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """A step is about to be taken."""
         groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         held = {id(parameter) for group in groups for parameter in group["params"]}
         self.is_moving |= any(bool(group.get("lr", 1.0)) for group in groups)
+        self.paths.append({name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad})
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and name in self.frozen and name not in self.thawed:
                 self.thawed.append(name)
@@ -117,13 +115,22 @@ class _Tuned:
             return False
         return name not in self.noise or difference(before, after) > self.noise[name]
 
-    def is_copied(self, name: str) -> bool:
-        """Whether a tensor, of too many numbers for chance, moved straight towards another one, and not to zero."""
+    def is_written(self, name: str) -> bool:
+        """Whether a tensor, of too many numbers for chance, is a copy or an average of another one.
+
+        It moved straight towards another one, and not to zero, or to a mean of where one that is trained was.
+        """
         before, after = self.before[name], self.after[name]
-        others = (
-            value for other, value in self.after.items() if other != name and value.shape == after.shape and bool(value.any())
+        alike = [
+            other for other, value in self.after.items() if other != name and value.shape == after.shape and bool(value.any())
+        ]
+        ways = [
+            [*(step[other] for step in self.watch.paths), self.after[other]] for other in alike if other in self.watch.paths[0]
+        ]
+        return before.numel() > _BY_CHANCE and (
+            any(is_between(before, after, self.after[other]) for other in alike)
+            or any(is_mean_of(before, after, way) for way in ways)
         )
-        return before.numel() > _BY_CHANCE and any(is_between(before, after, other) for other in others)
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,7 @@ class _Tuning:
             return found
         if any(self._tune(renewed, factor).fell for factor in _FACTORS[1:]):
             return None
-        what = f"a newly initialised `{_named(self.head)}`" if renewed else f"`{_named(self.head)}`"
+        what = f"a newly initialised `{self.head.name}`" if renewed else f"`{self.head.name}`"
         return self._evidence(
             f"with the rest frozen, {what} learns nothing: {_STEPS} steps do not lower the loss at any of {len(_FACTORS)} learning rates",
             "weights that forward reads from a copy (merged, transposed or cached at the start), or a loss that does not depend on the last "
@@ -169,14 +176,14 @@ class _Tuning:
     def sound(self) -> Evidence:
         """Nothing was found."""
         message = (
-            f"`{_named(self.head)}` can be trained with the rest frozen, as it is and newly initialised, and nothing else changes"
+            f"`{self.head.name}` can be trained with the rest frozen, as it is and newly initialised, and nothing else changes"
         )
         return Evidence.ok(_NAME, message, (0, 0, ""), counterexample=self._at)
 
     @property
     def _at(self) -> str:
         sizes = replace(self.trial.subject.typical, batch=_ROWS)
-        return f"{_STEPS} steps on one batch, {sizes.describe(self.trial.subject.task)}; all frozen but {_named(self.head)}"
+        return f"{_STEPS} steps on one batch, {sizes.describe(self.trial.subject.task)}; all frozen but {self.head.name}"
 
     def _tune(self, renewed: bool, factor: float) -> _Tuned:
         model = self.trial.new_model()
@@ -194,12 +201,14 @@ class _Tuning:
 
         training = self.trial.train([self.batch] * (_STEPS * every), model=model, on_gradients=look)
         after = weights_of(model.train())
-        # Under the seed of the first step, so that both have the same dropout. Manual optimisation may keep its loss to itself.
+        # Under the seed and in the state of the first step, so that both have the same dropout, and the same running values in their losses.
+        # Manual optimisation may keep its loss to itself.
         is_known = first == first or training.losses[0] == training.losses[0]
         fell = (
             not is_known
             or self._loss(model) < first
-            or self.trial.train([self.batch] * every, TrialOptions(limit=1), model=model).losses[0] < training.losses[0]
+            or self._first_loss(model) < training.losses[0]
+            or self._first_loss(self._with_head_of(model)) < training.losses[0]
         )
         return _Tuned(before, after, noise, watch, fell)
 
@@ -207,12 +216,31 @@ class _Tuning:
         """The loss in eval mode."""
         return self.trial.loss_outside_training(self.batch, model.eval())
 
+    def _first_loss(self, model: nn.Module) -> float:
+        """The loss of the first step of a training that goes on with a model."""
+        return self.trial.train([self.batch] * self.trial.batches_per_step, TrialOptions(limit=1), model=model).losses[0]
+
+    @torch.no_grad()
+    def _with_head_of(self, trained: nn.Module) -> nn.Module:
+        """The model as it was before the training, but for the head."""
+        model = self.trial.new_model()
+        self.head.freeze_rest(model)
+        for name in self.head.parameters:
+            model.get_parameter(name).copy_(trained.get_parameter(name))
+        return model
+
     def _raised(self, error: Exception) -> Evidence:
         if self.optimizers > 1:
             reason = (
                 f"the training step uses {self.optimizers} optimizers, and some have no parameter left to train: {raised(error)}"
             )
             return Evidence.skipped(_NAME, reason)
+        if is_raised_by_code(error) and is_written_here(traceback.extract_tb(error.__traceback__)[-1].filename):
+            cause = (
+                "an average or another list of parameters that is made while all of them are trained: freeze before it is made"
+            )
+            refusal = f"it refuses to be trained with the rest frozen once it is made: {raised(error)}"
+            return replace(self._evidence(refusal, cause, "raises_when_frozen"), status=Status.WARN)
         has_no_graph = any(words in str(error) for words in _NO_GRAPH)
         return self._evidence(
             "with the rest frozen, no gradient reaches the last layer"
@@ -220,7 +248,7 @@ class _Tuning:
             else f"with the rest frozen, training raises an error, and otherwise none: {raised(error)}",
             "a forward under no_grad, or an optimizer over other parameters, where the backbone is frozen",
             "no_gradient_to_head" if has_no_graph else "raises_when_frozen",
-            _named(self.head) if has_no_graph else "",
+            self.head.name if has_no_graph else "",
         )
 
     def _thawed(self, tuned: _Tuned) -> Evidence | None:
@@ -240,11 +268,10 @@ class _Tuning:
         )
 
     def _moved(self, tuned: _Tuned) -> Evidence | None:
-        names = [name for name in tuned.watch.frozen if tuned.has_moved(name)]
-        copied = {
-            name.partition(".")[0] for name in names if tuned.is_copied(name)
-        }  # a target network is set to what another one is
-        names = [name for name in names if name.partition(".")[0] not in copied]
+        moved = [name for name in tuned.watch.frozen if tuned.has_moved(name)]
+        names = [name for name in moved if not tuned.is_written(name)]  # as a target network or an average of weights is
+        written = set(moved) - {*names}
+        names = [name for name in names if tuned.before[name].numel() > _BY_CHANCE or not _is_beside(name, written)]
         if not names:
             return None
         name = next(name for name in tuned.before if name in names)
@@ -304,6 +331,12 @@ class _Tuning:
         return Evidence.failed(_NAME, message, seen, counterexample=self._at, module=module, cause=cause, code=code)
 
 
+def _is_beside(name: str, others: Iterable[str]) -> bool:
+    """Whether a parameter is in one part with some of other names."""
+    part = name.rpartition(".")[0]
+    return any(f"{other}.".startswith(f"{part}." if part else "") for other in others)
+
+
 def _rounding_of_modes(model: nn.Module) -> dict[str, float]:
     """How far weights may move by rounding when a model folds others into them in eval mode and takes them out in train mode."""
     folded = weights_of(model.eval())
@@ -313,88 +346,3 @@ def _rounding_of_modes(model: nn.Module) -> dict[str, float]:
         return {}
     sizes = {name: max(float(folded[name].abs().max()), float(before[name].abs().max())) for name in changing}
     return {name: FACTOR * torch.finfo(before[name].dtype).eps * size for name, size in sizes.items()}
-
-
-def _named(head: Head) -> str:
-    """The head, as messages call it."""
-    return head.modules[0] if head.modules else min(head.parameters)
-
-
-@dataclass(frozen=True)
-class Head:
-    """What turns the features into logits.
-
-    Attributes:
-        modules: Paths of its modules.
-        parameters: Names of its trainable parameters, tied ones by their first name.
-    """
-
-    modules: tuple[str, ...]
-    parameters: frozenset[str]
-
-    def freeze_rest(self, model: nn.Module) -> None:
-        """Freezes everything but the head."""
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in self.parameters)
-
-    def renew(self, model: nn.Module) -> None:
-        """Puts fresh weights into it, as for another task."""
-        with seeded(0):
-            for path in self.modules:
-                for module in model.get_submodule("" if path == _ROOT else path).modules():
-                    reset: Any = getattr(module, "reset_parameters", None)
-                    if callable(reset):
-                        reset()
-
-
-def find_head(trial: Trial) -> Head | None:
-    """The head of a model; ``None`` where the logits carry no graph, or nothing trainable would be left outside of it."""
-    subject = trial.subject
-    model = subject.fresh()
-    with torch.enable_grad(), seeded(0), recording_graph(model) as calls:
-        logits = subject.logits_with_grad(subject.batch(), model)
-    modules, direct = _nearest(logits, _leaves(model, calls))
-    paths = tuple(dict.fromkeys(modules))
-    within = {id(p) for path in paths for p in model.get_submodule("" if path == _ROOT else path).parameters()}
-    within |= {id(parameter) for parameter in direct}
-    trainable = {name: id(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
-    names = frozenset(name for name, key in trainable.items() if key in within)
-    return Head(paths, names) if names and len(names) < len(trainable) else None
-
-
-def _leaves(model: nn.Module, calls: list[GraphCall]) -> dict[Any, str]:
-    """The innermost parametrised modules by the graph nodes of what they returned."""
-    parametrised = {path_of(name) for name, m in model.named_modules() if any(p.requires_grad for p in m.parameters())}
-    called = {call.module for call in calls} & parametrised
-    inner = {path for path in called if not any(_is_inside(other, path) for other in called)}
-    found: dict[Any, str] = {}
-    for call in calls:
-        if call.module in inner:
-            for tensor in call.outputs:
-                if tensor.grad_fn is not None:
-                    found.setdefault(tensor.grad_fn, call.module)
-    return found
-
-
-def _is_inside(path: str, other: str) -> bool:
-    return path != other and (other == _ROOT or path.startswith(f"{other}."))
-
-
-def _nearest(logits: Tensor, leaves: dict[Any, str]) -> tuple[list[str], list[Tensor]]:
-    """The modules met first on every way back from the logits, and the parameters that no module holds on to."""
-    modules: list[str] = []
-    direct: list[Tensor] = []
-    seen: set[Any] = set()
-    pending = [logits.grad_fn]
-    while pending:
-        node: Any = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node in leaves:
-            modules.append(leaves[node])
-        elif hasattr(node, "variable"):
-            direct.append(node.variable)
-        else:
-            pending.extend(parent for parent, _ in node.next_functions)
-    return modules, direct

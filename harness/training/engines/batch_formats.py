@@ -78,12 +78,11 @@ def _declared_forms(signature: Signature) -> Iterator[Declared]:
     yield Declared(signature, (*inputs, *labels))
     if declared and declared != labels:
         yield Declared(signature, (*inputs, *declared))
-    if len(inputs) == 1:
-        yield Declared(signature, inputs, "alone")
     if wanted := declared or labels:
-        yield Declared(signature, wanted)  # a DataLoader of one tensor gives `[x]`, and `batch[0]` would also take a row of `x`
-        if len(wanted) == 1:
-            yield Declared(signature, wanted, "alone")
+        yield Declared(signature, wanted)
+    for alone in (inputs, wanted):  # last: a step that unpacks a tuple would take a tensor of as many rows, too
+        if len(alone) == 1:
+            yield Declared(signature, alone, "alone")
 
 
 def rows_of(task: TaskSpec, batch: Any) -> int:
