@@ -207,6 +207,29 @@ def test_a_training_with_vmap_can_be_traced(tmp_path: Path) -> None:
     assert (found.status, found.code, found.module) == (Status.FAIL, "differs_when_repeated", "noise"), found.explain()
 
 
+class Bank(Net):
+    """A table without contents, which a state dict leaves out, and which may be read before it is filled."""
+
+    is_read = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bank", OwnNoise()(torch.zeros(3)), persistent=False)  # as torch.empty, whose numbers may repeat
+
+    def body(self, features: Tensor) -> Tensor:
+        return super().body(features + self.bank.sum() if self.is_read else features)
+
+
+class ReadBank(Bank):
+    is_read = True
+
+
+@pytest.mark.parametrize(("build", "status"), [(Bank, Status.OK), (ReadBank, Status.FAIL)])
+def test_a_table_that_is_not_yet_filled_counts_where_it_is_read(build: type[Bank], status: Status, tmp_path: Path) -> None:
+    found = seeded_repeat(run_of(build).trial(tmp_path))
+    assert found.status is status, found.explain()
+
+
 class Whisper(Net):
     """A weight whose gradient is rounding beside the others."""
 
