@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 from harness.evidence import Status
 from tests.planted_bugs.tier3.training import TABLE, LitScores, ManualScores, Scores, Training
@@ -49,6 +49,37 @@ class Scheduled(LitScores):
         optimizer: Any = super().configure_optimizers()
         steps = int(self.trainer.estimated_stepping_batches)
         return [optimizer], [CosineAnnealingLR(optimizer, T_max=steps)]
+
+
+class Turned(LitScores):
+    """Changes what a loss that others use is given."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return super().loss(logits, labels.roll(1))
+
+
+class WithoutStep(ManualScores):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.manual_backward(self.loss(self(batch["features"]), batch["labels"]))
+
+
+class NeverCleared(ManualScores):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.manual_backward(self.loss(self(batch["features"]), batch["labels"]))
+        optimizer: Any = self.optimizers()
+        optimizer.step()
+
+
+class StillFromTheStart(LitScores):
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=1e-2)
+        return [optimizer], [{"scheduler": LambdaLR(optimizer, lambda _: 0.0), "interval": "step"}]
+
+
+class FrozenByAFlag(Scores):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden.requires_grad = False  # type: ignore[assignment]
 
 
 class ClippedLate(ManualScores):
@@ -95,6 +126,11 @@ def test_a_step_that_raises_is_told_with_module_line_and_shapes(
         (Left, "optimizer_coverage", "torch.optim.AdamW(self.net.hidden"),
         (Scheduled, "learning_rate_schedule", "CosineAnnealingLR(optimizer"),
         (ClippedLate, "gradient_clipping", "clip_grad_norm_(self"),
+        (Turned, "training_loss[targets]", "labels.roll(1)"),
+        (WithoutStep, "step_updates", "def training_step"),
+        (NeverCleared, "accumulation", "optimizer.step()"),
+        (StillFromTheStart, "step_updates", "LambdaLR(optimizer"),
+        (FrozenByAFlag, "step_updates", "requires_grad = False"),
     ],
 )
 def test_a_finding_names_the_line(build: Callable[[], nn.Module], test: str, line: str, tmp_path: Path) -> None:

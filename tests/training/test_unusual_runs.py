@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from planted_bugs.tier3.lightning_run_models import Pair
-from planted_bugs.tier3.run_models import Net, OwnNoise
+from planted_bugs.tier3.lightning_run_models import Module, Pair
+from planted_bugs.tier3.run_models import WIDTH, Net, OwnNoise
 from planted_bugs.tier3.runs import run_of
 from torch import Tensor, nn
 
@@ -228,6 +228,27 @@ class ReadBank(Bank):
 def test_a_table_that_is_not_yet_filled_counts_where_it_is_read(build: type[Bank], status: Status, tmp_path: Path) -> None:
     found = seeded_repeat(run_of(build).trial(tmp_path))
     assert found.status is status, found.explain()
+
+
+class Branch(Module):
+    """A branch that begins with next to nothing, by a scale that training makes larger."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.gamma, self.rate = nn.Parameter(torch.full((WIDTH,), 1e-7)), rate
+
+    def forward(self, features: Tensor) -> Tensor:
+        stem = self.net.stem(features)
+        return self.net.head(stem + self.gamma * self.net.middle(stem))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), self.rate)
+
+
+@pytest.mark.parametrize(("rate", "code"), [(1e-2, ""), (1e-12, "lost_in_rounding")])
+def test_weights_behind_a_small_scale_wait_for_it(rate: float, code: str, tmp_path: Path) -> None:
+    found = step_updates(run_of(partial(Branch, rate)).trial(tmp_path))
+    assert found.code == code, found.explain()
 
 
 class Whisper(Net):

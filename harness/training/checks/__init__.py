@@ -20,6 +20,7 @@ from unittest.mock import patch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from harness.batches import Batch
@@ -138,6 +139,12 @@ _OF_WRITES = (
 """Codes of findings on what is written into a part of the model."""
 
 _OF_SCHEDULES = ("learning_rate_schedule",)
+_OF_RATES = ("rate_is_zero", "rates_overwritten", "only_with_other_rate")
+"""Codes of findings on the learning rate, which a schedule sets, or else the optimizer."""
+
+_OF_CLEARING = ("gradient_not_cleared", "gradient_of_another_loss")
+"""Codes of findings on gradients that are left from another step."""
+
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _NAMED = re.compile(r"`(\w+)`")
 _ENGINES = ("lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning", "torchmetrics")
@@ -153,6 +160,8 @@ def with_line(evidence: Evidence, trial: Trial, diverged: bool = False) -> Evide
     """
     if evidence.status not in (Status.FAIL, Status.WARN) or evidence.place or "owner" in evidence.details:
         return evidence
+    if place := _line_by_code(trial, evidence):
+        return evidence.at(place)
     if evidence.name in _OF_SCHEDULES:
         return evidence.at(_schedule_line(trial, evidence.message))
     if evidence.name in _OF_OPTIMIZERS and trial.is_own:
@@ -173,6 +182,51 @@ def with_line(evidence: Evidence, trial: Trial, diverged: bool = False) -> Evide
         return found or Blame("", loss_line(trial))
 
     return replace(evidence, investigate=look)
+
+
+def _line_by_code(trial: Trial, evidence: Evidence) -> str:
+    """The line of the training code that a finding of some kind is about; empty for other kinds, and for models that have no such code."""
+    if evidence.code == "flag_freezes_nothing":
+        return _flag_line(trial, (_NAMED.findall(evidence.message) or [""])[-1])
+    if not trial.is_own:
+        return ""
+    if evidence.code == "no_step":
+        return method_of(trial.subject.model, "training_step")
+    if evidence.code in _OF_RATES:
+        made = [*_calling_lines(trial, LRScheduler, "__init__").values(), *_calling_lines(trial, Optimizer, "__init__").values()]
+        return next(iter(made), "")
+    if evidence.code in _OF_CLEARING:
+        cleared = _calling_lines(trial, Optimizer, "zero_grad", 2 * max(1, trial.batches_per_step))
+        return next(iter(cleared.values()), "") or _step_line(trial)
+    return ""
+
+
+def _flag_line(trial: Trial, flag: str) -> str:
+    """The user's line that last gives a module an attribute."""
+    found = [""]
+    original = nn.Module.__setattr__
+
+    def note(module: nn.Module, name: str, value: Any) -> None:
+        if name == flag and (line := users_line(sys._getframe(1))):
+            found.append(line)
+        original(module, name, value)
+
+    with suppress(Exception), patch.object(nn.Module, "__setattr__", note):
+        trial.new_model()
+    return found[-1]
+
+
+def _step_line(trial: Trial) -> str:
+    """The user's line that last has an optimizer take a step."""
+    found = [""]
+
+    def note(*_call: Any) -> None:
+        if line := users_line(sys._getframe(1)):
+            found.append(line)
+
+    with register_optimizer_step_pre_hook(note):
+        _short_training(trial, trial.new_model())
+    return found[-1]
 
 
 def _writing_line(trial: Trial, path: str) -> str:
@@ -228,7 +282,7 @@ class _Lines(TorchFunctionMode):
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         scalar = next((leaf for leaf in made if leaf.ndim == 0 and leaf.requires_grad), None)
         is_logged = _is_of_an_engine(_first_outside_of_torch(sys._getframe(2)))  # `self.log` copies the loss
-        if scalar is not None and not is_logged and (line := users_line(sys._getframe(2))):
+        if scalar is not None and not is_logged and (line := users_line(sys._getframe(2), overriding=True)):
             self.loss, self.is_defined = line, not bool(scalar.isnan())
         if not self.broken and _is_undefined(made) and not _is_undefined(tree_leaves(given)):
             self.broken = users_line(sys._getframe(2))
@@ -278,17 +332,25 @@ def _schedule_line(trial: Trial, message: str) -> str:
     return next(iter(lines), "")
 
 
-def users_line(frame: FrameType | None) -> str:
+def users_line(frame: FrameType | None, overriding: bool = False) -> str:
     """The innermost line that is neither torch's, nor an engine's, nor this project's, which ends the search; empty where there is none.
 
     Args:
         frame: Where to begin.
+        overriding: Whether of a method that another one of its name calls, as by ``super()``, the line that calls it is meant.
     """
     while frame is not None and not is_ours(frame.f_code.co_filename):
         if not _is_of_an_engine(frame) and (place := shown_place(frame.f_code.co_filename, frame.f_lineno)):
-            return place
+            outer = frame.f_back
+            if not (overriding and outer is not None and _is_overridden_by(outer, frame)):
+                return place
         frame = frame.f_back
     return ""
+
+
+def _is_overridden_by(outer: FrameType, inner: FrameType) -> bool:
+    is_of_its_name = outer.f_code.co_name == inner.f_code.co_name
+    return is_of_its_name and outer.f_locals.get("self", outer) is inner.f_locals.get("self", inner)
 
 
 def _is_of_an_engine(frame: FrameType | None) -> bool:

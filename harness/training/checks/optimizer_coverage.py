@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 
 from harness.compat import NormBase
 from harness.evidence import Evidence
+from harness.properties.calling import mode
+from harness.runtime import seeded
 from harness.training.engines import gradients_of
 from harness.training.trial import Trial, TrialOptions
 from harness.wording import and_others, counted
@@ -200,3 +202,25 @@ def _false_flags(owner: nn.Module | nn.Parameter) -> list[str]:
     # `trainable` is a word of Keras; on a class of the user's it may be a setting for something else.
     of_torch = type(owner).__module__.partition(".")[0] == "torch"
     return [flag for flag in ((*_FLAGS, "trainable") if of_torch else _FLAGS) if vars(owner).get(flag) is False]
+
+
+_SMALL = 0.1
+"""What the scale of a branch may begin with at most where its weights first move by less than their rounding."""
+
+
+def small_scales(model: nn.Module) -> list[nn.Parameter]:
+    """Trainable scales that begin as one small number, as those of branches do (``LayerScale``)."""
+    several = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel() > 1]
+    return [p for p in several if 0 < float(p.abs().max()) <= _SMALL and bool((p == p.flatten()[0]).all())]
+
+
+def leading_to(trial: Trial, output: str) -> set[str]:
+    """Names of the trainable parameters that an output depends on, in train mode."""
+    subject, model = trial.subject, trial.subject.fresh()
+    with mode(model, train=True), seeded(0), torch.enable_grad():
+        value = subject.adapter.outputs(model, subject.batch())[output]
+        parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            return set()
+        slopes = torch.autograd.grad(value.sum(), [*parameters.values()], allow_unused=True)
+    return {name for name, slope in zip(parameters, slopes, strict=True) if slope is not None}

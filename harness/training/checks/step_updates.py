@@ -25,7 +25,9 @@ from harness.training.checks.optimizer_coverage import (
     frozen_by_a_flag,
     frozen_norms,
     lasting_buffers,
+    leading_to,
     running_statistics,
+    small_scales,
     tensors_of,
 )
 from harness.training.engines import gradients_of
@@ -59,6 +61,7 @@ class _Watch:
         paths: Values of the trainable parameters at each step.
         steps: Optimizer steps.
         idle: By optimizer, the first of its parameters where none of them ever had a gradient at its steps.
+        opened: Whether scales that begin near zero are set to one first.
     """
 
     parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -72,10 +75,13 @@ class _Watch:
     paths: list[dict[str, Tensor]] = field(default_factory=list)
     steps: int = 0
     idle: dict[int, str] = field(default_factory=dict)
+    opened: bool = False
 
     def start(self, model: nn.Module) -> None:
         """The model before it is trained, in train mode: one that folds adapters into its weights in eval mode has others there."""
         model.train()
+        for parameter in small_scales(model) if self.opened else ():
+            parameter.data.fill_(1.0)
         self.parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         self.buffers = {name: buffer.detach().clone() for name, buffer in lasting_buffers(model).items()}
         self.frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -143,13 +149,13 @@ def _judge_flags(model: nn.Module) -> _Finding | None:
     return Status.WARN, "flag_freezes_nothing", told, path or WHOLE, cause, trained
 
 
-def _take_steps(trial: Trial) -> tuple[_Watch, Training]:
-    watch = _Watch()
+def _take_steps(trial: Trial, opened: bool = False) -> tuple[_Watch, Training]:
+    watch = _Watch(opened=opened)
     batches = [trial.subject.batch(seed=seed) for seed in range(_STEPS)]
     training = trial.train(batches, TrialOptions(limit=_STEPS), prepare=watch.start, on_gradients=watch.look)
     if watch.steps:
         return watch, training
-    watch = _Watch()  # a training step that accumulates by itself takes a step after some batches only
+    watch = _Watch(opened=opened)  # a training step that accumulates by itself takes a step after some batches only
     batches = [trial.subject.batch(seed=seed) for seed in range(_BATCHES)]
     training = trial.train(batches, TrialOptions(limit=_STEPS), prepare=watch.start, on_gradients=watch.look)
     if not watch.steps:
@@ -215,6 +221,13 @@ def _judge_trainable(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> 
     held = [name for name in stuck if name in watch.in_optimizer]
     clear = [name for name in held if name in watch.clear]
     held = clear or held
+    if small_scales(trial.subject.model):  # a branch that a small scale begins without moves once that has grown
+        opened, training = _take_steps(trial, opened=True)
+        moved = dict(training.model.named_parameters())
+        held = [name for name in held if not _changed(opened.parameters[name], moved[name].detach())]
+        if not held:
+            return None
+        clear = [name for name in clear if name in held]
     if _moves_in_double(trial, held[0]):
         return (
             Status.WARN,
@@ -251,7 +264,7 @@ def _judge_outputs(trial: Trial, watch: _Watch) -> _Finding | None:
         others = [output for output in signature.outputs if isinstance(output.kind, Other) and output.weight]
         judged += [(output, Status.WARN, left & watch.in_optimizer) for output in others]
     for output, status, untaught in judged:
-        led = _leading_to(trial, output.name)
+        led = leading_to(trial, output.name)
         names = [name for name in watch.parameters if name in untaught & led]
         if names:
             return (
@@ -383,15 +396,3 @@ def _writer(trial: Trial, name: str) -> str:
     with mode(model, train=True), seeded(0), probing(model, lambda: parameter.detach().clone()) as probes:
         trial.subject.raw_logits(trial.subject.batch(), model)
     return next((probe.module for probe in probes if _changed(probe.before, probe.after)), "")
-
-
-def _leading_to(trial: Trial, output: str) -> set[str]:
-    """Names of the trainable parameters that an output depends on, in train mode."""
-    subject, model = trial.subject, trial.subject.fresh()
-    with mode(model, train=True), seeded(0), torch.enable_grad():
-        value = subject.adapter.outputs(model, subject.batch())[output]
-        parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        if not isinstance(value, Tensor) or not value.requires_grad:
-            return set()
-        slopes = torch.autograd.grad(value.sum(), [*parameters.values()], allow_unused=True)
-    return {name for name, slope in zip(parameters, slopes, strict=True) if slope is not None}
