@@ -221,6 +221,39 @@ class Refusing(LitScores):
         assert all(self.get_parameter(name).requires_grad for name in self.trained)
 
 
+class LateTarget(LitScores):
+    """A target network with fresh weights, which a step sets to the trained one when it is done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.target = Scores()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        with torch.no_grad():
+            wanted = self.target(batch["features"])
+        loss = super().training_step(batch, batch_idx) + self.weight(batch_idx) * F.mse_loss(self(batch["features"]), wanted + 1)
+        if self.global_step % 3 == 0:
+            self.target.load_state_dict(self.net.state_dict())
+        return loss  # type: ignore[no-any-return]
+
+    def weight(self, batch_idx: int) -> float:
+        return 1.0
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.net.parameters(), lr=1e-2)
+
+
+class LateTargetByBatch(LateTarget):
+    def weight(self, batch_idx: int) -> float:
+        return 1.0 + batch_idx
+
+
+@pytest.mark.parametrize(("build", "status"), [(LateTarget, Status.OK), (LateTargetByBatch, Status.FAIL)])
+def test_a_target_that_is_set_within_an_accumulated_step(build: type[LateTarget], status: Status, tmp_path: Path) -> None:
+    found = find_training("accumulation", Training(TABLE, build).trial(tmp_path))
+    assert found.status is status, found.explain()
+
+
 def test_an_average_excuses_only_what_it_wrote(tmp_path: Path) -> None:
     found = find_training("fine_tuning", Training(TABLE, SlowHeadAndDecay).trial(tmp_path))
     assert (found.status, found.code, found.module) == (Status.FAIL, "frozen_parameter_changes", "net.hidden.weight")
@@ -355,9 +388,26 @@ class Adapters(nn.Module):
         return self.head(torch.tanh(self.base(features * (1 + low)))) / 2
 
 
+class LowRank(nn.Module):
+    """The same as LoRA's pair, of more than a tenth of all numbers, before a frozen head that lets little through."""
+
+    def __init__(self, is_cut: bool) -> None:
+        super().__init__()
+        self.base, self.head = nn.Linear(FEATURES, 8).requires_grad_(False), nn.Linear(8, CLASSES).requires_grad_(False)
+        self.lora_A, self.lora_B = nn.Linear(FEATURES, 1, bias=False), nn.Linear(1, 8, bias=False)
+        self.is_cut = is_cut
+
+    def forward(self, features: Tensor) -> Tensor:
+        low = self.lora_B(self.lora_A(features))
+        return self.head(torch.tanh(self.base(features) + (0 * low if self.is_cut else low))) / 2
+
+
+@pytest.mark.parametrize("build", [Adapters, LowRank])
 @pytest.mark.parametrize(("is_cut", "status"), [(False, Status.SKIPPED), (True, Status.FAIL)])
-def test_adapters_that_learn_something_need_not_learn_by_heart(is_cut: bool, status: Status, tmp_path: Path) -> None:
-    found = Training(TABLE, lambda: Adapters(is_cut)).judge(["overfits_one_batch"], tmp_path)["overfits_one_batch"]
+def test_adapters_that_learn_something_need_not_learn_by_heart(
+    build: Callable[[bool], nn.Module], is_cut: bool, status: Status, tmp_path: Path
+) -> None:
+    found = Training(TABLE, lambda: build(is_cut)).judge(["overfits_one_batch"], tmp_path)["overfits_one_batch"]
     assert found.status is status, found.explain()
 
 

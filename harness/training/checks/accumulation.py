@@ -22,6 +22,7 @@ from harness.training.checks.consecutive_steps import (
     parts_of,
     second_step,
     second_step_repeated,
+    with_its_copies,
 )
 from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
 from harness.training.checks.labels import fully_labelled
@@ -106,6 +107,8 @@ def _judge_weighted(trial: Trial) -> Evidence:
 
 def _judge_means(trial: Trial) -> Evidence:
     gap = find_gap(trial, _large, _small)
+    if gap.is_real and (synced := with_its_copies(trial, _split(trial, _batch(trial), _ROWS // 2))) is not None:
+        gap = find_gap(synced, _large, _small)
     if gap.is_real:
         message = (
             f"gradients accumulated over two batches of {_ROWS // 2} rows differ from those of all {_ROWS} rows in one batch"

@@ -19,7 +19,8 @@ from harness.training.checks.labels import fully_labelled
 from harness.training.checks.observation import observe
 from harness.training.checks.optimizer_coverage import tensors_of
 from harness.training.checks.training_loss import share_of
-from harness.training.engines import gradients_of
+from harness.training.checks.training_trace import same_bits
+from harness.training.engines import gradients_of, weights_of
 from harness.training.optimisation import RateScale
 from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation
 
@@ -271,3 +272,20 @@ def left_over_from_optimizer(trial: Trial, batch: Batch) -> LeftOver | None:
     finally:
         hook.remove()
     return next((LeftOver(tuple(names), by_another) for by_another, names in ledger.found.items() if names), None)
+
+
+def with_its_copies(trial: Trial, batches: Sequence[Batch]) -> Trial | None:
+    """The trial as its training step leaves the weights before its first update, as that of a DQN sets a target network; or ``None``.
+
+    Args:
+        trial: The training.
+        batches: Those of an accumulated step.
+    """
+    model, seen = trial.new_model(), list[dict[str, Tensor]]()
+    before, options = weights_of(model.train()), TrialOptions(limit=1, accumulate=len(batches))
+    trial.train(batches, options, model=model, on_gradients=lambda trained, _: seen.append(weights_of(trained)))
+    written = [name for name, _ in model.named_parameters() if seen and not same_bits(before[name], seen[0][name])]
+    synced = trial.new_model()
+    for name in written:
+        synced.get_parameter(name).data.copy_(seen[0][name])
+    return trial.with_model(synced) if written else None

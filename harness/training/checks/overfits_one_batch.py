@@ -13,6 +13,7 @@ import torch
 
 from harness.batches import Batch, Sizes, make_batch, to_device
 from harness.evidence import Evidence, Status
+from harness.models.adapter_layers import has_signs_of_adapters
 from harness.owners import owned_by
 from harness.runtime import processor_seconds
 from harness.tasks import TaskSpec
@@ -203,10 +204,9 @@ class _Search:
             cause = "a model that learns slowly, or labels far from the scale of its outputs"
             return Evidence.warned(_NAME, message, cause=cause, code="learns_slowly", **facts)
         share = _trained_share(trial)
-        if share <= _FEW and goal.left(best.best) < 1.0 - _FELL:
-            message = (
-                f"{share:.1%} of the parameters are trained, as those of adapters; how much they can learn by heart is not known"
-            )
+        are_few = share <= _FEW or (share < 1.0 and has_signs_of_adapters(trial.subject.model))
+        if are_few and goal.left(best.best) < 1.0 - _FELL:
+            message = f"{share:.1%} of the parameters are trained, as those of adapters, which may learn little by heart"
             return Evidence.judged(_NAME, Status.SKIPPED, f"{message} ({describe_curve(best, goal)})", **facts)
         bounded = best.predicted == 1.0 and best.largest <= 1.0
         status = Status.WARN if left <= _PART and not bounded else Status.FAIL
