@@ -117,6 +117,22 @@ def test_a_step_that_raises_is_told_with_module_line_and_shapes(
     assert "TypeError" not in found.message  # as a tuple, it fails before it gets there
 
 
+class RaisesAfterwards(LitScores):
+    """Takes a tuple; a hook that follows raises, whatever it takes."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        features, labels = batch
+        return self.loss(self(features), labels)
+
+    def on_train_epoch_end(self) -> None:
+        self.log("return", self.returns[-1])
+
+
+def test_a_hook_that_raises_after_the_step_came_furthest(tmp_path: Path) -> None:
+    found = Training(TABLE, RaisesAfterwards).judge(["step_updates"], tmp_path)["step_updates"]
+    assert "has no attribute 'returns'" in found.message, found.message
+
+
 @pytest.mark.parametrize(
     ("build", "test", "line"),
     [

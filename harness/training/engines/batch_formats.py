@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,9 @@ from harness.tasks.signature import Signature
 from harness.training.engines import Batches
 from harness.user_code import raised
 from harness.wording import listed
+
+_AFTER = re.compile(r"_end$|_after_backward$|optimizer_step$|optimizer_zero_grad$|gradient_clipping$")
+"""Names of Lightning's hooks that follow a training step."""
 
 BatchFormat = Callable[[Batch], Any]
 """From a batch to what ``training_step`` takes."""
@@ -138,10 +143,15 @@ def find_batch_format(model: nn.Module, adapter: Adapter, take_step: Callable[[B
 
 
 def _reached(error: Exception) -> tuple[int, int]:
-    """How far a training step came before it raised: its line, and how deep the calls from there went; zeros where it did not begin."""
+    """How far a training step came before it raised: its line, and how deep the calls from there went; zeros where it did not begin.
+
+    Furthest of all is what raised after it, in a hook that follows.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     place = next((place for place, frame in reversed(list(enumerate(frames))) if frame.name == "training_step"), None)
-    return (0, 0) if place is None else (frames[place].lineno or 0, len(frames) - place)
+    if place is None:
+        return (sys.maxsize if any(_AFTER.search(frame.name) for frame in frames) else 0, 0)
+    return frames[place].lineno or 0, len(frames) - place
 
 
 def _forms(model: nn.Module, adapter: Adapter) -> Iterator[tuple[BatchFormat, str]]:
