@@ -6,7 +6,8 @@ decided here, for all tiers alike:
 - The owner is judged in this run: the finding is a skip that ends in ``(see owner)``.
 - It is not, because it was deselected or its tier is not in the config: the owner is judged all the same, and where it fails the finding fails,
   with the same message and with the owner's counterexample and blame. A run that leaves the owner out is never green because of that. Of several
-  tests that are left to such an owner, the first fails, and the others are skips that end in ``(see first)``.
+  tests that are left to such an owner, the first fails, and the others are skips that end in ``(see first)``. Where the owner leaves its own
+  finding to a property that runs, the finding is a skip that refers to that one.
 - A warning or a skip may refer to another property in its message. It stays what it is where that one runs, and fails where that one
   does not run and would fail.
 - The config switches it off: the finding stands as it is, except for ``eval_deterministic``, which is switched off for models that are random on
@@ -136,6 +137,9 @@ def settled(evidence: Evidence, own: str, selection: Selection) -> Evidence:
     if selection.has(own) and (first := selection.stands_in(owner, own)) != own:
         return replace(skipped, message=f"{evidence.message} (see {first})", details={**evidence.details, "owner": first})
     answer = selection.ask(owner)
+    further = "" if answer is None or answer.status is not Status.SKIPPED else str(answer.details.get("owner", ""))
+    if further and selection.has(further):
+        return replace(skipped, message=f"{evidence.message} (see {further})", details={**evidence.details, "owner": further})
     if answer is None or answer.status not in (Status.FAIL, Status.WARN):
         return replace(evidence, message=message, details=details)
     return replace(_as_answered(evidence, answer), message=message, details=details)

@@ -58,6 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="processor time for each failure to look for a change of the model's code that fixes it (2; 0: none)",
     )
     group.addoption("--modeltiers-json", metavar="FILE", help=argparse.SUPPRESS)  # what `modeltiers tiers` reads
+    group.addoption("--modeltiers-command", default="", help=argparse.SUPPRESS)  # by which `modeltiers check` was asked
     group.addoption(
         "--trust-model", action="store_true", help="let a model_file start programs and use the network when it is imported"
     )

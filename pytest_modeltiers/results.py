@@ -7,6 +7,7 @@ import shlex
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,7 +169,7 @@ def to_check(result: Result) -> CheckResult:
         "tier_title": TIERS.get(result.tier, ""),
         "nodeid": result.nodeid,
         "statement": _statement(result),
-        "rerun": f"pytest {_option(result)}{shlex.quote(result.nodeid)}",
+        "rerun": rerun_of(result),
     }
     if evidence is not None:
         details |= {
@@ -204,12 +205,26 @@ def to_check(result: Result) -> CheckResult:
     )
 
 
-def _option(result: Result) -> str:
-    """What brings a test into a run: its config, or its model; nothing for a ``test_model.py`` that takes tests from a config."""
-    shown, config = result.nodeid.partition("::")[0], Path(result.config)
+def rerun_of(result: Result, root: Path | None = None, start: Path | None = None) -> str:
+    """The command that runs a test again, and nothing else.
+
+    Args:
+        result: What the test found.
+        root: The root of the tests.
+        start: The folder that the command is given in; by default the root.
+    """
+    shown, colons, test = result.nodeid.partition("::")
+    config, option = Path(result.config), ""
     if shown.endswith(config.name):
-        return f"--model-config {shlex.quote(shown)} "
-    return f"--model {shlex.quote(shown)} " if default_folder() in config.parents else ""
+        option = "--model-config"
+    elif default_folder() in config.parents:
+        option = "--model"
+    if root is not None and start is not None and (root / shown).exists():
+        with suppress(ValueError):  # another drive
+            shown = Path(os.path.relpath(root / shown, start)).as_posix()
+    # Of a ``test_model.py`` that takes tests from a config, neither is needed.
+    named = f"{option} {shlex.quote(shown)} " if option else ""
+    return f"pytest {named}{shlex.quote(f'{shown}{colons}{test}')}"
 
 
 def _statement(result: Result) -> str:

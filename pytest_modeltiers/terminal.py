@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import textwrap
 from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from harness.health.markdown import problems_text
 from harness.wording import counted, duration, visible
 from pytest_modeltiers.crashes import token_of
 from pytest_modeltiers.hooks import TIERS
-from pytest_modeltiers.results import Result, asked_of_some_blocks, check_name, figures_of, most_calls
+from pytest_modeltiers.results import Result, asked_of_some_blocks, check_name, figures_of, most_calls, rerun_of
 
 if TYPE_CHECKING:
     from pytest_modeltiers.report import Reporter
@@ -252,8 +253,17 @@ def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result
         if evidence is not None and evidence.fix is not None:
             print_wrapped(terminal, _INDENT, f"with this change of {evidence.fix.place} the property holds:")
             _print_code(terminal, evidence.fix.text, "-+")
+        if cause.status == "failed":
+            terminal.line(f"{_INDENT}rerun: {visible(_rerun(terminal.config, result))}", light=True)  # one line, to be copied
     for name in (cause.owner.check_name, *(check.check_name for check in cause.also)):
         _print_captured(terminal, by_name[name])
+
+
+def _rerun(config: pytest.Config, result: Result) -> str:
+    """The command that runs the test of a bug again, and nothing else, on the same inputs."""
+    command = config.getoption("modeltiers_command")
+    test = shlex.quote(f"test_{result.label}")
+    return f"{command} -k {test}" if command else rerun_of(result, config.rootpath, config.invocation_params.dir)
 
 
 def _says(message: str, comparison: str) -> bool:

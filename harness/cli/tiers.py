@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,15 @@ def add_check(commands: Any) -> None:
         help="a .py file, a folder of save_pretrained, pkg.mod:Class, or a config; what breaks most is judged first",
     )
     check.add_argument("--tier", action="append", type=int, choices=range(1, 6), help="judge only this tier; repeatable")
+    check.add_argument(
+        "-k", dest="tests", metavar="EXPRESSION", help="judge only tests whose names match, such as causal or 'not export'"
+    )
+    check.add_argument(
+        "--hints",
+        type=float,
+        metavar="SECONDS",
+        help="processor time for each failure to look for a change that fixes it (2; 0: none)",
+    )
     _add_options(check)
     check.add_argument(
         "--trust", action="store_true", help="let the model's file start programs and use the network when it is imported"
@@ -55,7 +65,10 @@ def _check(arguments: argparse.Namespace) -> int:
         *_options(arguments),
     ]
     command += ["-m", " or ".join(f"tier{tier}" for tier in arguments.tier)] if arguments.tier else []
+    command += ["-k", arguments.tests] if arguments.tests else []
+    command += [f"--model-hints={arguments.hints}"] if arguments.hints is not None else []
     command += ["--trust-model"] * arguments.trust
+    command += ["--modeltiers-command", shlex.join(["modeltiers", "check", model, *["--trust"] * arguments.trust])]
     status = subprocess.run(command, check=False).returncode
     return status if status in (0, 1) else 2
 

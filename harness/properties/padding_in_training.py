@@ -150,7 +150,8 @@ class PaddedRows:
     @property
     def reads_padding(self) -> bool:
         """Whether padding changes what the real elements give in eval mode."""
-        return difference(*self.outputs(self.subject.model, None)) > self.subject.bound("padding_ignored")
+        outputs = (each.nan_to_num() for each in self.outputs(self.subject.model, None))  # NaN in both is finite_output's matter
+        return difference(*outputs) > self.subject.bound("padding_ignored")
 
     @property
     def is_random(self) -> bool:
@@ -159,7 +160,7 @@ class PaddedRows:
         for seed in (self._seed, self._seed + 1):
             model = self.fresh(self.subject.model, fixed_norms=False)
             with seeded(seed):
-                found.append(self.subject.raw_logits(self._long, model))
+                found.append(self.subject.raw_logits(self._long, model).nan_to_num())
         return difference(*found) > self.subject.rounding
 
     @property

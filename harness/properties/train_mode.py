@@ -246,7 +246,7 @@ def depends_on_earlier_calls(subject: Subject, batch: Batch, other: Batch, seed:
         for number, each in enumerate((*before, batch)):
             with seeded(seed if each is batch else seed + 1 + number):
                 logits = subject.raw_logits(each, model)
-        found.append(logits)
+        found.append(logits.nan_to_num())  # NaN in both is finite_output's matter
     return difference(*found) > subject.rounding
 
 

@@ -162,6 +162,7 @@ def test_check_refuses_what_is_no_model_in_words(capsys: pytest.CaptureFixture[s
     ("given", "asked"),
     [
         (["net.py"], ["--model", "net.py"]),
+        (["net.py", "-k", "causal", "--hints", "0"], ["--model", "net.py", "-k", "causal", "--model-hints=0.0"]),
         (["pkg.mod:Net", "--tier", "1", "--tier", "3"], ["--model", "pkg.mod:Net", "-m", "tier1 or tier3"]),
         (["lm.toml", "--report", "out", "-n", "2"], ["--model-config", "lm.toml", "--model-report", "out", "-n", "2"]),
         (["folder"], ["--model-config", "folder/modeltiers.toml"]),
@@ -177,7 +178,7 @@ def test_check_asks_pytest(given: list[str], asked: list[str], tmp_path: Path, m
     )
 
     assert main(["check", *given]) == 1
-    assert commands[0][3:] == asked
+    assert commands[0][3:] == [*asked, "--modeltiers-command", f"modeltiers check {given[0]}"]
 
 
 def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:

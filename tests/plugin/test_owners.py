@@ -68,6 +68,27 @@ def test_of_several_that_are_left_to_what_does_not_run_one_fails() -> None:
     assert settled(FOUND, "not_selected", selection).status is Status.FAIL
 
 
+def test_an_owner_that_leaves_its_finding_to_what_runs_has_it_referred_to_that() -> None:
+    def ask(owner: str) -> Evidence:
+        return settled(left_to(owner, "finite_output[typical]", "logits are NaN"), owner, selection)
+
+    selection = Selection({"causal", "finite_output[typical]"}, ask=ask)
+    verdict = settled(FOUND, "causal", selection)
+    assert (verdict.status, verdict.message) == (Status.SKIPPED, "gradients are NaN (see finite_output[typical])")
+
+
+def test_nan_logits_are_not_taken_for_what_earlier_calls_change(project: Project) -> None:
+    bottomless = GOOD.replace(LOGITS, f"{LOGITS}.log()")
+    only = ("serialisation", "stateless", "finite_output", "train_mode")
+    config = project.config(only=only, model=bottomless, pad_token_id=0)
+    project.run("--model-config", config, "--model-report", "out")
+    report = project.json("out/health_report.json")
+    assert [check["check_name"] for check in report["checks"] if check["status"] == "failed"] == ["tier1::finite_output[typical]"]
+    left = [skip["reason"] for skip in report["skipped"] if "(see " in skip["reason"]]
+    assert len(left) > 3
+    assert all(reason.endswith("(see finite_output[typical])") for reason in left)
+
+
 @pytest.mark.parametrize("status", [Status.SKIPPED, Status.WARN])
 def test_what_refers_to_another_property_fails_where_that_one_does_not_run_and_fails(status: Status) -> None:
     found = Evidence("attention_patterns", status, "the output hardly depends on its input (see input_dependence)")

@@ -133,6 +133,33 @@ def test_the_command_in_the_report_runs_the_test_again(project: Any, name: str) 
     project.run(*arguments).assert_outcomes(failed=1)
 
 
+@pytest.mark.parametrize("folder", ["", "sub"])
+def test_each_problem_ends_with_the_command_that_runs_it_again(
+    project: Any, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    project.config("sub/cfg.json", only=("causal", "registration"), model=LEAKY)
+    project.write("pytest.ini", "[pytest]")
+    monkeypatch.chdir(project.path / folder)
+    first = project.run("--model-config", "cfg.json" if folder else "sub/cfg.json")
+    (command,) = (line.partition("rerun: ")[2] for line in first.outlines if "rerun: " in line)
+    program, *arguments = command.split()
+
+    again = project.run(*arguments)
+
+    assert program == "pytest"
+    again.assert_outcomes(failed=1)
+    headline = next(line for line in first.outlines if line.startswith("  FAIL causal: "))
+    assert headline in again.outlines
+
+
+def test_what_check_was_asked_is_what_runs_a_problem_again(project: Any) -> None:
+    project.config(only=("causal",), model=LEAKY)
+
+    result = project.run("--model-config", "cfg.json", "--modeltiers-command", "modeltiers check cfg.json")
+
+    assert "       rerun: modeltiers check cfg.json -k test_causal" in result.outlines
+
+
 def test_a_whole_run_says_nothing_of_coverage(project: Any) -> None:
     project.config(only=("causal", "batch_independence"))
 
