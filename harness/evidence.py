@@ -212,7 +212,9 @@ class Evidence:
             f"with this change of {self.fix.place} the property holds" if self.fix else "": _indented(self.fix),
         }
         lines = [f"    {line}" for line in self.excerpt.text.splitlines()] if self.excerpt is not None else []
-        return "\n".join([self.headline, *lines, *(f"  {name}: {text}" for name, text in facts.items() if text)])
+        newline = "\n"
+        told = (f"  {name}:{text if text[0] == newline else f' {text}'}" for name, text in facts.items() if text)
+        return "\n".join([self.headline, *lines, *told])
 
     @property
     def comparison(self) -> str:

@@ -29,7 +29,9 @@ from pytest_modeltiers.results import (
     Result,
     asked_of_some_blocks,
     check_name,
+    file_of,
     junit_properties,
+    place_of,
     read_result,
     tier_in,
     to_check,
@@ -81,7 +83,7 @@ class Reporter:
         """Has a generated test point to the line that it found at fault rather than into this plugin; before that, to the config."""
         if self.is_own(item):
             shown = item.reportinfo()[2]
-            item.reportinfo = lambda: (*_place_of(item), shown)  # type: ignore[method-assign]
+            item.reportinfo = lambda: (*place_of(item), shown)  # type: ignore[method-assign]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -105,7 +107,7 @@ class Reporter:
             # In our words, also where an assertion of the user's failed: what pytest would show of it is the repr of a whole model.
             report.longrepr = Evidence.from_json(finding["evidence"]).explain()
         if isinstance(report.longrepr, tuple):  # of a skip, whose place would be a line of this plugin
-            report.longrepr = (str(item.path), 1, report.longrepr[2])
+            report.longrepr = (str(file_of(item)), 1, report.longrepr[2])
         if report.when == "call" or report.outcome != "passed":
             # Of the item: junitxml reads them from the report of the teardown, which is made from the item's.
             item.user_properties.extend(junit_properties(report, finding))
@@ -327,13 +329,6 @@ def _logged(name: str, report: ExportHealthReport, files: list[Path]) -> str:
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         return f"not logged to {name}: {type(error).__name__}: {first}"
-
-
-def _place_of(item: pytest.Item) -> tuple[Path, int]:
-    """File and line, counted from 0, of what a test found; of a test that found nothing the file that asks for it."""
-    evidence = item.stash.get(VERDICT, {}).get("evidence")
-    excerpt = Evidence.from_json(evidence).excerpt if evidence else None
-    return (item.path, 0) if excerpt is None else (Path(excerpt.file).absolute(), excerpt.line - 1)
 
 
 def _relative_to(folder: Path, value: Any) -> Any:

@@ -20,7 +20,7 @@ from harness.export.store import default_folder
 from harness.health.checks import CheckResult, CheckStatus
 from harness.wording import visible, visible_values
 from pytest_modeltiers.crashes import end_hanging
-from pytest_modeltiers.hooks import TIERS
+from pytest_modeltiers.hooks import TIERS, VERDICT
 
 if TYPE_CHECKING:
     from pytest_modeltiers.report import Reporter
@@ -203,6 +203,19 @@ def to_check(result: Result) -> CheckResult:
         round(result.seconds, 4),
         _recommendation(result, evidence),
     )
+
+
+def file_of(item: pytest.Item) -> Path:
+    """The file that a test is shown with: its config, or the model where there is none."""
+    shown = item.config.rootpath / item.nodeid.partition("::")[0]
+    return shown if shown.is_file() else item.path
+
+
+def place_of(item: pytest.Item) -> tuple[Path, int]:
+    """File and line, counted from 0, of what a test found; of a test that found nothing the file that asks for it."""
+    evidence = item.stash.get(VERDICT, {}).get("evidence")
+    excerpt = Evidence.from_json(evidence).excerpt if evidence else None
+    return (file_of(item), 0) if excerpt is None else (Path(excerpt.file).absolute(), excerpt.line - 1)
 
 
 def rerun_of(result: Result, root: Path | None = None, start: Path | None = None) -> str:

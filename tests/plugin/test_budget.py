@@ -198,6 +198,22 @@ def test_somebody_elses_alarm_still_comes() -> None:
         signal.signal(signal.SIGALRM, before)
 
 
+def test_what_somebody_elses_alarm_raises_ends_the_block_as_that_of_pytest_timeout_does() -> None:
+    def ends(_number: int, _frame: object) -> None:
+        pytest.fail("Timeout (>0.2s)")
+
+    before = signal.signal(signal.SIGALRM, ends)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        budget = Budget(10)
+        with pytest.raises(pytest.fail.Exception, match="Timeout"), budget.counting(), time_limit(budget):
+            time.sleep(20)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_what_failed_before_the_cut_stays_and_what_held_says_nothing_of_the_rest() -> None:
     def evidence(status: Status) -> Evidence:
         return Evidence("causal", status, status.value)
