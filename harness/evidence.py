@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 from harness.compat import called_directly, refuses_gradients
 from harness.errors import ProbeUnsupportedError, TimeBudgetError
 from harness.internal_errors import CODE, describe, is_internal, missing_operator, refuse_full_memory
-from harness.wording import figure, with_unit
+from harness.wording import figure, joined, with_unit
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -366,33 +366,40 @@ class Fix:
         line: The first line that changes, counted from 1.
         old: The lines as they are.
         new: The lines that take their place.
+        also: Changes of other places that it takes as well.
     """
 
     file: str
     line: int
     old: tuple[str, ...]
     new: tuple[str, ...]
+    also: tuple[Fix, ...] = ()
 
     @classmethod
     def from_json(cls, data: dict[str, Any] | None) -> Fix | None:
         """The inverse of ``to_json``."""
-        return cls(**{**data, "old": tuple(data["old"]), "new": tuple(data["new"])}) if data else None
+        if not data:
+            return None
+        also = tuple(fix for each in data.get("also", ()) if (fix := cls.from_json(each)))
+        return cls(data["file"], data["line"], tuple(data["old"]), tuple(data["new"]), also)
 
     def to_json(self) -> dict[str, Any]:
         """The change as JSON-ready values."""
-        return {**asdict(self), "old": list(self.old), "new": list(self.new)}
+        found = {"file": self.file, "line": self.line, "old": list(self.old), "new": list(self.new)}
+        return found | ({"also": [each.to_json() for each in self.also]} if self.also else {})
 
     @property
     def text(self) -> str:
-        """The change as the lines of a diff."""
+        """The change as the lines of a diff, place by place."""
         marked = [*(f"- {line}" for line in self.old), *(f"+ {line}" for line in self.new)]
         bare = textwrap.dedent("\n".join(line[2:] for line in marked)).splitlines()
-        return "\n".join(line[:2] + short for line, short in zip(marked, bare, strict=True))
+        own = [line[:2] + short for line, short in zip(marked, bare, strict=True)]
+        return "\n".join([*own, *(each.text for each in self.also)])
 
     @property
     def place(self) -> str:
-        """``model.py:14``, without the folder."""
-        return f"{Path(self.file).name}:{self.line}"
+        """``model.py:14``, without the folder; ``model.py:14 and model.py:30`` of several places."""
+        return joined([f"{Path(self.file).name}:{self.line}", *(each.place for each in self.also)])
 
 
 def from_here(file: str | Path) -> str:

@@ -16,7 +16,7 @@ from harness.catalogue import CATALOGUE
 from harness.errors import TimeBudgetError
 from harness.evidence import Excerpt, Status
 from harness.fixes import find_fix
-from harness.fixes.edits import Edit
+from harness.fixes.edits import Change
 from harness.fixes.state_rules import OF_STATE, rules_of_training
 from harness.internal_errors import describe
 from harness.models.copies import Copies
@@ -66,12 +66,12 @@ class Help:
     Attributes:
         each: Processor seconds that may be spent on a finding; none is helped with 0.
         used: Those that were spent.
-        fixes: The changes that were found, with their files: tried first on what else is found, as one mistake shows in many properties.
+        fixes: The changes that were found: tried first on what else is found, as one mistake shows in many properties.
     """
 
     each: float
     used: float = 0.0
-    fixes: list[tuple[str, Edit]] = field(default_factory=list)
+    fixes: list[Change] = field(default_factory=list)
 
     def add(self, judge: Judge, case: str | None, remake: Remake, most: float, source: ModelSource | None) -> None:
         """Adds a script and a fix to what a judge found, where there are any.
@@ -100,7 +100,7 @@ class Help:
 
 
 def look_for_fix(
-    judge: Judge, case: str | None, remake: Remake, seconds: float = SECONDS, earlier: list[tuple[str, Edit]] | None = None
+    judge: Judge, case: str | None, remake: Remake, seconds: float = SECONDS, earlier: list[Change] | None = None
 ) -> None:
     """Adds a change of the code that fixes it to what a judge found, where it is a failure and there is one.
 

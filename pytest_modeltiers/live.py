@@ -23,7 +23,7 @@ from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
 from harness.errors import ExampleError, FactoryError, did_you_mean
 from harness.evidence import Evidence, Status
-from harness.fixes.edits import Edit
+from harness.fixes.edits import Change
 from harness.health import ExportHealthReport
 from harness.health.checks import SkippedCheck
 from harness.models.copies import Copies
@@ -320,7 +320,7 @@ def judged(
                 found = judge.finish()
         return found
 
-    fixes = list[tuple[str, Edit]]()
+    fixes = list[Change]()
     answers = Answers(given.task, _TIERS)
     selection = Selection(
         frozenset(name for name, _ in tests), given.task.switched_off, partial(answers.of, run), answers.stands_in

@@ -9,22 +9,23 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
 from harness.evidence import Fix, from_here
 from harness.fixes.edits import (
     CannotChangeError,
-    Edit,
+    Change,
     Rule,
     Scope,
     Source,
     adding_to,
+    all_changed,
     arguments,
     attributes_given,
     call_text,
     called,
-    changed,
     edits_of,
     scopes_of,
 )
@@ -43,6 +44,12 @@ _FAR = 8
 _ALIKE = 2
 """What it costs more than the one before it, of several changes of a line by one rule: other lines and rules have their turn first."""
 
+_TOGETHER = 1
+"""What it costs more that a change is of several places."""
+
+_MOST_ALIKE = 8
+"""Lines on which one mistake is mended together."""
+
 _MADE = 2
 """Lines that count for the way to where an attribute is made that the line at fault reads."""
 
@@ -60,7 +67,7 @@ def find_fix(
     broken: Callable[[], frozenset[str]],
     seconds: float,
     only: frozenset[str] | None = None,
-    earlier: list[tuple[str, Edit]] | None = None,
+    earlier: list[Change] | None = None,
 ) -> tuple[Fix, bool] | None:
     """The first change with which a property holds, the most likely tried first; a usual one where there is one.
 
@@ -71,8 +78,8 @@ def find_fix(
         broken: The same of other properties: those that do not hold. None may join them.
         seconds: Processor time that the search may take.
         only: Names of the rules whose changes may be fixes; all by default.
-        earlier: The fixes of other findings of this model, with their files. They are tried before all others, also when the time is up,
-            as one mistake often shows in many properties; a new fix joins them.
+        earlier: The fixes of other findings of this model. They are tried before all others, also when the time is up, as one mistake often
+            shows in many properties; then other changes are tried on top of them, as two mistakes may show in one. A new fix joins them.
 
     Returns:
         The change, and whether it is a usual fix, that may be offered: another one only shows which line it depends on. ``None`` where
@@ -88,14 +95,14 @@ def find_fix(
     sources = {file: Source(file, "".join(linecache.getlines(file))) for file in {file for file, _ in lines}}
     was_broken: frozenset[str] | None = None
     other: Fix | None = None
-    for file, edit in _in_order(place, sources, lines, earlier):
-        if processor_seconds() - started > seconds and (file, edit) not in earlier:
+    for change in _in_order(place, sources, lines, earlier):
+        if processor_seconds() - started > seconds and change not in earlier:
             break
-        is_known = edit.is_known and (only is None or edit.rule in only)
+        is_known = all(edit.is_known and (only is None or edit.rule in only) for _, edit in change)
         if other is not None and not is_known:
             continue
         try:
-            with changed(sources[file], edit):
+            with all_changed(sources, change):
                 also_broken = broken() if holds() else None
         except CannotChangeError:
             continue
@@ -103,25 +110,58 @@ def find_fix(
             continue
         was_broken = broken() if was_broken is None and also_broken else was_broken
         if not also_broken - (was_broken or frozenset()):
-            found = Fix(from_here(file), edit.line, tuple(sources[file].lines[edit.line - 1 : edit.end]), edit.new)
+            found = _as_fix(sources, change)
             if is_known:
-                earlier.extend([(file, edit)] * ((file, edit) not in earlier))
+                new = tuple(each for each in change if not any(each in known for known in earlier))
+                earlier.extend([new] * bool(new))
                 return found, True
             other = found
     return None if other is None else (other, False)
 
 
+def _as_fix(sources: dict[str, Source], change: Change) -> Fix:
+    """A change as it is told, the part that was found last first."""
+    first, *rest = [
+        Fix(from_here(file), edit.line, tuple(sources[file].lines[edit.line - 1 : edit.end]), edit.new) for file, edit in change
+    ]
+    return replace(first, also=tuple(rest))
+
+
 def _in_order(
-    place: tuple[str, int] | None, sources: dict[str, Source], lines: set[tuple[str, int]], earlier: Iterable[tuple[str, Edit]]
-) -> Iterator[tuple[str, Edit]]:
-    yield from [(file, edit) for file, edit in earlier if file in sources]
-    for _, file, edit in sorted(_ranked(place, sources, lines), key=lambda ranked: ranked[:1]):
-        yield file, edit
+    place: tuple[str, int] | None, sources: dict[str, Source], lines: set[tuple[str, int]], earlier: Iterable[Change]
+) -> Iterator[Change]:
+    usable = [change for change in earlier if all(file in sources for file, _ in change)]
+    yield from usable
+    single = list(_ranked(place, sources, lines))
+    for _, change in sorted([*single, *_repeated(single), *_on_top(single, usable)], key=lambda ranked: ranked[0]):
+        yield change
+
+
+def _repeated(single: Iterable[tuple[float, Change]]) -> Iterator[tuple[float, Change]]:
+    """One mistake that was made on several lines, mended on all of them: the first change by each rule of each line."""
+    alike: dict[str, dict[tuple[str, int], tuple[float, Change]]] = {}
+    for rank, change in single:
+        ((file, edit),) = change
+        if edit.is_known:
+            alike.setdefault(edit.rule, {}).setdefault((file, edit.line), (rank, change))
+    for found in alike.values():
+        if 1 < len(found) <= _MOST_ALIKE:
+            nearest_first = sorted(found.values(), key=lambda ranked: ranked[0])
+            yield nearest_first[0][0] + _TOGETHER, tuple(each for _, change in nearest_first for each in change)
+
+
+def _on_top(single: Iterable[tuple[float, Change]], earlier: Iterable[Change]) -> Iterator[tuple[float, Change]]:
+    """Changes together with the fix of another finding, for what two mistakes break."""
+    for rank, change in single:
+        ((file, edit),) = change
+        for known in earlier if edit.is_known else ():
+            if not any(file == there and edit.line <= each.end and each.line <= edit.end for there, each in known):
+                yield rank + _TOGETHER, (*change, *known)
 
 
 def _ranked(
     place: tuple[str, int] | None, sources: dict[str, Source], lines: set[tuple[str, int]]
-) -> Iterator[tuple[float, str, Edit]]:
+) -> Iterator[tuple[float, Change]]:
     """The changes of the lines that ran, with how unlikely each is to be the right one."""
     for file, source in sources.items():
         try:
@@ -140,7 +180,7 @@ def _ranked(
                     away = abs(edit.line - place[1]) if scope is home and place else _NEAR / 2
                     if scope.is_init and home and scope.owner is home.owner and _gives(source.lines[edit.line - 1], made):
                         away = _MADE - far
-                    yield 2 * edit.cost + far + min(away, _NEAR) + _ALIKE * alike[edit.line, edit.rule], file, edit
+                    yield 2 * edit.cost + far + min(away, _NEAR) + _ALIKE * alike[edit.line, edit.rule], ((file, edit),)
                     alike[edit.line, edit.rule] += 1
 
 

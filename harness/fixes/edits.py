@@ -10,8 +10,8 @@ import ast
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import CodeType, FunctionType, ModuleType
@@ -39,6 +39,10 @@ class Edit:
     rule: str
     cost: int
     is_known: bool = True
+
+
+Change = tuple[tuple[str, Edit], ...]
+"""Edits that are made together, each with its file."""
 
 
 @dataclass
@@ -75,7 +79,7 @@ class Source:
             if first <= edit.line and edit.end <= (node.end_lineno or 0):
                 before, after = self.lines[first - 1 : edit.line - 1], self.lines[edit.end : node.end_lineno]
                 return first - 1, "\n".join([*before, *edit.new, *after]) + "\n"
-        return 0, "\n".join([*self.lines[: edit.line - 1], *edit.new, *self.lines[edit.end :]]) + "\n"
+        return 0, self.after(edit).text
 
     @cached_property
     def _encoded(self) -> list[bytes]:
@@ -99,6 +103,10 @@ class Source:
         head = self.lines[node.lineno - 1].encode()[: node.col_offset].decode()
         tail = self.lines[end - 1].encode()[node.end_col_offset :].decode()
         return node.lineno, end, tuple(f"{head}{text}{tail}".splitlines())
+
+    def after(self, edit: Edit) -> Source:
+        """The file with an edit made."""
+        return Source(self.file, "\n".join([*self.lines[: edit.line - 1], *edit.new, *self.lines[edit.end :]]) + "\n")
 
 
 MASKS = ("mask", "real", "valid", "known")
@@ -314,6 +322,18 @@ def changed(source: Source, edit: Edit) -> Iterator[None]:
     finally:
         for function, code in originals:
             function.__code__ = code
+
+
+@contextmanager
+def all_changed(sources: Mapping[str, Source], change: Change) -> Iterator[None]:
+    """Runs a block with several edits in effect; see ``changed``."""
+    now = dict(sources)
+    with ExitStack() as stack:
+        # The last line of a file first: the lines of the others stay where they are.
+        for file, edit in sorted(change, key=lambda each: -each[1].line):
+            stack.enter_context(changed(now[file], edit))
+            now[file] = now[file].after(edit)
+        yield
 
 
 def functions_of(file: str) -> list[FunctionType]:

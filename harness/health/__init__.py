@@ -120,7 +120,9 @@ def _artifact(file: Path, folders: tuple[Path, ...]) -> dict[str, str]:
 def _fix(check: CheckResult, folders: tuple[Path, ...]) -> dict[str, Any]:
     fix = check.fix
     assert fix is not None
-    region = {"startLine": fix.line, "endLine": fix.line + len(fix.old) - 1, "endColumn": len(fix.old[-1]) + 1}
-    replacement = {"deletedRegion": {**region, "startColumn": 1}, "insertedContent": {"text": "\n".join(fix.new)}}
-    change = {"artifactLocation": _artifact(Path(fix.file), folders), "replacements": [replacement]}
-    return {"description": {"text": "Tried on a copy: the property holds."}, "artifactChanges": [change]}
+    changes = []
+    for each in (fix, *fix.also):
+        region = {"startLine": each.line, "endLine": each.line + len(each.old) - 1, "endColumn": len(each.old[-1]) + 1}
+        replacement = {"deletedRegion": {**region, "startColumn": 1}, "insertedContent": {"text": "\n".join(each.new)}}
+        changes.append({"artifactLocation": _artifact(Path(each.file), folders), "replacements": [replacement]})
+    return {"description": {"text": "Tried on a copy: the property holds."}, "artifactChanges": changes}

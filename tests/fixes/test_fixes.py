@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from harness.evidence import Fix, Status
-from harness.fixes.edits import CannotChangeError, Source, changed, edits_of, scopes_of
+from harness.fixes import find_fix
+from harness.fixes.edits import CannotChangeError, Change, Source, changed, edits_of, scopes_of
 from harness.fixes.rules import RULES
 from harness.fixes.state_rules import STATE_RULES, rules_of_training
 from harness.tasks import TaskSpec, TaskType
@@ -66,6 +67,50 @@ def test_a_usual_mistake_is_fixed_on_its_line(name: str, tmp_path: Path) -> None
     assert found is not None
     assert (right in found.new[0], wrong in found.old[0]) == (True, True)
     assert found.line == SOUND.splitlines().index(next(line for line in SOUND.splitlines() if right in line)) + 1
+
+
+def test_one_mistake_on_several_lines_is_fixed_on_all_of_them(tmp_path: Path) -> None:
+    wrong = SOUND.replace(*BUGS["eval_deterministic"]).replace(
+        "        return self.head(self.mix(scores.softmax(-1) @ x) * self.scale)\n",
+        "        x = self.mix(scores.softmax(-1) @ x) * self.scale\n        x = F.dropout(x, 0.3)\n        return self.head(x)\n",
+    )
+
+    found = fix_of(tmp_path, wrong, "eval_deterministic")
+
+    assert found is not None
+    assert {each.new[0].strip() for each in (found, *found.also)} == {
+        "x = F.dropout(x, 0.2, training=self.training)",
+        "x = F.dropout(x, 0.3, training=self.training)",
+    }
+    assert Fix.from_json(found.to_json()) == found
+    assert found.place == "model.py:18 and model.py:22"
+
+
+def test_what_two_mistakes_break_is_fixed_on_top_of_the_fix_of_one(tmp_path: Path) -> None:
+    file = tmp_path / "model.py"
+    file.write_text(SOUND.replace(*BUGS["causal"]).replace(*BUGS["eval_deterministic"]))
+    decoder = import_file(file, "model_file").Decoder
+    ids = torch.arange(24).view(2, 12) % 23
+    other = torch.cat([ids[:, :-1], ids[:, -1:] + 1], dim=1) % 23
+
+    def repeats() -> bool:
+        model = decoder().eval()
+        return torch.equal(model(ids), model(ids))
+
+    def reads_nothing_later() -> bool:
+        model = decoder().eval()
+        return torch.allclose(model(ids)[:, :-1], model(other)[:, :-1], atol=1e-5)
+
+    earlier: list[Change] = []
+    assert find_fix(None, [str(file)], repeats, frozenset, 20.0, earlier=earlier) is not None
+    found = find_fix(None, [str(file)], reads_nothing_later, frozenset, 20.0, earlier=earlier)
+
+    assert found is not None
+    assert [each.new[0].strip() for each in (found[0], *found[0].also)] == [
+        "ahead = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)",
+        "x = F.dropout(x, 0.2, training=self.training)",
+    ]
+    assert [len(change) for change in earlier] == [1, 1]
 
 
 def test_a_sound_model_is_offered_nothing(tmp_path: Path) -> None:
