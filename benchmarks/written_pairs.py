@@ -22,7 +22,7 @@ from unittest.mock import Mock, patch
 import torch
 from torch import nn
 
-from harness.evidence import Fix
+from harness.excerpts import Fix
 from harness.user_code import is_users_file
 from tests.planted_bugs import register as planted_register
 from tests.wild import register

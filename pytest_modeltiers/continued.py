@@ -15,7 +15,8 @@ import pytest
 
 from harness.config import load_config
 from harness.errors import ModelSourceError
-from harness.evidence import Evidence, Excerpt
+from harness.evidence import Evidence
+from harness.excerpts import Excerpt
 from harness.processes import end_in_words
 from pytest_modeltiers.crashes import DEATHS, SUPERVISED, Death, Journal, use_timer
 from pytest_modeltiers.results import junit_properties, tier_in, visible_report

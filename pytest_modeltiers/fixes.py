@@ -14,7 +14,8 @@ from torch import nn
 
 from harness.catalogue import CATALOGUE
 from harness.errors import TimeBudgetError
-from harness.evidence import Excerpt, Status
+from harness.evidence import Status
+from harness.excerpts import Excerpt
 from harness.fixes import find_fix
 from harness.fixes.edits import Change
 from harness.fixes.state_rules import OF_STATE, rules_of_training

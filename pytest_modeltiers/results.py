@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.catalogue import CATALOGUE
-from harness.evidence import WHOLE, Evidence, Excerpt, Status
+from harness.evidence import WHOLE, Evidence, Status
+from harness.excerpts import Excerpt
 from harness.export.store import default_folder
 from harness.health.checks import CheckResult, CheckStatus
 from harness.wording import visible, visible_values

@@ -248,16 +248,10 @@ def time_limit(budget: Budget, part: float | None = None, lost: Lost | None = No
 
 
 class _Watch:
-    """Looks at the time now and then while a block runs.
-
-    Attributes:
-        theirs: Somebody else's alarm, such as that of pytest-timeout: what it calls, and after how many seconds; ``None`` once it rang.
-        is_over: Whether the block has ended.
-        end: What ended it before its time.
-        ended: Set when it has ended.
-    """
+    """Looks at the time now and then while a block runs."""
 
     theirs: tuple[Callable[[FrameType | None], object], float] | None = None
+    """Somebody else's alarm, such as that of pytest-timeout: what it calls, and after how many seconds; ``None`` once it rang."""
 
     def __init__(self, budget: Budget, part: float) -> None:
         from harness.runtime import ComputedSince, short_of_memory

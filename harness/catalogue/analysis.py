@@ -11,7 +11,9 @@ ANALYSIS = (
         "Attention weights follow their mask and their softmax, head by head",
         cases={
             "rows_sum_to_one": Case(
-                "Each query's attention weights are a distribution", "harness.analysis.attention_patterns:rows_sum_to_one"
+                "Each query's attention weights are a distribution",
+                "harness.analysis.attention_patterns:rows_sum_to_one",
+                owned_by=("batch_independence[forward]",),
             ),
             "causal": Case(
                 "No head attends to a later position",

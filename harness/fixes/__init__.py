@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from harness.evidence import Fix, from_here
+from harness.excerpts import Fix, from_here
 from harness.fixes.edits import (
     CannotChangeError,
     Change,

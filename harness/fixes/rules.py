@@ -17,6 +17,8 @@ _REDUCTIONS = frozenset(
             "sum",
             "softmax",
             "log_softmax",
+            "Softmax",
+            "LogSoftmax",
             "max",
             "min",
             "amax",
@@ -62,7 +64,7 @@ def _dropout(node: ast.AST, scope: Scope) -> Iterator[str]:
         yield call_text(node, scope, args[:2], [*rest, "training=self.training"])
 
 
-@rule("no activation", 2)
+@rule("no activation", 6)
 def _activation(node: ast.AST, scope: Scope) -> Iterator[str]:
     if isinstance(node, ast.Call) and called(node) in _ACTIVATIONS and (subject := subject_of(node)) is not None:
         yield scope.operand(subject)
@@ -350,13 +352,13 @@ def _repeated_in_place(node: ast.AST, scope: Scope) -> Iterator[str]:
 @rule("rows that stay rows", 0)
 def _rows_stay(node: ast.AST, scope: Scope) -> Iterator[str]:
     """``view(-1, size)`` makes more rows of inputs of another size, and ``squeeze()`` takes the batch of one away too."""
-    subject = receiver(node) if isinstance(node, ast.Call) else None
-    if not isinstance(node, ast.Call) or subject is None or node.keywords:
+    if not isinstance(node, ast.Call) or (subject := subject_of(node)) is None or node.keywords:
         return
-    if called(node) in ("view", "reshape") and len(node.args) == 2 and integer(node.args[0]) == -1:
+    given = node.args if receiver(node) is not None else node.args[1:]
+    if called(node) in ("view", "reshape") and len(given) == 2 and integer(given[0]) == -1:
         yield f"{scope.operand(subject)}.flatten(1)"
-    if called(node) == "squeeze" and not node.args:
-        yield from (f"{scope.operand(subject)}.squeeze({axis})" for axis in (-1, 1))
+    if called(node) == "squeeze" and not given:
+        yield from (f"{scope.operand(subject)}.{other}" for other in ("flatten(1)", "squeeze(-1)", "squeeze(1)"))
 
 
 @rule("the batch comes first", 0)

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from harness.catalogue import CATALOGUE
 from harness.documents import strict_json
 from harness.errors import did_you_mean
-from harness.evidence import Excerpt, Fix
+from harness.excerpts import Excerpt, Fix
 from harness.health.comparison import Comparison
 from harness.owners import REFERS
 from harness.wording import counted
@@ -104,7 +104,7 @@ def causes_of(checks: Sequence[CheckResult]) -> list[Cause]:
     A check goes under another one when
 
     - its message refers to it, ``(see causal)``, or both refer to a third one that is not red,
-    - the catalogue says that its property is owned by the other's, and both blame the same module, or one of them blames none, or
+    - the catalogue says that its property is owned by the other's, and both blame the same module or line, or one of them blames none, or
     - both say the same of the same module, in the same words, or as cases of one property that differ in numbers and names only,
     - it is about an exported file, the other about the model (tier 1), and both about the same line,
     - the same change of the code fixes both, or
@@ -173,7 +173,7 @@ def _others(check: CheckResult, red: Sequence[CheckResult], name: str) -> list[C
 
 def _agree(check: CheckResult, other: CheckResult) -> bool:
     modules = {_module(check), _module(other)} - {""}
-    return len(modules) < 2
+    return len(modules) < 2 or _on_one_line(check, other)
 
 
 def _says_the_same(check: CheckResult, other: CheckResult) -> bool:
@@ -189,13 +189,17 @@ def _says_the_same(check: CheckResult, other: CheckResult) -> bool:
 
 
 def _exports_what_is_wrong(check: CheckResult, other: CheckResult) -> bool:
-    """Whether a check of an exported file names the line that one of the model names; that of a whole function or class tells nothing."""
+    """Whether a check of an exported file names the line that one of the model names."""
+    tiers = (check.details.get("tier"), other.details.get("tier"))
+    return tiers == (4, 1) and _on_one_line(check, other) and _SEVERITY[other.status] >= _SEVERITY[check.status]
+
+
+def _on_one_line(check: CheckResult, other: CheckResult) -> bool:
+    """Whether two checks name the same line; that of a whole function or class tells nothing."""
     one, another = check.excerpt, other.excerpt
     if one is None or another is None or one.marked.startswith(("def ", "class ")):
         return False
-    tiers = (check.details.get("tier"), other.details.get("tier"))
-    is_same = tiers == (4, 1) and (one.file, one.line) == (another.file, another.line)
-    return is_same and _SEVERITY[other.status] >= _SEVERITY[check.status]
+    return (one.file, one.line) == (another.file, another.line)
 
 
 def _lack_the_same_gradient(check: CheckResult, other: CheckResult) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -16,6 +15,7 @@ from harness.errors import OutputError
 from harness.evidence import Blame, Evidence, Status
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError, mode
+from harness.properties.misshapen import where_misshapen, where_shaped
 from harness.properties.noise import Run, first_failure, judge_equal, remembered
 from harness.properties.prerequisites import (
     LENGTH_FIRST_CAUSE,
@@ -25,22 +25,18 @@ from harness.properties.prerequisites import (
     cause_of_raising,
     is_lookup,
 )
-from harness.properties.promises import first_returning
 from harness.properties.subject import Subject
 from harness.properties.tracing import (
-    Call,
     calls_of,
     finite,
     first_broken,
     first_divergence,
-    first_misshapen,
     probing,
-    recording,
     whole,
 )
 from harness.properties.vocabulary import unreadable_token
 from harness.properties.watched_lines import writing_line
-from harness.tasks.axes import ANY_SIZE, BATCH, fits_shape, shape_text
+from harness.tasks.axes import BATCH, fits_shape, shape_text
 
 LAYOUTS = ("transposed", "strided", "offset", "expanded", "channels_last")
 """Memory layouts that inputs arrive in."""
@@ -109,35 +105,16 @@ def _raises_at(subject: Subject, sizes: Sizes, seed: int, error: ModelRaisedErro
             f"`min_seq_len` {least} in the config",
             code="too_short",
         )
+    found = where_misshapen(subject, sizes, seed)
     return Evidence.failed(
         name,
         f"forward raises at {sizes.describe(subject.task)}{f', as {READS_LENGTH_FIRST}' if turned else ''}: {error}",
         counterexample=counterexample,
-        module=_where_misshapen(subject, sizes, seed) or error.module,
+        module=found or error.module,
+        place=getattr(found, "place", ""),
         cause=LENGTH_FIRST_CAUSE if turned else cause_of_raising(subject, error, sizes),
         code="raises",
     )
-
-
-def _where_size_appears(subject: Subject, sizes: Sizes, seed: int) -> str:
-    """Path of the first module that returns a tensor with the wrong size of the logits and is given none; empty where none does."""
-    found: list[str] | None = None
-    for each in (subject.typical, sizes):
-        batch, expected = subject.batch(each, seed), each.logits_shape(subject.task)
-        calls, logits = calls_of(subject.model, partial(subject.logits, batch), lines=False), subject.logits(batch)
-        wrong = [here for here, there in zip(logits.shape, expected, strict=False) if here != there and there != ANY_SIZE]
-        if logits.ndim != len(expected) or not wrong:
-            return ""
-        if any(wrong[0] in value.shape for value in batch.values()):
-            continue  # an axis of the inputs has this size by chance
-        makes = [
-            call.module
-            for call in calls
-            if any(wrong[0] in tensor.shape for tensor in call.outputs)
-            and not any(wrong[0] in tensor.shape for tensor in call.inputs)
-        ]
-        found = makes if found is None else [path for path in found if path in makes]
-    return found[0] if found else ""
 
 
 def _least_length(subject: Subject, sizes: Sizes, seed: int) -> int:
@@ -163,29 +140,6 @@ def _least_length(subject: Subject, sizes: Sizes, seed: int) -> int:
             middle = (raising + least) // 2
             raising, least = (raising, middle) if takes(middle) else (middle, least)
     return least if taken == sorted(taken) and sizes.seq < least else 0
-
-
-def _where_misshapen(subject: Subject, sizes: Sizes, seed: int) -> str:
-    """Path of the module that returned a wrong shape, which another one then met; empty where none did, or it cannot be told."""
-
-    def recorded(tried: Sizes) -> list[Call]:
-        model = subject.fresh()
-        with recording(model, lines=True) as calls, suppress(ModelRaisedError):
-            subject.logits(subject.batch(tried, seed), model)
-        return calls
-
-    return first_misshapen(recorded(sizes), recorded(subject.typical), sizes.batch, subject.typical.batch)
-
-
-def where_shaped(subject: Subject, sizes: Sizes, seed: int) -> str:
-    """The module that returned a wrong shape, or else that gave the logits theirs, and the line."""
-    found = _where_misshapen(subject, sizes, seed) or _where_size_appears(subject, sizes, seed)
-    if getattr(found, "place", ""):
-        return found
-    with recording(subject.model, lines=True) as calls:
-        logits = subject.logits(subject.batch(sizes, seed))
-    made = first_returning(calls, logits, is_shaped=True)
-    return Blame(found or made, made.place) if found in ("", made) else found
 
 
 def full_length(subject: Subject, batch: int, seed: int = 0) -> Evidence:

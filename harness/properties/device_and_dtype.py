@@ -22,7 +22,7 @@ from harness.models.wrapped import without_fast_path
 from harness.properties.calling import ModelRaisedError
 from harness.properties.noise import quantised_part
 from harness.properties.subject import Subject
-from harness.properties.tracing import Call, finite, first_broken, first_of_other_dtype, recording
+from harness.properties.tracing import Call, finite, first_broken, recording
 from harness.properties.watched_lines import making_line
 
 _NO_KERNEL = ("not implemented for", "not supported", "unsupported", "expected mat_a to be")
@@ -288,3 +288,12 @@ def pretending_cuda() -> Iterator[PretendedCuda]:
 
     with patch.object(torch.cuda, "is_available", available), pretended:
         yield pretended
+
+
+def first_of_other_dtype(calls: list[Call], dtype: torch.dtype) -> str:
+    """Path of the first module that is given floating tensors of a dtype and returns one of another; empty where there is none."""
+    for call in calls:
+        read, returned = ([t for t in tensors if t.is_floating_point()] for tensors in (call.inputs, call.outputs))
+        if all(tensor.dtype == dtype for tensor in read) and any(tensor.dtype != dtype for tensor in returned):
+            return call.module
+    return ""

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from harness.compat import tree_leaves, tree_map
 from harness.evidence import WHOLE, Blame
 from harness.properties.places import users_line
-from harness.properties.tracing import fields_of, hooked
+from harness.properties.tracing import fields_of, hooked, path_of, rows_first
 
 
 @dataclass
@@ -58,15 +58,16 @@ def recording_graph(model: nn.Module) -> Iterator[list[GraphCall]]:
     """Records every module call, in the order in which they finish, without copying."""
     finished: list[GraphCall] = []
     running: list[GraphCall] = []
+    recurrent = {path_of(name) for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
 
     def enter(path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        inputs = _tensors((args, kwargs))
+        inputs = _tensors((rows_first(args) if path in recurrent else args, kwargs))
         trainable = any(p.requires_grad for p in module.parameters()) or any(t.requires_grad for t in inputs)
         running.append(GraphCall(path, inputs, torch.is_grad_enabled(), trainable))
 
-    def leave(_path: str, output: Any) -> None:
+    def leave(path: str, output: Any) -> None:
         call = running.pop()
-        call.outputs = _tensors(fields_of(output))
+        call.outputs = _tensors(rows_first(output) if path in recurrent else fields_of(output))
         finished.append(call)
 
     with hooked(model, enter, leave):

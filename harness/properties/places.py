@@ -16,7 +16,8 @@ from types import CodeType, FrameType
 
 from torch import Tensor, nn
 
-from harness.evidence import WHOLE, Evidence, Excerpt, Status
+from harness.evidence import WHOLE, Evidence, Status
+from harness.excerpts import Excerpt
 from harness.user_code import is_ours, is_users_file, is_written_here
 
 _REGISTERING = ("register_buffer", "register_parameter", "register_module", "add_module")

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch
-from harness.evidence import Evidence, from_here
+from harness.evidence import Evidence
+from harness.excerpts import from_here
 from harness.models.arguments import factory_arguments
 from harness.models.loading import ModelSource
 from harness.partial_import import LEFT_OUT

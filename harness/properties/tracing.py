@@ -133,17 +133,19 @@ def recording(model: nn.Module, lines: bool = False) -> Iterator[list[Call]]:
     """
     finished: list[Call] = []
     running: list[Call] = []
+    recurrent = {path_of(name) for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
 
     def enter(path: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        running.append(Call(path, _copies((args, kwargs))))
+        running.append(Call(path, _copies((rows_first(args) if path in recurrent else args, kwargs))))
 
-    def leave(_path: str, output: Any) -> None:
+    def leave(path: str, output: Any) -> None:
         call = running.pop()
-        call.outputs = _copies(fields_of(output))
+        call.outputs = _copies(rows_first(output) if path in recurrent else fields_of(output))
         finished.append(call)
 
     with hooked(model, enter, leave), _Steps(running) if lines else nullcontext():
         yield finished
+        finished.extend(reversed(running))  # that raised
 
 
 def calls_of(model: nn.Module, run: Callable[[nn.Module], object], lines: bool = True) -> list[Call]:
@@ -256,44 +258,6 @@ def first_broken(calls: list[Call], broken: Callable[[Tensor], bool]) -> str:
     return ""
 
 
-def first_of_other_dtype(calls: list[Call], dtype: torch.dtype) -> str:
-    """Path of the first module that is given floating tensors of a dtype and returns one of another; empty where there is none."""
-    for call in calls:
-        read, returned = ([t for t in tensors if t.is_floating_point()] for tensors in (call.inputs, call.outputs))
-        if all(tensor.dtype == dtype for tensor in read) and any(tensor.dtype != dtype for tensor in returned):
-            return call.module
-    return ""
-
-
-def first_misshapen(calls: list[Call], sound: list[Call], rows: int, sound_rows: int) -> str:
-    """Path of the first module that returns another shape for a batch than its shape for a sound one promises.
-
-    Args:
-        calls: A recording of a batch that went wrong, as far as it went.
-        sound: A recording of a batch that went well.
-        rows: Rows of the one.
-        sound_rows: Rows of the other.
-
-    Returns:
-        The module's path; empty where no module stands out.
-    """
-    others = dict(numbered(sound, "module"))
-    for key, call in numbered(calls, "module"):
-        other = others.get(key)
-        if other is None or not (_starts_with(call.inputs, rows) and _starts_with(other.inputs, sound_rows)):
-            continue
-        if [tensor.ndim for tensor in call.inputs] != [tensor.ndim for tensor in other.inputs]:
-            continue
-        for here, there in zip(call.outputs, other.outputs, strict=False):
-            if here.ndim != there.ndim or (here.ndim and len(here) * sound_rows != len(there) * rows):
-                return call.module
-    return ""
-
-
-def _starts_with(tensors: list[Tensor], rows: int) -> bool:
-    return bool(tensors) and all(tensor.ndim > 0 and len(tensor) == rows for tensor in tensors)
-
-
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor."""
     return tensor
@@ -376,6 +340,12 @@ def numbered(entries: Iterable[T], *by: str) -> Iterator[tuple[Hashable, T]]:
         key = key_of(entry)
         yield (key, seen[key]), entry
         seen[key] += 1
+
+
+def rows_first(given: tuple[Any, ...]) -> list[Any]:
+    """What a recurrent layer reads or returns, its states with their rows first, where they have their layers."""
+    states = (state for state in tree_leaves(given[1:]) if isinstance(state, Tensor))
+    return [*given[:1], *(state.transpose(0, 1) if state.ndim == 3 else state for state in states)]
 
 
 def _copies(tree: Any) -> list[Tensor]:

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from harness.evidence import Evidence, Excerpt, Status
+from harness.evidence import Evidence, Status
+from harness.excerpts import Excerpt
 from harness.isolation import Channel
 from harness.wording import visible
 from pytest_modeltiers.isolated import reports_of

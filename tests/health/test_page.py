@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pages import Elements
 
-from harness.evidence import Excerpt, Fix
+from harness.excerpts import Excerpt, Fix
 from harness.health import ExportHealthReport
 from harness.health.checks import CheckResult, SkippedCheck
 from harness.health.page import (

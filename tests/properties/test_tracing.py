@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from harness.batches import Sizes
 from harness.evidence import Status
+from harness.properties.device_and_dtype import first_of_other_dtype
 from harness.properties.gradient_tracing import first_bad_gradient, is_alive
+from harness.properties.misshapen import first_misshapen
 from harness.properties.tracing import (
     finite,
     first_broken,
     first_divergence,
-    first_misshapen,
-    first_of_other_dtype,
     positions_view,
     recording,
     row_view,
@@ -54,6 +54,25 @@ def record(model: nn.Module, x: Tensor) -> list:
     with recording(model) as calls, torch.no_grad():
         model(x)
     return calls
+
+
+class Pooled(nn.Module):
+    """As many states as rows: of a bidirectional layer two, of a batch of two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(4, 3, batch_first=True, bidirectional=True)
+        self.weigh = nn.Softmax(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.rnn(x)[0] * self.weigh(self.rnn(x)[0])).sum(1)
+
+
+def test_the_states_of_a_recurrent_layer_are_not_taken_for_rows() -> None:
+    model, x = Pooled(), torch.randn(2, 5, 4)
+    y = x.clone()
+    y[1:] += 1
+    assert first_divergence(record(model, x), record(model, y), row_view(Sizes(2, 5), 0)) == "weigh"
 
 
 def test_the_module_that_mixes_is_named_and_not_the_layer_after_the_mixing() -> None:

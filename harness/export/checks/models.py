@@ -17,7 +17,7 @@ from harness.export.exports import Exports
 from harness.export.program import LOGITS, Outputs, promised_outputs
 from harness.export.shape_grid import Point, is_possible
 from harness.properties.calling import ModelRaisedError
-from harness.properties.contracts import where_shaped
+from harness.properties.misshapen import where_shaped
 from harness.properties.places import method_of
 from harness.properties.resources import MIB, LiveBytes, find_out_first
 from harness.properties.tracing import calls_of, first_broken
