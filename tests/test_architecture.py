@@ -24,6 +24,7 @@ LEVELS = {
     "wording": 0,
     "tasks": 0,
     "evidence": 0,
+    "excerpts": 0,
     "internal_errors": 0,
     "owners": 0,
     "formats": 0,
