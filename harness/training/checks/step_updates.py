@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -39,10 +38,6 @@ _NAME = "step_updates"
 _STEPS = 3
 _BATCHES = 16
 """Batches in which a training step that accumulates by itself must have taken a step."""
-
-
-_Finding = tuple[Status, str, str, str, str, list[str]]
-"""Status, code, message, module, cause, and the names it is about."""
 
 
 @dataclass
@@ -128,15 +123,19 @@ def step_updates(trial: Trial) -> Evidence:
         frozen = f", {counted(len(watch.frozen), 'frozen parameter')} did not" if watch.frozen else ""
         message = f"all {len(watch.reached)} parameters with a gradient changed{frozen}"
         return Evidence.ok(_NAME, message, (0, 0, "parameters"), counterexample=counterexample)
-    status, code, message, module, cause, names = found
-    owner = owned_by("optimizer_coverage") if names and not set(names) & watch.in_optimizer and status is Status.FAIL else {}
-    facts = {"parameters": names, **(owner if not set(names) & watch.frozen else {})}
+    names = set(found.details["parameters"])
+    is_owned = found.status is Status.FAIL and names and not names & (watch.in_optimizer | watch.frozen)
+    details = found.details | (owned_by("optimizer_coverage") if is_owned else {})
+    return replace(found, counterexample=counterexample, details=details)
+
+
+def _found(status: Status, code: str, message: str, module: str, cause: str, names: list[str]) -> Evidence:
+    """What is wrong with some parameters or buffers, by name."""
     seen = (len(names) or 1, 0, "parameters")
-    more = dict[str, Any](counterexample=counterexample, module=module, cause=cause, details=facts)
-    return Evidence.judged(_NAME, status, message, seen, code=code, **more)
+    return Evidence.judged(_NAME, status, message, seen, module=module, cause=cause, details={"parameters": names}, code=code)
 
 
-def _judge_flags(model: nn.Module) -> _Finding | None:
+def _judge_flags(model: nn.Module) -> Evidence | None:
     """A warning where an attribute says that something is frozen, and its parameters are trained all the same."""
     meant = frozen_by_a_flag(model)
     if not meant:
@@ -146,7 +145,7 @@ def _judge_flags(model: nn.Module) -> _Finding | None:
     which = f"`{trained[0]}`{and_others(len(trained) - 1, 'parameter')}"
     told = f"`{path or WHOLE}` has the attribute `{flag}`, which is False and freezes nothing: {which} is trained"
     cause = "requires_grad set on a module, or under another name, where requires_grad_(False) is meant"
-    return Status.WARN, "flag_freezes_nothing", told, path or WHOLE, cause, trained
+    return _found(Status.WARN, "flag_freezes_nothing", told, path or WHOLE, cause, trained)
 
 
 def _take_steps(trial: Trial, opened: bool = False) -> tuple[_Watch, Training]:
@@ -164,15 +163,15 @@ def _take_steps(trial: Trial, opened: bool = False) -> tuple[_Watch, Training]:
     return watch, training
 
 
-def _judge_steps(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Finding | None:
+def _judge_steps(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> Evidence | None:
     name = loss_name(trial)
     idle = next(filter(None, watch.idle.values()), "")
     if watch.steps and watch.reached and idle:
         told = f"{name} takes steps of an optimizer, none of whose parameters has a gradient, such as `{idle}`"
         cause = "a loss of outputs that are detached, or zero_grad() of one optimizer before the step of another"
-        return Status.FAIL, "optimizer_without_gradient", told, idle, cause, []
+        return _found(Status.FAIL, "optimizer_without_gradient", told, idle, cause, [])
     if watch.steps and not watch.reached:
-        return (
+        return _found(
             Status.FAIL,
             "no_gradient_at_step",
             f"no parameter has a gradient when the optimizer of {name} takes its step, so training changes nothing",
@@ -183,7 +182,7 @@ def _judge_steps(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Fin
     if not watch.steps and not any(
         _changed(watch.parameters[path], value) for path, value in values.items() if path in watch.parameters
     ):
-        return (
+        return _found(
             Status.FAIL,
             "no_step",
             f"{name} took no optimizer step in {_BATCHES} batches",
@@ -194,14 +193,14 @@ def _judge_steps(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Fin
     return None
 
 
-def _judge_trainable(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Finding | None:
+def _judge_trainable(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> Evidence | None:
     stuck = [name for name in watch.parameters if name in watch.reached and not _changed(watch.parameters[name], values[name])]
     if not stuck:
         return None
     still = [name for name in stuck if watch.rates.get(name) == 0.0]
     others = and_others(len(stuck) - 1, "parameter")
     if still:
-        return (
+        return _found(
             Status.FAIL,
             "rate_is_zero",
             f"`{still[0]}`{and_others(len(stuck) - 1, 'parameter')} has a gradient and does not change: the learning rate of its group is 0",
@@ -210,7 +209,7 @@ def _judge_trainable(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> 
             stuck,
         )
     if not set(stuck) & watch.in_optimizer:
-        return (
+        return _found(
             Status.FAIL,
             "not_in_optimizer",
             f"`{stuck[0]}`{others} has a gradient and does not change: it is in no optimizer",
@@ -229,7 +228,7 @@ def _judge_trainable(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> 
             return None
         clear = [name for name in clear if name in held]
     if _moves_in_double(trial, held[0]):
-        return (
+        return _found(
             Status.WARN,
             "lost_in_rounding",
             f"`{held[0]}`{and_others(len(held) - 1, 'parameter')} does not change: its steps are so small that they are lost in rounding",
@@ -239,7 +238,7 @@ def _judge_trainable(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> 
         )
     if not clear:  # a bias before a norm over the batch: its gradient is zero, but for rounding
         return None
-    return (
+    return _found(
         Status.FAIL,
         "does_not_change",
         f"`{held[0]}`{and_others(len(held) - 1, 'parameter')} has a gradient and is in an optimizer, but does not change",
@@ -249,7 +248,7 @@ def _judge_trainable(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> 
     )
 
 
-def _judge_outputs(trial: Trial, watch: _Watch) -> _Finding | None:
+def _judge_outputs(trial: Trial, watch: _Watch) -> Evidence | None:
     """A finding where a loss that is not made here leaves out an output, so that what leads to it is never trained."""
     signature = trial.subject.task.signature
     left = {name for name in watch.parameters if name not in watch.frozen | watch.connected}
@@ -267,7 +266,7 @@ def _judge_outputs(trial: Trial, watch: _Watch) -> _Finding | None:
         led = leading_to(trial, output.name)
         names = [name for name in watch.parameters if name in untaught & led]
         if names:
-            return (
+            return _found(
                 status,
                 "output_without_gradient",
                 f"no gradient reaches `{names[0]}`{and_others(len(names) - 1, 'parameter')}, on which output `{output.name}` depends: "
@@ -279,7 +278,7 @@ def _judge_outputs(trial: Trial, watch: _Watch) -> _Finding | None:
     return None
 
 
-def _judge_frozen(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Finding | None:
+def _judge_frozen(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> Evidence | None:
     moved = [name for name in watch.frozen if name in values and _changed(watch.parameters[name], values[name])]
     averaged = [name for name in moved if _is_average(name, watch, values)]
     pairs = find_pairs(trial.subject.model) if averaged else []
@@ -289,7 +288,7 @@ def _judge_frozen(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Fi
     others = and_others(len(moved) - 1, "frozen parameter")
     writer = _writer(trial, moved[0])
     if writer:
-        return (
+        return _found(
             Status.FAIL,
             "frozen_parameter_changes",
             f"`{moved[0]}` is frozen and changes in training{others}: forward writes into it",
@@ -297,7 +296,7 @@ def _judge_frozen(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Fi
             "an assignment to .data, or an in-place operation under no_grad, in forward; keep running values in a buffer",
             moved,
         )
-    return (
+    return _found(
         Status.FAIL,
         "frozen_parameter_changes",
         f"`{moved[0]}` is frozen and changes in training{others}",
@@ -307,7 +306,7 @@ def _judge_frozen(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Fi
     )
 
 
-def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | None:
+def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> Evidence | None:
     known = running_statistics(model)
     buffers = lasting_buffers(model)
     values = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -321,7 +320,7 @@ def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | 
     ]
     if not moved:
         return None
-    return (
+    return _found(
         Status.WARN,
         "buffer_changes",
         f"buffer `{moved[0]}`{and_others(len(moved) - 1, 'buffer')} changes in training, though its module keeps no running statistics",
@@ -331,7 +330,7 @@ def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | 
     )
 
 
-def _judge_frozen_statistics(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | None:
+def _judge_frozen_statistics(trial: Trial, watch: _Watch, model: nn.Module) -> Evidence | None:
     """A finding where a norm of a part that is frozen as a whole continues to average the batches; an average of another part is not frozen."""
     buffers, values = lasting_buffers(model), {name: parameter.detach() for name, parameter in model.named_parameters()}
     moving = {name for name in watch.frozen if name in values and _changed(watch.parameters[name], values[name])}
@@ -342,7 +341,7 @@ def _judge_frozen_statistics(trial: Trial, watch: _Watch, model: nn.Module) -> _
     moved = [name for name in names if _changed(watch.buffers[name], buffers[name])]
     if not moved:
         return None
-    return (
+    return _found(
         Status.WARN,
         "frozen_statistics_change",
         f"`{moved[0]}`{and_others(len(moved) - 1, 'statistic')} changes in training, though every parameter around it is frozen",
