@@ -102,7 +102,7 @@ class Suite:
         """What the tests take, and which of them this machine's memory does not hold."""
         from harness.properties.plan import plan_of_built
 
-        tests, without_data = {tier: self.test_count(tier) for tier in self.config.tiers}, self.model().to("meta").eval()
+        tests, without_data = {tier: self.tests_of(tier) for tier in self.config.tiers}, self.model().to("meta").eval()
         return plan_of_built(self.pristine, without_data, self.adapter, self.task, self.config.device, tests)
 
     @cached_property
@@ -306,12 +306,18 @@ class Suite:
         """The cases of a property that are judged for this config."""
         return entry.cases_for(self.task, self.config.export_options.artifacts)
 
-    def test_count(self, *tiers: int) -> int:
-        """How many tests of the catalogue a full run has, or some of its tiers, without those that are left out."""
-        entries = [entry for tier in tiers or self.config.tiers for entry in self.properties(tier)]
-        return sum(
-            not self.absent(entry, case) for entry in entries for case in (self.cases(entry) if entry.has_cases else ("",))
+    def tests_of(self, tier: int) -> tuple[str, ...]:
+        """The tests of the catalogue that a full run of a tier has, such as ``gradient_flow[finite]``, without those that are left out."""
+        return tuple(
+            f"{entry.name}[{case}]" if case else entry.name
+            for entry in self.properties(tier)
+            for case in (self.cases(entry) if entry.has_cases else ("",))
+            if not self.absent(entry, case)
         )
+
+    def test_count(self) -> int:
+        """How many tests a full run has."""
+        return sum(len(self.tests_of(tier)) for tier in self.config.tiers)
 
     @property
     def share(self) -> float:
@@ -335,6 +341,8 @@ class Suite:
         from harness.runtime import give_back_memory
 
         if "is_large" in vars(self) and self.is_large:
+            if "study" in vars(self):  # in float64 it holds twice the memory of the weights once a gradient was asked of it
+                vars(self.study.subject).pop("double", None)
             give_back_memory()
 
     def forget_shared_work(self) -> None:

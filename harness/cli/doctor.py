@@ -46,14 +46,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     from harness.config import load_config
     from harness.models.loading import model_source
     from harness.models.structure import on_meta
-    from harness.properties.plan import count_tests, machine_of, plan_of
+    from harness.properties.plan import machine_of, names_of_tests, plan_of
     from harness.properties.subject import floating_dtype
 
     config = load_config(arguments.config)
     task = config.task_spec()
     model = on_meta(model_source(config), config.seed)
     adapter = make_adapter(task, config.adapter, config.path.parent)
-    found = plan_of(model, adapter, task, machine_of(config.device, floating_dtype(model)), count_tests(task, config.tiers))
+    found = plan_of(model, adapter, task, machine_of(config.device, floating_dtype(model)), names_of_tests(task, config.tiers))
     print(json.dumps(found.to_json()) if arguments.json else found.text())
     return int(not found.is_possible)
 

@@ -104,14 +104,14 @@ class Plan:
         machine: The machine.
         calls: What calls of several sizes take; empty where the model cannot be called without data.
         problem: Why it cannot.
-        tests: How many tests of each tier.
+        tests: Names of the tests of each tier.
     """
 
     structure: Structure
     machine: Machine
     calls: tuple[CallCost, ...]
     problem: str
-    tests: dict[int, int]
+    tests: dict[int, tuple[str, ...]]
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -154,17 +154,28 @@ class Plan:
         needed, free = amount_of_memory(lacking.bytes), amount_of_memory(self.machine.free)
         return f"not enough memory on {self.machine.device}: {needed} for {lacking.name}, and {free} are free"
 
+    @cached_property
+    def without(self) -> dict[str, str]:
+        """The tests that are left out, with the reason."""
+        named = ((test, self.left_out(test)) for names in self.tests.values() for test in names)
+        return {test: reason for test, reason in named if reason}
+
+    @cached_property
+    def _running(self) -> dict[int, int]:
+        """How many tests of each tier run."""
+        return {tier: sum(name not in self.without for name in names) for tier, names in self.tests.items()}
+
     @property
     def number_of_calls(self) -> int:
         """About how many calls the tests make."""
-        return round(sum(_CALLS.get(tier, _CALLS[2]) * number for tier, number in self.tests.items()))
+        return round(sum(_CALLS.get(tier, _CALLS[2]) * number for tier, number in self._running.items()))
 
     @property
     def seconds(self) -> float:
         """About how many processor seconds they take; 0 where the speed was not measured, without their calls where those are not known."""
         if not self.machine.flops:
             return 0.0
-        beside = _SECONDS_A_GIB * self.structure.weights / (1 << 30) * sum(self.tests.values())
+        beside = _SECONDS_A_GIB * self.structure.weights / (1 << 30) * sum(self._running.values())
         return beside + (self.number_of_calls * self.calls[0].flops / self.machine.flops if self.calls else 0.0)
 
     def text(self) -> str:
@@ -207,19 +218,28 @@ class Plan:
             for step in self.steps
         ]
         lines += aligned([("memory for", "needs", ""), *steps]).splitlines()
-        tests = ", ".join(f"{number} of tier {tier}" for tier, number in self.tests.items())
+        return "\n".join([*lines, "", *self._told_of_tests()])
+
+    def _told_of_tests(self) -> list[str]:
+        tests = " and ".join(f"{counted(len(names), 'test')} of tier {tier}" for tier, names in self.tests.items())
+        if not self.is_possible:
+            return [f"None of the {tests} can run: {next(iter(self.without.values()), 'the model does not fit')}"]
+        left = (
+            [f"{counted(len(self.without), 'test')} left out for want of memory: {', '.join(self.without)}"]
+            if self.without
+            else []
+        )
         took = f", about {duration(self.seconds)} of processor time" if self.seconds and self.calls else ""
-        lines += [
-            "",
-            f"{tests} tests: about {self.number_of_calls:,} calls{took}; at most {amount_of_memory(self.peak)} beside Python itself",
-        ]
-        return "\n".join(lines)
+        number = f"about {self.number_of_calls:,} calls{took}; at most {amount_of_memory(self.peak)} beside Python itself"
+        return [f"{tests}{', without those that are left out' if left else ''}: {number}", *left]
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return {
             **asdict(self),
             "steps": [{**asdict(step), "fits": self._fits(step)} for step in self.steps],
+            "tests": {tier: len(names) for tier, names in self.tests.items()},
+            "left_out": self.without,
             "number_of_calls": self.number_of_calls,
             "seconds": self.seconds,
             "peak": self.peak,
@@ -227,7 +247,7 @@ class Plan:
         }
 
 
-def plan_of(model: nn.Module, adapter: Adapter, task: TaskSpec, machine: Machine, tests: dict[int, int]) -> Plan:
+def plan_of(model: nn.Module, adapter: Adapter, task: TaskSpec, machine: Machine, tests: dict[int, tuple[str, ...]]) -> Plan:
     """Plans the tests of a model.
 
     Args:
@@ -235,7 +255,7 @@ def plan_of(model: nn.Module, adapter: Adapter, task: TaskSpec, machine: Machine
         adapter: How it is called.
         task: What it is for.
         machine: Where it is to be judged.
-        tests: How many tests of each tier.
+        tests: Names of the tests of each tier.
     """
     calls, problem = [], ""
     try:
@@ -283,17 +303,22 @@ def flops_a_second(dtype: torch.dtype, device: str = "cpu") -> float:
     return 2.0 * _SIDE**3 / sorted(times)[len(times) // 2]
 
 
-def count_tests(task: TaskSpec, tiers: Iterable[int]) -> dict[int, int]:
-    """How many tests each tier has that is planned: those that need nothing but a model."""
-    asked = [tier for tier in tiers if tier in _CALLS]
+def names_of_tests(task: TaskSpec, tiers: Iterable[int]) -> dict[int, tuple[str, ...]]:
+    """The tests of each tier that is planned: those that need nothing but a model."""
     return {
-        tier: sum(len(entry.cases_for(task)) if entry.has_cases else 1 for entry in of_tier(tier) if entry.applies_to(task))
-        for tier in asked
+        tier: tuple(
+            f"{entry.name}[{case}]" if case else entry.name
+            for entry in of_tier(tier)
+            if entry.applies_to(task)
+            for case in (entry.cases_for(task) if entry.has_cases else ("",))
+        )
+        for tier in tiers
+        if tier in _CALLS
     }
 
 
 def plan_of_built(
-    model: nn.Module, without_data: nn.Module, adapter: Adapter, task: TaskSpec, device: str, tests: dict[int, int]
+    model: nn.Module, without_data: nn.Module, adapter: Adapter, task: TaskSpec, device: str, tests: dict[int, tuple[str, ...]]
 ) -> Plan:
     """Plans the tests of a model that is there already.
 
@@ -303,7 +328,7 @@ def plan_of_built(
         adapter: How it is called.
         task: What it is for.
         device: Where it is to be judged.
-        tests: How many tests of each tier.
+        tests: Names of the tests of each tier.
     """
     structure = structure_of(model)
     machine = machine_of(device, floating_dtype(model), structure.bytes)

@@ -18,7 +18,7 @@ from harness.errors import MemoryFullError
 from harness.evidence import Evidence, guarded
 from harness.internal_errors import refuse_full_memory
 from harness.properties.calling import blaming
-from harness.properties.plan import Machine, Plan, count_tests, machine_of, plan_of
+from harness.properties.plan import Machine, Plan, machine_of, names_of_tests, plan_of
 from harness.properties.resources import LiveBytes
 from harness.tasks import TaskSpec, TaskType
 
@@ -41,7 +41,7 @@ class Model(nn.Module):
 
 def planned(free: int = 0, model: nn.Module | None = None) -> Plan:
     model = (model or Model()).to("meta").eval()
-    return plan_of(model, make_adapter(TASK), TASK, Machine("cpu", 1, free), count_tests(TASK, (1, 2, 3)))
+    return plan_of(model, make_adapter(TASK), TASK, Machine("cpu", 1, free), names_of_tests(TASK, (1, 2, 3)))
 
 
 def test_a_call_without_data_costs_what_a_real_one_does() -> None:
@@ -65,12 +65,18 @@ def test_what_does_not_fit_is_left_out_with_its_reason() -> None:
     assert tight.left_out("gradient_flow[finite]").startswith("not enough memory on cpu: ")
     assert not tight.left_out("causal")
     assert tight.peak <= tight.machine.free
-    assert planned(free=needed["weights"] - 1).left_out("causal")
+    assert "gradient_flow[finite]" in tight.without
+    assert "left out for want of memory: " in tight.text()
+    assert tight.number_of_calls < whole.number_of_calls
+    none = planned(free=needed["weights"] - 1)
+    assert none.left_out("causal")
+    assert none.number_of_calls == 0
+    assert "None of the " in none.text()
     assert FLOAT64 in needed
 
 
 def test_tests_are_counted_for_the_tiers_that_need_a_model_only() -> None:
-    assert set(count_tests(TASK, (1, 2, 3, 4))) == {1, 2}
+    assert set(names_of_tests(TASK, (1, 2, 3, 4))) == {1, 2}
 
 
 def test_a_model_that_needs_data_is_planned_by_its_weights() -> None:
@@ -105,7 +111,7 @@ def test_the_command_prints_the_plan(tmp_path: Path, capsys: pytest.CaptureFixtu
     told = capsys.readouterr().out
     assert "64 GFLOP" not in told
     assert "memory for" in told
-    assert "tests: about" in told
+    assert "of tier 2: about" in told
     assert main(["plan", str(config), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["structure"]["parameters"] == 64 * 32 * 2 + 64
 
