@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.compat import CONTENTS_OF_MODULE, NAMES_OF_LIGHTNING_MODULE, memory_key
+from harness.compat import CONTENTS_OF_MODULE, NAMES_OF_LIGHTNING_MODULE, memory_key, parameters_of
 from harness.errors import ProbeUnsupportedError
 from harness.evidence import Blame, Evidence, Status
+from harness.models.copies import is_large_tensor, value_of
 from harness.process_state import Change, ProcessState, in_words, kept_process, left_by
 from harness.properties.calling import NoGradientError, mode
 from harness.properties.large_tensors import first_of_each_kind, pickled
@@ -327,7 +328,8 @@ def _through_safetensors(subject: Subject, seed: int) -> Evidence:
     from safetensors.torch import load_model, save_model
 
     def load(source: nn.Module, other: nn.Module) -> nn.Module:
-        with tempfile.TemporaryDirectory() as folder:
+        tied = {name for group in tied_groups(source) for name in group}
+        with tempfile.TemporaryDirectory() as folder, _passed_by(source, other, tied):
             file = str(Path(folder, "model.safetensors"))
             try:
                 save_model(source, file)
@@ -351,6 +353,34 @@ def _through_safetensors(subject: Subject, seed: int) -> Evidence:
         "state_dict_incomplete",
         seed,
     )
+
+
+@contextlib.contextmanager
+def _passed_by(source: nn.Module, other: nn.Module, written: set[str]) -> Iterator[None]:
+    """A block in which large weights of a large model have no numbers, after which a second one has them as from a file.
+
+    Args:
+        source: The model that is saved in the block.
+        other: The one that is loaded there.
+        written: Names of the parameters that are saved all the same.
+    """
+    taken = list[tuple[dict[str, nn.Parameter | None], str, nn.Parameter]]()
+    others = dict(other.named_modules())
+    for path, module in source.named_modules() if is_large(source) else ():
+        ours, theirs = parameters_of(module), parameters_of(others[path]) if path in others else {}
+        for name, own in list(ours.items()):
+            value, is_written = theirs.get(name), f"{path}.{name}".lstrip(".") in written
+            if own is None or value is None or is_written or not is_large_tensor(own) or own.shape != value.shape:
+                continue
+            value.data = value_of(own)
+            for held, each in ((ours, own), (theirs, value)):
+                taken.append((held, name, each))
+                held[name] = nn.Parameter(each.new_empty(0), each.requires_grad)
+    try:
+        yield
+    finally:
+        for held, name, each in taken:
+            held[name] = each
 
 
 def _copied_into(other: nn.Module, model: nn.Module) -> nn.Module:

@@ -26,7 +26,7 @@ from harness.properties.large_tensors import (
     widened,
 )
 from harness.properties.loading import other_dtype, state_dict_round_trip
-from harness.properties.state import deepcopy_independent
+from harness.properties.state import deepcopy_independent, tied_weights
 from harness.properties.subject import Subject, floating_dtype
 from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
@@ -241,3 +241,39 @@ def test_a_parameter_of_each_kind_stands_for_those_that_are_like_it() -> None:
     block = [nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)) for _ in range(3)]
     model = nn.Sequential(nn.Embedding(9, 4), *block, nn.Linear(4, 9))
     assert first_of_each_kind(model) == {"0.weight", "1.0.weight", "1.0.bias", "1.1.weight", "1.1.bias", "4.weight", "4.bias"}
+
+
+class UndoesTheTie(Tied):
+    """Gives its head a weight of its own when it is loaded from what holds the tied one once."""
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        found = super().load_state_dict(state_dict, strict, assign)
+        if "head.weight" not in state_dict or "embedding.weight" not in state_dict:
+            self.head.weight = nn.Parameter(torch.randn(16, 8))
+        return found
+
+
+@pytest.mark.parametrize(("build", "is_red"), [(Tied, False), (UndoesTheTie, True)])
+def test_of_a_large_model_a_file_that_holds_tied_weights_once_is_written_without_the_others(
+    monkeypatch: pytest.MonkeyPatch, build: type[nn.Module], is_red: bool
+) -> None:
+    monkeypatch.setattr("harness.models.copies._LARGE", 1)
+    written: list[int] = []
+
+    def rebuild(seed: int) -> nn.Module:
+        with seeded(seed):
+            return build().eval()
+
+    def save(model: nn.Module, file: str) -> None:
+        written.append(model.layer.weight.numel())
+        saved(model, file)
+
+    import safetensors.torch
+
+    saved = safetensors.torch.save_model
+    monkeypatch.setattr("safetensors.torch.save_model", save)
+    subject = subject_of(rebuild(0), monkeypatch, free=1 << 40)
+    subject.rebuild = rebuild
+    found = tied_weights(subject)
+    assert found.status is (Status.FAIL if is_red else Status.OK), found.explain()
+    assert set(written) == {0}
