@@ -69,10 +69,7 @@ PRIVATE = {
         "torch._ops", "OpOverload", "tells an operator from other objects", "a model cannot be identified by a hash"
     ),
     "OpOverloadPacket": Private(
-        "torch._ops",
-        "OpOverloadPacket",
-        "tells an operator from other objects",
-        "a model cannot be identified by a hash",
+        "torch._ops", "OpOverloadPacket", "tells an operator from other objects", "a model cannot be identified by a hash"
     ),
     "TracerWarning": Private(
         "torch.jit._trace",
@@ -87,10 +84,7 @@ PRIVATE = {
         "batch norms of three dimensions and of users would have to be listed",
     ),
     "NormBase": Private(
-        "torch.nn.modules.batchnorm",
-        "_NormBase",
-        "the base class of all norms with running statistics",
-        "as for BatchNorm",
+        "torch.nn.modules.batchnorm", "_NormBase", "the base class of all norms with running statistics", "as for BatchNorm"
     ),
     "Dropout": Private("torch.nn.modules.dropout", "_DropoutNd", "the base class of all dropout layers", "as for BatchNorm"),
 }
