@@ -45,6 +45,9 @@ _SHARE = 0.05
 _MOST_BYTES = 1 << 26
 """Of weights: a larger model takes too long to be built again and again."""
 
+_SEEN_ON_THEIR_LINE = ("differs_when_repeated",)
+"""Codes of findings whose line was watched doing it, such as drawing a random number."""
+
 _STILL_HOLD = (
     ("shape_contract", None),
     ("finite_output", "typical"),
@@ -131,8 +134,8 @@ def look_for_fix(
     if found is None:
         return
     fix, is_known = found
-    if not is_known and place is not None and evidence.status is Status.WARN:
-        return  # of a warning its own line says more than a change with which it is not given
+    if not is_known and place is not None and (evidence.status is Status.WARN or evidence.code in _SEEN_ON_THEIR_LINE):
+        return  # of these their own line says more than a change with which they are not given
     # The line to look at is the one to change, also where it is another one that shows what is wrong.
     file = str(Path(fix.file).absolute())
     at = replace(evidence, excerpt=Excerpt.of(file, fix.line), place=shown_place(file, fix.line))

@@ -295,8 +295,21 @@ def _device(node: ast.AST, scope: Scope) -> Iterator[str]:
             for name in scope.parameters[:3]:
                 yield call_text(node, scope, args, [*keywords, f"device={name}.device"])
         if not any(word.arg == "dtype" for word in node.keywords):
-            for name in scope.parameters[:2]:
+            for name in dict.fromkeys([*_made_by_layers(node, scope)[:2], *scope.parameters[:2]]):
                 yield call_text(node, scope, args, [*keywords, f"dtype={name}.dtype"])
+
+
+def _made_by_layers(node: ast.expr, scope: Scope) -> list[str]:
+    """The names that a function gave what its layers returned, the last one before a node first: numbers, where a parameter may be ids."""
+    given = [
+        (each.lineno, target.id)
+        for each in ast.walk(scope.function)
+        if isinstance(each, ast.Assign) and isinstance(each.value, ast.Call) and each.lineno < node.lineno
+        if scope.text(each.value.func).startswith("self.")
+        for target in each.targets
+        if isinstance(target, ast.Name)
+    ]
+    return [name for _, name in sorted(given, reverse=True)]
 
 
 @rule("the number of what is real", 2)

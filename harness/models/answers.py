@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,12 +17,16 @@ from harness.models.attempts import Guess, Patience
 from harness.models.copies import Copies
 from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
+from harness.user_code import is_written_here
 
 _NUMBERS = re.compile(r"Regress|Actor|Critic|QNet|DQN|ValueNet|Encoder|Embed|Denois|Forecast|Generator")
 """What a class is called that returns numbers, which are no scores of classes."""
 
 _CAUSAL_NAMES = re.compile(r"GPT|[Ll]lama|[Cc]ausal|[Dd]ecoder")
 """What a class is called that reads from left to right; that it is a language model does not say so."""
+
+_CAUSAL_MASKS = re.compile(r"\btri[ul]_?\(|\bis_causal\s*=\s*True|subsequent_mask|causal_mask")
+"""How code makes a mask of what is later."""
 
 _WHAT_THEN = ". No task has outputs of this kind, and labels are not invented: write an adapter that returns the scores to judge"
 
@@ -140,8 +145,8 @@ def _grows(answer: Answer, task: TaskSpec) -> bool:
 def _direction(answer: Answer, task: TaskSpec) -> tuple[TaskType, str]:
     """Whether a model of logits over the vocabulary predicts the next token, or fills in masked ones; and why one may think so.
 
-    A model that looks back further than ahead, that calls itself a GPT, or that writes tokens (`generate`) is a causal one with a leak, which
-    the suite then shows.
+    A model that looks back further than ahead, that calls itself a GPT, that writes tokens (`generate`), or whose code masks what is later
+    is a causal one with a leak, which the suite then shows.
     """
     batch = make_batch(task, answer.sizes)
     others = other_tokens(task, batch["input_ids"])
@@ -158,7 +163,7 @@ def _direction(answer: Answer, task: TaskSpec) -> tuple[TaskType, str]:
     if not seeing:
         return TaskType.CAUSAL_LM, "no position depends on a later token"
     looks_back_further = seeing < before and seeing < int(moved(0)[1:].sum())
-    if looks_back_further or _writes_in_order(answer.model):
+    if looks_back_further or _writes_in_order(answer.model) or _masks_what_is_later(answer.model):
         return (
             TaskType.CAUSAL_LM,
             f"but {seeing} of the {before} positions before the last one depend on it, which a mask should prevent",
@@ -174,6 +179,17 @@ def _writes_in_order(model: nn.Module) -> bool:
     """Whether a class says of itself that it reads and writes from left to right."""
     name = type(model).__name__
     return bool(_CAUSAL_NAMES.search(name)) or (callable(getattr(model, "generate", None)) and "Masked" not in name)
+
+
+def _masks_what_is_later(model: nn.Module) -> bool:
+    """Whether a class of the user's own makes a causal mask; those of packages can do so for other models too."""
+    for cls in dict.fromkeys(type(module) for module in model.modules()):
+        try:
+            if is_written_here(inspect.getfile(cls)) and _CAUSAL_MASKS.search(inspect.getsource(cls)):
+                return True
+        except (OSError, TypeError):  # no file, as of a class that was made by code
+            continue
+    return False
 
 
 def with_length(guess: Guess, answer: Answer, patience: Patience) -> Guess:

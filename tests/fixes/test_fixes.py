@@ -114,6 +114,15 @@ def test_what_two_mistakes_break_is_fixed_on_top_of_the_fix_of_one(tmp_path: Pat
     assert [len(change) for change in earlier] == [1, 1]
 
 
+def test_a_new_tensor_gets_the_dtype_of_numbers_before_that_of_ids() -> None:
+    source = Source(
+        "model.py", "class Model:\n    def forward(self, ids):\n        h = self.words(ids)\n        m = torch.ones(3)\n"
+    )
+    (scope,) = scopes_of(source)
+    texts = [edit.new[0].strip() for edit in edits_of(scope, RULES) if "dtype=" in edit.new[0]]
+    assert texts == ["m = torch.ones(3, dtype=h.dtype)", "m = torch.ones(3, dtype=ids.dtype)"]
+
+
 def test_a_sound_model_is_offered_nothing(tmp_path: Path) -> None:
     assert fix_of(tmp_path, SOUND, "causal") is None
 
