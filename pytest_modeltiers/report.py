@@ -69,7 +69,7 @@ class Reporter:
         """Says which models are judged."""
         suites = [Suite.of(path) for path in self.configs]
         return [
-            f"modeltiers: {visible(self.name_of(suite.config.path))} ({suite.task.title}, {suite.test_count()} tests"
+            f"modeltiers: {visible(self.name_of(suite.config.path))} ({suite.task.title}, {len(suite.tests_of())} tests"
             f"{', on the dataloaders of the model, as no data is named' if suite.config.has_own_data else ''})"
             for suite in suites
         ]
@@ -251,7 +251,7 @@ class Reporter:
             ]
         report.model_facts = _model_facts(suite, report, results) | self._isolation_facts(path)
         report.coverage = _coverage(suite, results)
-        report.is_selection = _ran(results) < suite.test_count() or bool(_late(results))
+        report.is_selection = _ran(results) < len(suite.tests_of()) or bool(_late(results))
         return report
 
     def _isolation_facts(self, path: Path) -> dict[str, str]:
@@ -358,7 +358,7 @@ def _model_facts(suite: Suite, report: ExportHealthReport, results: list[Result]
 
 def _coverage(suite: Suite, results: list[Result]) -> str:
     """A sentence on what did not run, empty when everything did."""
-    ran, expected = _ran(results), suite.test_count()
+    ran, expected = _ran(results), len(suite.tests_of())
     parts = []
     if ran < expected:
         parts.append(f"Only {ran} of the suite's {expected} tests ran, so there is no grade.")

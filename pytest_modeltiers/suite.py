@@ -306,18 +306,11 @@ class Suite:
         """The cases of a property that are judged for this config."""
         return entry.cases_for(self.task, self.config.export_options.artifacts)
 
-    def tests_of(self, tier: int) -> tuple[str, ...]:
-        """The tests of the catalogue that a full run of a tier has, such as ``gradient_flow[finite]``, without those that are left out."""
-        return tuple(
-            f"{entry.name}[{case}]" if case else entry.name
-            for entry in self.properties(tier)
-            for case in (self.cases(entry) if entry.has_cases else ("",))
-            if not self.absent(entry, case)
-        )
-
-    def test_count(self) -> int:
-        """How many tests a full run has."""
-        return sum(len(self.tests_of(tier)) for tier in self.config.tiers)
+    def tests_of(self, *tiers: int) -> tuple[str, ...]:
+        """The tests of a full run, or of some of its tiers, such as ``gradient_flow[finite]``, without those that are left out."""
+        entries = [entry for tier in tiers or self.config.tiers for entry in self.properties(tier)]
+        pairs = [(entry, case) for entry in entries for case in (self.cases(entry) if entry.has_cases else ("",))]
+        return tuple(f"{entry.name}[{case}]" if case else entry.name for entry, case in pairs if not self.absent(entry, case))
 
     @property
     def share(self) -> float:
@@ -332,9 +325,8 @@ class Suite:
     @property
     def _tests_left(self) -> float:
         """How many tests this process still runs, with the next one."""
-        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-        selected = self.test_count() if self.selected is None else self.selected
-        return max(1.0, selected / workers - self.finished)
+        selected = len(self.tests_of()) if self.selected is None else self.selected
+        return max(1.0, selected / int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) - self.finished)
 
     def let_go(self) -> None:
         """Frees the memory of the models of a test that is over, where it is large enough to matter."""
