@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import warnings
@@ -19,11 +20,11 @@ from harness.models.attempts import Patience
 from harness.models.copies import Reuse
 from harness.models.factories import factories
 from harness.models.factory import Factory
-from harness.models.factory_arguments import called_as_elsewhere
+from harness.models.factory_arguments import called_as_elsewhere, with_arguments
 from harness.models.first_call.argument import GivenInput
 from harness.models.inspection import Guess, guess_task, signature_of
 from harness.models.loading import refuse_dangerous
-from harness.models.settings import takes_settings
+from harness.models.settings import makes_something, takes_settings
 from harness.models.usual_values import snake_case
 from harness.models.written_calls import WrittenCalls
 from harness.scaffold.bridge import Source, bridge_path, bridge_text, import_model, needs_bridge, refuse_elsewhere
@@ -33,10 +34,17 @@ from harness.scaffold.declared import Declared, declare, said_axes, with_near_cl
 from harness.scan import training_calls
 from harness.tasks import TaskType
 from harness.user_code import raised
+from harness.wording import listed
 
 _SHOWN_ARGUMENTS = 8
 _SHOWN = 2
 """Names of a file of which a message says what was wrong with each."""
+
+_ABOVE = 3
+"""Folders from which a script may import: its own, and those above it, as of an editor that runs it from the root."""
+
+_A_NUMBER = 8
+"""What is offered for an argument of no usual name."""
 
 _MAKES = ("from_name", "from_config", "make_default", "make_", "build", "create")
 
@@ -208,9 +216,12 @@ def _what_to_add(source: Source, tried: Mapping[str, str]) -> str:
     factory = f" --factory {name}" if len(names) > 1 else ""
     missing = re.match(r"needs ((?:`\w+`(?:, )?)+)", why)
     options, more = re.findall(r"--(?:input|arg) [^\s=]+=[^\s;]+", why), ""
-    for each in re.findall(r"\w+", missing[1]) if missing else ():
+    named = re.findall(r"\w+", missing[1]) if missing else []
+    if named and not _builds(source, name, named):
+        return f"Add {_OR_A_FUNCTION}: {listed(named, len(named))} take more than a number"
+    for each in named:
         is_object = takes_settings(each)
-        options.append("--arg NAME=VALUE" if is_object else f"--arg {each}=8")
+        options.append("--arg NAME=VALUE" if is_object else f"--arg {each}={_A_NUMBER}")
         more += f" (for each entry of `{each}` that the model reads)" if is_object else ""
     target: Any = getattr(source.module, name, None)
     may_take = not options and (inspect.isclass(target) or inspect.isfunction(target))
@@ -222,6 +233,16 @@ def _what_to_add(source: Source, tried: Mapping[str, str]) -> str:
         return f"Add {_OR_A_FUNCTION}"
     command = " ".join(["modeltiers init", f"{source.file.name}{factory}", *options])
     return f"Say it, with your values: {command}{more}; or add {_OR_A_FUNCTION}"
+
+
+def _builds(source: Source, name: str, arguments: Sequence[str]) -> bool:
+    """Whether a factory makes a model of a number for each argument that it lacks; settings are not tried, which take names of their own."""
+    target = getattr(source.module, name, None)
+    plain = {each: _A_NUMBER for each in arguments if not takes_settings(each)}
+    if len(plain) < len(arguments):
+        return True
+    made = with_arguments(source.module, name, target, plain, WrittenCalls.of(source.module))
+    return isinstance(made, Factory) and makes_something(made.outline)
 
 
 def _looked_at(
@@ -297,11 +318,51 @@ def _is_loss(name: str) -> bool:
 def _refuse_training(model_file: Path) -> None:
     """Refuses a file whose model needs what is trained when the file is imported, which might take hours, and one that imports such a file."""
     finding = next(training_calls(model_file), None)
-    if finding is not None:
-        raise ModelSourceError(
-            f'{finding}. Importing it would run that: move what is not the model below `if __name__ == "__main__":`, or the model into a '
-            "file of its own"
-        )
+    if finding is None:
+        return
+    home, name = _model_elsewhere(model_file)
+    if home is not None:
+        raise ModelSourceError(f"{finding}. Its model is `{name}` of {home.name}: modeltiers init {home} --factory {name}")
+    raise ModelSourceError(
+        f'{finding}. Importing it would run that: move what is not the model below `if __name__ == "__main__":`, or the model into a '
+        "file of its own"
+    )
+
+
+def _model_elsewhere(script: Path) -> tuple[Path | None, str]:
+    """The file of the class that a script makes its model of, and the class; ``None`` where the script has it, or no file beside it does."""
+    tree = ast.parse(script.read_bytes())
+    homes: dict[str, tuple[Path, str]] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            homes |= {each.asname or each.name: (_home(script, node.module), each.name) for each in node.names}
+        elif isinstance(node, ast.Import):
+            homes |= {each.asname or each.name: (_home(script, each.name), "") for each in node.names}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        owner, _, name = ast.unparse(node.func).rpartition(".")
+        home, original = homes.get(owner or name, (script, ""))
+        cls = name if owner else original
+        if home != script and _is_module_in(home, cls) and next(training_calls(home), None) is None:
+            return home, cls
+    return None, ""
+
+
+def _home(script: Path, module: str) -> Path:
+    """The file of a module that a script imports from its own folder, or from one above it."""
+    files = [folder.joinpath(*module.split(".")).with_suffix(".py") for folder in script.parents[:_ABOVE]]
+    return next((file for file in files if file.is_file()), script)
+
+
+def _is_module_in(file: Path, name: str) -> bool:
+    """Whether a file defines a class with a ``forward``."""
+    try:
+        body = ast.parse(file.read_bytes()).body
+    except (SyntaxError, ValueError):
+        return False
+    methods = [inner for node in body if isinstance(node, ast.ClassDef) and node.name == name for inner in node.body]
+    return any(isinstance(each, ast.FunctionDef) and each.name == "forward" for each in methods)
 
 
 def _refuse_kind(model_file: Path, target: Path | None) -> None:

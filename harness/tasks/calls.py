@@ -180,7 +180,14 @@ def find_output(returned: Any, output: Output, outputs: Sequence[Output]) -> Any
         place = output.at if output.at is not None else (int(output.name) if output.name.isdigit() else outputs.index(output))
         by_place = output.at is not None or not isinstance(returned, Mapping)
         if by_place and place < len(items):
-            return items[place]
+            item = items[place]
+            if not _is_tensor(item) and hasattr(item, output.name):
+                return getattr(item, output.name)  # of a distribution, such as a policy's
+            if output.at is not None and [each.at for each in outputs].count(output.at) > 1:
+                raise MissingOutputError(
+                    f"`outputs.{output.name}`: another output has the place {output.at} too, which is {_described(item)}"
+                )
+            return item
     elif _is_tensor(returned) and len(outputs) == 1:
         return returned
     raise MissingOutputError(f"`outputs.{output.name}` is not in what forward returns: {_described(returned)}")

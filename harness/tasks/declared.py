@@ -327,9 +327,6 @@ def _contradictions(keys: SignatureKeys, signature: Signature) -> Iterator[Mista
         for axis in (*limit.left.axes, *limit.right.axes):
             if axis not in signature.axes:
                 yield _unknown("axis", "limits", f"{limit.text!r} names {axis!r}, which is not an axis", axis, signature.axes)
-    places = [output.at for output in signature.outputs if output.at is not None]
-    if len(set(places)) < len(places):
-        yield _wrong("outputs", "two outputs have the same place `at`")
 
 
 def _of_axes(signature: Signature, held: set[str]) -> Iterator[Mistake]:

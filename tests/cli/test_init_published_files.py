@@ -9,8 +9,12 @@ import pytest
 from test_init_any_forward import declared
 
 from harness.cli import main
+from harness.config import load_config
+from harness.evidence import Status
+from harness.models.loading import model_source
 from harness.partial_import import LEFT_OUT
 from harness.scaffold import scaffold
+from pytest_modeltiers.live import judge_model
 
 FORECASTER = """
 import torch
@@ -102,3 +106,62 @@ def test_an_error_of_the_files_own_is_told(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "own_error.py").write_text(script)
     assert main(["init", str(tmp_path / "own_error.py"), "--no-run"]) == 2
     assert "raised RuntimeError: mine" in capsys.readouterr().err
+
+
+POLICY = """
+import torch
+from torch import nn
+from torch.distributions import Categorical, Independent, Normal
+
+class Policy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mean, self.value = nn.Linear(6, 2), nn.Linear(6, 1)
+        self.deviation = nn.Parameter(torch.ones(1, 2))
+
+    def forward(self, x):
+        mean = self.mean(x)
+        return DISTRIBUTION
+"""
+
+
+@pytest.mark.parametrize(
+    ("returned", "places"),
+    [
+        ("Normal(mean, self.deviation.expand_as(mean)), self.value(x)", {"loc": 0, "scale": 0, "1": None}),
+        ("Categorical(logits=mean * self.deviation), self.value(x)", {"logits": 0, "1": None}),
+        ("Independent(Normal(mean + self.value(x), self.deviation.expand_as(mean)), 1)", {"mean": None, "stddev": None}),
+    ],
+    ids=["in a tuple", "of classes", "with another in it"],
+)
+def test_the_distribution_of_a_policy_is_judged_by_its_parameters(
+    returned: str, places: dict[str, int | None], tmp_path: Path
+) -> None:
+    keys = declared(POLICY.replace("DISTRIBUTION", returned), tmp_path)
+    assert {name: each.get("at") for name, each in keys["outputs"].items()} == places
+    config = load_config(tmp_path / "modeltiers.toml")
+    found = judge_model(model_source(config).build, config.task_spec())
+    assert {label: each.message for label, each in found.items() if each.status is Status.FAIL} == {}
+
+
+def test_a_script_that_trains_leads_to_the_file_of_its_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "nets.py").write_text(AGENT)
+    (tmp_path / "scripts").mkdir()
+    script = tmp_path / "scripts" / "train.py"
+    script.write_text("import nets\nnet = nets.Agent(4, 8).to('cpu')\nfor batch in load():\n    net(batch).sum().backward()\n")
+    assert main(["init", str(script), "--no-run"]) == 2
+    command = capsys.readouterr().err.partition("modeltiers init ")[2].split()
+    assert command[1:] == ["--factory", "Agent"]
+    assert main(["init", *command, "--no-run"]) == 0
+
+
+def test_no_number_is_offered_for_an_argument_that_takes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = (
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, thing, other):\n        super().__init__()\n"
+        "        self.layers = nn.Sequential(thing, {})\n    def forward(self, x):\n        return self.layers(x)\n"
+    )
+    (tmp_path / "net.py").write_text(source.format("other"))
+    assert main(["init", str(tmp_path / "net.py"), "--no-run"]) == 2
+    said = capsys.readouterr().err
+    assert "--arg" not in said
+    assert "that returns the model: `thing`, `other` take more than a number" in said

@@ -28,8 +28,10 @@ def of_smaller_images(subject: TriedModel, found: FoundCall) -> FoundCall:
         large = [
             p for p in guesses.paths() if (a := guesses.at(p)) and not a.fixed and len(a.sizes) > 3 and min(a.sizes[2:]) > side
         ]
-        if seconds < _SLOW or not large:
+        if seconds < _SLOW:
             break
+        if not large:
+            continue
         for path in large:
             argument = guesses.at(path)
             assert argument is not None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from harness.models.attempts import Patience, methods_to_call, signature_of
 from harness.models.copies import Reuse
@@ -151,4 +152,6 @@ def plain(returned: Any) -> Any:
     """What forward returned as tensors, tuples and dicts."""
     if isinstance(returned, (Tensor, Mapping, tuple, list)):
         return returned
+    if isinstance(returned, Distribution):
+        return {"mean": returned.mean}
     return dict(vars(returned)) if hasattr(returned, "__dict__") else ()

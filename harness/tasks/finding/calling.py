@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import dataclasses
 import inspect
 import re
 import sys
-import textwrap
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from harness.errors import ExampleError
 from harness.runtime import Allowance, seeded
 from harness.tasks.calls import bind, nested
+from harness.tasks.finding.returned import outputs_in, tensors_in
 from harness.tasks.signature import Group, Input, Signature
 from harness.tasks.values import Normal
 from harness.user_code import raised
@@ -46,9 +45,6 @@ _LARGE_EXAMPLE = 1 << 16
 
 _ROWS, _LONG = 3, 64
 """The rows of a large example that are kept, and the size down to which its other axes are cut."""
-
-SINGLE = ""
-"""The name of the output where forward returns a single tensor."""
 
 
 class Call:
@@ -255,36 +251,6 @@ def called(model: nn.Module, inputs: Mapping[str, Tensor], groups: Mapping[str, 
     return model(*(arguments[name] for name in positional), **{name: arguments[name] for name in named})
 
 
-def outputs_in(returned: Any) -> dict[str, Any]:
-    """What forward returned, by key, attribute or place; a single tensor by ``SINGLE``."""
-    if isinstance(returned, Tensor):
-        return {SINGLE: returned}
-    if isinstance(returned, Mapping):
-        return {str(key): value for key, value in returned.items()}
-    if hasattr(returned, "_fields"):
-        return {name: getattr(returned, name) for name in returned._fields}
-    if isinstance(returned, (tuple, list)):
-        return {str(place): value for place, value in enumerate(returned)}
-    return {key: value for key, value in getattr(returned, "__dict__", {}).items() if not key.startswith("_")}
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested lists, tuples and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from tensors_in(inner)
-    elif isinstance(value, (tuple, list)):
-        for inner in value:
-            yield from tensors_in(inner)
-
-
-def is_there(value: Any) -> bool:
-    """Whether something that was returned holds a tensor."""
-    return next(tensors_in(value), None) is not None
-
-
 def _tensors(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Tensors, dict[str, str]]:
     """The tensors of a call by dotted name, and the arguments that are left out."""
     parameters = inspect.signature(model.forward).parameters
@@ -364,34 +330,3 @@ def _copy(model: nn.Module) -> nn.Module:
 
 def _described(returned: Any) -> str:
     return "None" if returned is None else f"a {type(returned).__name__} without tensors"
-
-
-_VAGUE = ("out", "output", "outputs", "ret", "res", "result", "count", "index", "input", "inputs")
-"""Names of variables that say nothing, or that every tuple has; those of a single letter say nothing either."""
-
-
-def names_of(forward: Callable[..., Any], outputs: Sequence[str]) -> dict[str, str]:
-    """A name for each output: its key, or the variable that forward returns in its place; its place where that says nothing."""
-    if not all(name == SINGLE or name.isdigit() for name in outputs):
-        return {name: name for name in outputs}
-    variables = _returned_variables(forward)
-    usual = {name: "output" if name == SINGLE else name for name in outputs}
-    if len(variables) != len(outputs) or len(set(variables)) != len(variables):
-        return usual
-    return {
-        name: variable if len(variable) > 1 and variable not in _VAGUE else usual[name]
-        for name, variable in zip(outputs, variables, strict=True)
-    }
-
-
-def _returned_variables(forward: Callable[..., Any]) -> list[str]:
-    """The names of what the last ``return`` of a function gives, as far as they are plain variables."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
-    except (OSError, TypeError, SyntaxError, ValueError):
-        return []
-    values = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value is not None]
-    if len(values) != 1:
-        return []
-    parts = values[0].elts if isinstance(values[0], ast.Tuple) else [values[0]]
-    return [part.id if isinstance(part, ast.Name) else "" for part in parts]

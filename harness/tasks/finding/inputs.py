@@ -12,9 +12,10 @@ from torch import Tensor
 from harness.errors import ExampleError
 from harness.tasks.axes import BATCH, Size
 from harness.tasks.declared import read_signature
-from harness.tasks.finding.calling import Call, Place, Tensors, is_there, names_of, resized, tensors_in
+from harness.tasks.finding.calling import Call, Place, Tensors, resized
 from harness.tasks.finding.contents import content_of, index_axis, is_group_of_each
 from harness.tasks.finding.free_axes import Found, find_rows, find_ties, same, sizes_of
+from harness.tasks.finding.returned import is_there, names_of, tensors_in
 from harness.tasks.signature import Signature
 
 _POSITIONS = {5: {2: "depth", 3: "height", 4: "width"}, 4: {2: "height", 3: "width"}}
@@ -235,8 +236,7 @@ class FoundInputs:
         for name in list(self.axes):
             size = self.sizes[name]
             most = next((rows for indices, rows, _ in self.call.trace.tables if self._is_positions(indices, size)), None)
-            found = self._as_its_sibling(name)
-            if found is None and not self.call.is_over:
+            if (found := self._as_its_sibling(name)) is None and not self.call.is_over:
                 found = sizes_of(size, partial(self._takes, name), partial(self._reads_last, name), most)
             if found is None or (found.step == size and self._is_more_rows(name)):
                 self._fix(name)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from harness.tasks.axes import BATCH, MEASURED, Size, most_drawn
-from harness.tasks.finding.calling import is_there, names_of, tensors_in
 from harness.tasks.finding.formulas import fitted, product, undecided
 from harness.tasks.finding.inputs import FoundInputs
+from harness.tasks.finding.returned import is_there, names_of, tensors_in
 
 _SECONDS = 3.0
 """For the sizes of the outputs; of a slower model only as many as a formula needs are tried after that."""
@@ -72,12 +72,12 @@ class FoundOutputs:
             self.keys[name] = {"axes": axes, **keys}
             self.reasons[f"outputs.{name}"] = why
         self._raise_smallest(shapes)
-        order = list(self._call.outputs)
         self.keys = main_first(self.keys)
         for place, (name, keys) in enumerate(self.keys.items()):
             raw = next(key for key in present if names[key] == name)
-            if raw.isdigit() and not name.isdigit() and order.index(raw) != place:
-                keys["at"] = int(raw)
+            at, is_attribute, _ = raw.partition(".")
+            if is_attribute or (raw.isdigit() and not name.isdigit() and int(raw) != place):
+                keys["at"] = int(at)
 
     def _raise_smallest(self, shapes: Mapping[str, list[Size]]) -> None:
         """Raises the smallest sizes of axes where, all at their smallest, an output has another size than the one it has elsewhere."""
