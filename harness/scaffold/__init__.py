@@ -338,10 +338,8 @@ def _model_elsewhere(script: Path) -> tuple[Path | None, str]:
             homes |= {each.asname or each.name: (_home(script, node.module), each.name) for each in node.names}
         elif isinstance(node, ast.Import):
             homes |= {each.asname or each.name: (_home(script, each.name), "") for each in node.names}
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        owner, _, name = ast.unparse(node.func).rpartition(".")
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        owner, _, name = ast.unparse(call.func).rpartition(".")
         home, original = homes.get(owner or name, (script, ""))
         cls = name if owner else original
         if home != script and _is_module_in(home, cls) and next(training_calls(home), None) is None:

@@ -114,7 +114,10 @@ class OutputKeys(_Keys):
     blank: NonNegative | None = Field(None, description="Of `ctc_scores`: the blank symbol.")
     norm: Annotated[float, Field(gt=0)] | None = Field(None, description="Of an `embedding`: its promised length.")
     of: str | None = Field(None, description="Of `lengths`: the axis they speak of.")
-    at: NonNegative | None = Field(None, description="Its place in a tuple, where it is not that of `outputs`.")
+    at: NonNegative | None = Field(
+        None,
+        description="Its place in a tuple, where it is not that of `outputs`; of a distribution there, its name is a parameter's.",
+    )
     range: Range | None = Field(None, description="The promised smallest and largest value.")
     loss: str | None = Field(None, description=f"{', '.join(LOSSES)}; by default what the kind implies.")
     weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Its share in the loss.")
