@@ -48,7 +48,7 @@ def of_whole_images(subject: TriedModel, found: FoundCall) -> FoundCall:
     """The call with images of another side, where a ``view(-1, size)`` made several rows of each: the model is made for smaller ones."""
     guesses = Guesses(found.arguments)
     images = [path for path in guesses.paths() if (a := guesses.at(path)) and a.is_free and len(a.sizes) == 4]
-    for side in _USUAL_SIDES if images and not subject.patience.is_over and _rows_multiplied(found.returned) else ():
+    for side in _USUAL_SIDES if images and _rows_multiplied(found.returned) else ():
         for path in images:
             argument = guesses.at(path)
             assert argument is not None
