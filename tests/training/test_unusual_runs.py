@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from planted_bugs.tier3.lightning_run_models import Module, Pair
 from planted_bugs.tier3.run_models import WIDTH, Net, OwnNoise
 from planted_bugs.tier3.runs import run_of
@@ -249,6 +250,57 @@ class Branch(Module):
 def test_weights_behind_a_small_scale_wait_for_it(rate: float, code: str, tmp_path: Path) -> None:
     found = step_updates(run_of(partial(Branch, rate)).trial(tmp_path))
     assert found.code == code, found.explain()
+
+
+class Prototypes(Module):
+    """Running means in a parameter that is made to be trained, and is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups = nn.Parameter(torch.randn(2, 6)).requires_grad_(False)
+
+    def training_step(self, batch: Any, _index: int) -> Any:
+        self.groups.data.lerp_(batch[0].mean(0).expand(2, -1), 0.1)
+        return super().training_step(batch, _index)
+
+
+class BornFrozen(Prototypes):
+    """In one that is never to be trained."""
+
+    def __init__(self) -> None:
+        Module.__init__(self)
+        self.groups = nn.Parameter(torch.randn(2, 6), requires_grad=False)
+
+
+@pytest.mark.parametrize(("build", "status"), [(BornFrozen, Status.WARN), (Prototypes, Status.FAIL)])
+def test_running_values_in_a_frozen_parameter_are_a_warning(
+    build: Callable[[], nn.Module], status: Status, tmp_path: Path
+) -> None:
+    found = step_updates(run_of(build).trial(tmp_path))
+    assert (found.status, found.code, found.module) == (status, "frozen_parameter_changes", "groups"), found.explain()
+
+
+class DrawsFloats(Module):
+    """Draws float32, whatever it computes in, and has a bias that a norm over the batch takes out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(WIDTH)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.net.head(torch.tanh(self.norm(self.net.stem(features))))
+
+    def training_step(self, batch: Any, _index: int) -> Any:
+        drawn = torch.randn(len(batch[0]), WIDTH, dtype=torch.float32)
+        return super().training_step(batch, _index) + F.linear(drawn, self.net.middle.weight).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([*self.net.parameters(), *self.norm.parameters()], 1e-2)
+
+
+def test_a_step_that_cannot_be_taken_in_float64_is_no_failure(tmp_path: Path) -> None:
+    found = step_updates(run_of(DrawsFloats).trial(tmp_path))
+    assert found.status is Status.OK, found.explain()
 
 
 class Whisper(Net):

@@ -14,6 +14,7 @@ from harness.evidence import WHOLE, Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import mode
 from harness.properties.tracing import probing
+from harness.properties.watched_lines import LinesOfParameters
 from harness.runtime import seeded
 from harness.tasks.kinds import Other
 from harness.tasks.teaching import targeted, trained_by_loss
@@ -227,7 +228,7 @@ def _judge_trainable(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> 
         if not held:
             return None
         clear = [name for name in clear if name in held]
-    if _moves_in_double(trial, held[0]):
+    if _moves_in_double(trial, held[0], bool(clear)):
         return _found(
             Status.WARN,
             "lost_in_rounding",
@@ -285,25 +286,22 @@ def _judge_frozen(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> Evi
     moved = sorted(name for name in moved if name not in averaged and not _is_beside(name, averaged, pairs, watch))
     if not moved:
         return None
-    others = and_others(len(moved) - 1, "frozen parameter")
     writer = _writer(trial, moved[0])
-    if writer:
-        return _found(
-            Status.FAIL,
-            "frozen_parameter_changes",
-            f"`{moved[0]}` is frozen and changes in training{others}: forward writes into it",
-            writer,
-            "an assignment to .data, or an in-place operation under no_grad, in forward; keep running values in a buffer",
-            moved,
-        )
-    return _found(
-        Status.FAIL,
-        "frozen_parameter_changes",
-        f"`{moved[0]}` is frozen and changes in training{others}",
-        moved[0],
-        "a training step, hook or optimizer that writes into it, or requires_grad set back to True",
-        moved,
-    )
+    told = f"`{moved[0]}` is frozen and changes in training{and_others(len(moved) - 1, 'frozen parameter')}"
+    told += ": forward writes into it" if writer else ""
+    cause = "a training step, hook or optimizer that writes into it, or requires_grad set back to True"
+    if is_state := all(_is_state(trial, name) for name in moved):
+        cause = "running values, such as prototypes, in a parameter that is made frozen: keep them in a buffer"
+    elif writer:
+        cause = "an assignment to .data, or an in-place operation under no_grad, in forward; keep running values in a buffer"
+    status = Status.WARN if is_state else Status.FAIL
+    return _found(status, "frozen_parameter_changes", told, writer or moved[0], cause, moved)
+
+
+def _is_state(trial: Trial, name: str) -> bool:
+    """Whether a parameter is none of a layer of torch's, and was made as one that is not trained, not frozen later."""
+    owner = type(trial.subject.model.get_submodule(name.rpartition(".")[0]))
+    return not owner.__module__.startswith("torch.") and not LinesOfParameters(trial.new_model).frozen(name)
 
 
 def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> Evidence | None:
@@ -380,11 +378,14 @@ def _is_beside(name: str, averaged: Sequence[str], pairs: Sequence[Average], wat
     return any(other.startswith(home) for home in homes for other in averaged)
 
 
-def _moves_in_double(trial: Trial, name: str) -> bool:
+def _moves_in_double(trial: Trial, name: str, is_clear: bool) -> bool:
     double = in_double(trial)
     if double is None:
         return False
-    watch, training = _take_steps(double)
+    try:
+        watch, training = _take_steps(double)
+    except Exception:  # it makes numbers of one dtype; a gradient that is more than rounding moves something
+        return is_clear
     return _changed(watch.parameters[name], dict(training.model.named_parameters())[name].detach())
 
 
