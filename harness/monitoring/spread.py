@@ -16,9 +16,9 @@ import numpy as np
 
 from harness.monitoring import DriftOptions
 from harness.monitoring.features import Difference, FeatureCounter
-from harness.monitoring.features.category_drift import NEW_LEVELS
 from harness.monitoring.features.counts import CategoricalCounts, NumericCounts
 from harness.monitoring.features.kinds import kind_of
+from harness.monitoring.features.new_levels import NEW_LEVELS
 from harness.monitoring.features.ranges import DATE, span_of
 from harness.monitoring.features.values import Block
 from harness.monitoring.profiles import Profile

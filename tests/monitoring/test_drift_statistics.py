@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy import special, stats
 from scipy.stats.contingency import association
 
-from harness.monitoring.features.category_drift import design_effects, unseen_p_value
+from harness.monitoring.features.category_drift import design_effects
 from harness.monitoring.features.counts import Clusters
+from harness.monitoring.features.new_levels import unseen_p_value
 from harness.monitoring.statistics import (
     SMALLEST_P,
     chi_square,

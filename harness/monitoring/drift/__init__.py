@@ -12,8 +12,8 @@ from harness.evidence import Status
 from harness.monitoring import DEFAULT_DRIFT_OPTIONS, DriftOptions
 from harness.monitoring.drift.verdict import Verdict, rows_needed
 from harness.monitoring.features import Difference
-from harness.monitoring.features.category_drift import NEW_LEVELS
 from harness.monitoring.features.kinds import kind_of
+from harness.monitoring.features.new_levels import NEW_LEVELS
 from harness.monitoring.features.ranges import RANGE
 from harness.monitoring.profiles import Profile, check_same_scale, is_optional
 from harness.monitoring.spread import WindowSpread

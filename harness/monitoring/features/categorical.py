@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.monitoring.features import FeatureKind, Plot, log_coincidence_of, shares_by_label
-from harness.monitoring.features.category_drift import compare_absent, compare_categories, compare_clusters, compare_unseen
+from harness.monitoring.features.category_drift import compare_absent, compare_categories, compare_clusters
 from harness.monitoring.features.counts import CategoricalCounts, Clusters, first_names
+from harness.monitoring.features.new_levels import compare_unseen
 from harness.monitoring.features.values import (
     BUCKETS,
     Frequencies,
