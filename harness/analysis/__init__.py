@@ -83,9 +83,8 @@ class Study:
         if self.source is None or data is None or not data.is_named:
             return None
         task, folder, train = self.subject.task, self.source.path.parent, self.source.train
-        like = (
-            open_dataset(train, task, folder, "train") if train is not None and train.is_named and not data.dataset_id else None
-        )
+        is_apart = train is not None and train.is_named and not data.dataset_id
+        like = open_dataset(train.beside(data), task, folder, "train") if train is not None and is_apart else None
         dataset = open_dataset(data, task, folder, "validation", like=like)
         return make_loader(dataset, task, data.batch_size or _BATCH)
 

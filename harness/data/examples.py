@@ -61,10 +61,11 @@ def _pool(config: SuiteConfig, data: EvalConfig) -> list[Example]:
     open_some = partial(open_dataset, task=task, folder=folder, memory_limit=_SMALL)
     like: Dataset | None = None
     if data is config.eval and config.train is not None and config.train.is_named and not data.dataset_id:
-        like = open_some(config.train)
+        like = open_some(config.train.beside(data))
     few = min(_POOL, data.max_eval_examples or _POOL)
     split = "validation" if data is config.eval else "train"
     is_production = data is config.eval and config.tiers == (5,)
+    data = data.beside(config.train) if data is config.eval else data
     dataset = open_some(data.model_copy(update={"max_eval_examples": few}), split=split, like=like, lenient=is_production)
     return [dataset[number] for number in range(len(dataset))] if isinstance(dataset, Rows) else list(dataset)
 

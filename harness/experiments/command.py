@@ -14,7 +14,17 @@ from harness.documents import flat, plain, strict_json
 from harness.errors import ExperimentError, MissingPackageError
 from harness.experiments.database import ExperimentDB, existing_database
 from harness.experiments.recorder import UNSENT, send_unsent
-from harness.experiments.records import ACCURACY, MetricColumns, RunRecord, RunRef, Series, WindowRecord, date_text, series_of
+from harness.experiments.records import (
+    ACCURACY,
+    ESTIMATED,
+    MetricColumns,
+    RunRecord,
+    RunRef,
+    Series,
+    WindowRecord,
+    date_text,
+    series_of,
+)
 from harness.files import write_whole
 from harness.wording import Answer, aligned, counted, duration, figure, listed, six_digits
 
@@ -226,7 +236,8 @@ def _window_line(window: WindowRecord) -> list[str]:
     accuracy = series.get(ACCURACY)
     outside = [name for name, one in series.items() if one["is_outside"] and name != ACCURACY]
     said = ", ".join(outside[:3]) + (f" and {counted(len(outside) - 3, 'other')}" if len(outside) > 3 else "")
-    right = f"{accuracy['value']:.1%}" if accuracy else ""
+    is_estimated = bool(accuracy) and str(accuracy["measure"]).startswith(ESTIMATED)
+    right = f"{accuracy['value']:.1%}{' estimated' if is_estimated else ''}" if accuracy else ""
     return [date_text(window.time), window.name, _MARKS.get(window.status, window.status), f"{window.rows:,}", right, said]
 
 
@@ -241,9 +252,16 @@ def series_answer(series: Series) -> Answer:
     """One series, value by value."""
     rows = [["TIME", series.measure.upper(), "LIMIT", ""]]
     for point in series.points:
-        rows.append([date_text(point.time), figure(point.value), figure(point.limit), "beyond" if point.is_outside else ""])
+        said = [*(["beyond"] if point.is_outside else []), *([ESTIMATED] if point.is_estimated else [])]
+        rows.append([date_text(point.time), figure(point.value), figure(point.limit), ", ".join(said)])
     values = [
-        {"time": one.time.isoformat(), "value": one.value, "limit": one.limit, "is_outside": one.is_outside}
+        {
+            "time": one.time.isoformat(),
+            "value": one.value,
+            "limit": one.limit,
+            "is_outside": one.is_outside,
+            "measure": one.measure,
+        }
         for one in series.points
     ]
     text = f"{series.name}: {series.message}\n\n{aligned(rows)}"

@@ -204,17 +204,26 @@ class RunTable:
 ACCURACY = "accuracy"
 """The series of how often the model is right, measured or estimated."""
 
+ESTIMATED = "estimated"
+"""How the measure of a value begins that is an estimate."""
+
 _DRAWN = 200
 
 
 @dataclass(frozen=True)
 class Point:
-    """A window of a series."""
+    """A window of a series; its accuracy may be an estimate."""
 
     time: datetime
     value: float
     limit: float
     is_outside: bool
+    measure: str = ""
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether there were no labels to measure it by."""
+        return self.measure.startswith(ESTIMATED)
 
 
 @dataclass(frozen=True)
@@ -260,7 +269,7 @@ class Series:
             "kind": "series",
             "title": f"{'' if self.name in self.measure else self.name + ': '}{self.measure} over {counted(len(points), 'window')}",
             "caption": self.message,
-            "labels": [date_text(point.time) for point in points],
+            "labels": [f"{date_text(point.time)}{' (estimated)' if point.is_estimated else ''}" for point in points],
             "current": [point.value for point in points],
             "reference": [point.limit for point in points],
         }
@@ -272,9 +281,9 @@ def series_of(windows: Sequence[WindowRecord]) -> dict[str, Series]:
     measures: dict[str, str] = {}
     for window in windows:
         for name, one in window.result.get("series", {}).items():
-            point = Point(window.time, float(one["value"]), float(one["limit"]), bool(one["is_outside"]))
+            point = Point(window.time, float(one["value"]), float(one["limit"]), bool(one["is_outside"]), str(one["measure"]))
             found.setdefault(name, []).append(point)
-            measures[name] = str(one["measure"])
+            measures[name] = point.measure if not point.is_estimated else measures.get(name, point.measure)
     made = [Series(name, measures[name], tuple(points)) for name, points in found.items()]
     made.sort(key=lambda one: (one.left_at is None, one.name != ACCURACY))
     return {one.name: one for one in made}

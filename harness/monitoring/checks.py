@@ -28,13 +28,18 @@ from harness.monitoring.sentences import (
     nearest_rows,
     no_drift,
     only_chance,
+    other_model,
+    other_season,
+    repeated_rows,
     slices_not_compared,
     unread_cells,
     what_changed,
+    which_model,
     why_no_accuracy,
     why_no_features,
 )
 from harness.monitoring.thresholds import ThresholdVerdict
+from harness.monitoring.verdict import ANSWERS
 from harness.user_code import raised
 from harness.wording import counted, listed
 
@@ -174,7 +179,7 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     order = monitor.order if case == "inputs" else None
     slices = monitor.drifted_slices if case == "inputs" else []
     joint = monitor.joint if case == "inputs" else None
-    repeated = monitor.repeated if case == "inputs" else []
+    repeated = repeated_rows(monitor) if case == "inputs" else []
     is_joint = joint is not None and joint.is_found
     is_too_small = bool(blindness) and verdict.drift.warns_of_size
     of_rows = Status.WARN if is_too_small or order or slices or is_joint or repeated else Status.OK
@@ -182,8 +187,9 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     worst = max([*statuses, of_rows], key=lambda status: status.severity)
     gravest = [one for one, status in zip(found, statuses, strict=True) if status is worst]
     changed = worst is not Status.OK and bool(gravest)
-    seldom = among_earlier(monitor, gravest[0].feature) if changed else ""
+    seldom = among_earlier(monitor, gravest[0].feature, gravest[0].verdicts[0].difference.aspect) if changed else ""
     seldom += only_chance(monitor) if changed else ""
+    seldom += other_season(monitor, gravest[0]) if changed and case == "inputs" else ""
     unchanged = blindness + as_usual(found, verdict) if blindness else no_drift(case, verdict)
     message = what_changed(gravest, verdict) + seldom if changed else unchanged
     message += "".join(f"; {one.message}" for one in slices[:1])
@@ -191,6 +197,7 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     of_whole = [said for _, said in repeated] + ([joint.message] if joint is not None and is_joint else [])
     message = "; ".join([message, *of_whole] if changed else [*of_whole, message])
     lacking = lacking_columns(monitor, owns=case == "inputs") if changed and case != "labels" else ""
+    replaced = f"{other_model(monitor)}: " if changed and monitor.has_other_model and case in ANSWERS else ""
     effect = found[0].verdicts[0].difference.effect
     names = {one.feature for one in found}
     details: dict[str, Any] = {
@@ -218,10 +225,10 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     return Evidence.judged(
         "drift",
         worst,
-        lacking + message + nearest_rows(nearest) + "".join(f"; `{one.name}` is {one.message}" for one in lasting[:1]),
+        lacking + replaced + message + nearest_rows(nearest) + "".join(f"; `{one.name}` is {one.message}" for one in lasting[:1]),
         (effect.value if changed else None, effect.floor if changed else None, effect.name if changed else ""),
         details=details,
-        code=("column_gone" if lacking else gravest[0].code)
+        code=("column_gone" if lacking else "model_changed" if replaced else gravest[0].code)
         if changed
         else _code_of_rows(repeated, is_too_small=is_too_small, depend=order is not None, slices=bool(slices)),
     )
@@ -242,8 +249,11 @@ def harm(monitor: Monitor) -> Evidence:
     lacking = lacking_columns(monitor) if found.status is not Status.OK else ""
     code = "column_gone" if lacking else found.code
     lost = monitor.lost_slices
-    seldom = among_earlier(monitor, ACCURACY) if found.status is not Status.OK else ""
-    message = lacking + found.message + seldom + lost_in_slices(lost) + slices_not_compared(monitor) + _fresh(monitor)
+    is_less = found.status is not Status.OK and verdict.impact.estimate.loss > 0
+    seldom = among_earlier(monitor, ACCURACY) if is_less else ""
+    said = found.message + which_model(monitor, verdict.impact) + seldom
+    said += "".join(f"; {one.message}" for one in lasting if found.status is not Status.OK)
+    message = lacking + said + lost_in_slices(lost) + slices_not_compared(monitor) + _fresh(monitor)
     details["slices"] = [one.to_json() for one in lost]
     if lost and found.status is Status.OK:
         loss, allowed = 100 * lost[0].loss, 100 * monitor.limits.impact_margin

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,23 +26,21 @@ from harness.monitoring.drift.location import ReferenceSlices, ShiftedRow, Slice
 from harness.monitoring.gate import GateOptions, compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
 from harness.monitoring.joint import JointDrift, joint_drift
+from harness.monitoring.memory import SENT_BEFORE, Memory, merged_profile, profiles_of, without_once
 from harness.monitoring.profiles import Profile
 from harness.monitoring.profiles.windows import FEWEST_WINDOWS
 from harness.monitoring.reference import (
     BaselineRows,
-    Memory,
     Reference,
     find_baseline_rows,
     load_reference,
-    merged_profile,
-    profiles_of,
     reference_encoder,
-    without_once,
+    weights_of,
 )
 from harness.monitoring.slices import Parts, SliceLoss, SliceVerdict, slices_of, slices_that_lost
 from harness.monitoring.spread import EFFECTS, FIRST_WINDOWS, WindowSpread, first_windows, spread_of_windows, with_spread
-from harness.monitoring.verdict import WindowVerdict, group_of, measured_accuracy, measured_of, sound_effects
-from harness.monitoring.window import ROWS, Window, input_columns, kept_rows, measure_window, measures_of, without_also
+from harness.monitoring.verdict import WindowVerdict, measured_of, sound_effects
+from harness.monitoring.window import Window, input_columns, kept_rows, measure_window, unlabelled_measures, without_also
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
 
@@ -132,16 +130,6 @@ class Monitor:
         key = self.task.signature.label_name(self.task.signature.main)
         examples = self.data if isinstance(self.data, Stream) else self.data.examples
         return sum(int(example[key]) <= UNKNOWN_CLASS for example in examples if not example[key].ndim)
-
-    @cached_property
-    def gone_columns(self) -> tuple[str, ...]:
-        """Columns of inputs in which no row of the data has a value, though rows of the reference have; none without a reference."""
-        reference, window = self.reference, self.window
-        if reference is None or window is None or not window.profile.n:
-            return ()
-        inputs = {name: each for name, each in window.profile.features.items() if group_of(name) == "inputs"}
-        empty = [name for name, each in inputs.items() if each.n and each.missing == each.n]
-        return tuple(name for name in empty if reference.profile.features[name].missing < reference.profile.features[name].n)
 
     @cached_property
     def baseline_rows(self) -> BaselineRows | None:
@@ -241,14 +229,6 @@ class Monitor:
             return None
         return order_dependence(first_rows(input_columns(self.data, self.task, self.batch_size)))
 
-    @property
-    def repeated(self) -> list[tuple[str, str]]:
-        """What is wrong with the rows: repetitions, and rows of the reference; a code and a sentence each."""
-        reference, window, verdict = self.reference, self.window, self.verdict
-        if reference is None or window is None or verdict is None or verdict.drift.same or ROWS not in reference.profile.meta:
-            return []
-        return window.hashes.findings(reference.profile.meta[ROWS])
-
     @cached_property
     def window(self) -> Window | None:
         """The data, measured on the reference's scales; ``None`` without a reference."""
@@ -321,6 +301,16 @@ class Monitor:
         return joint_drift(reference.rows, rows, self.options.windows)
 
     @cached_property
+    def has_other_model(self) -> bool:
+        """Whether the reference was profiled with other weights, so that the answers differ though the data need not."""
+        return self.reference is not None and self.reference.weights not in (None, weights_of(self.model))
+
+    @cached_property
+    def sent_before(self) -> datetime | None:
+        """The time of another window that had the same rows; ``None`` where there is none, or nobody says when this one is of."""
+        return self.memory.sent_before(self._key)
+
+    @cached_property
     def earlier_windows(self) -> list[WindowRecord]:
         """The windows that are the reference of the data's distribution; none where its stored profile is."""
         earlier, time = self.memory.earlier, self.memory.time
@@ -363,9 +353,10 @@ class Monitor:
         known, verdict, window = self.memory.reference, self.verdict, self.window
         if known is None or verdict is None or window is None:
             return []
-        kept = {"series": measured_of(verdict), "data": self.data.origin.name}
+        kept: dict[str, Any] = {"series": measured_of(verdict), "data": self.data.origin.name}
+        kept |= {SENT_BEFORE: self.sent_before.timestamp()} if self.sent_before is not None else {}
         if self.memory.earlier is None and len(self.before) < FIRST_WINDOWS:
-            kept[EFFECTS] = sound_effects(verdict.drift)
+            kept[EFFECTS] = sound_effects(verdict)
         profile = with_spread(window.profile, None).to_bytes() if self.memory.earlier is not None else b""
         status, rows, name = verdict.status.value, window.profile.n, self.memory.run_name
         with self.memory.opened("reference_profile_id") as db:
@@ -383,9 +374,10 @@ class Monitor:
         if before is not reference.profile:
             now = without_once(now)
         drift = compare_profiles(before, now, self.options, self.spread)
-        is_estimated = reference.estimator is not None and measured_accuracy(reference.profile, window.profile) is None
-        measures = measures_of(self.independent_rows, window, reference.familiarity) if is_estimated else None
-        return WindowVerdict.of(drift, reference, window, measures, self.limits.impact_margin)
+        rows, near = self.independent_rows, reference.familiarity
+        measures = None if reference.estimator is None else unlabelled_measures(rows, window, near)
+        found = WindowVerdict.of(drift, reference, window, measures, self.limits.impact_margin)
+        return replace(found, has_other_model=self.has_other_model)
 
     @cached_property
     def shifted(self) -> list[ShiftedRow]:

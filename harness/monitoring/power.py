@@ -13,7 +13,8 @@ from harness.errors import ConfigError
 from harness.monitoring.drift import compare_profiles
 from harness.monitoring.drift.verdict import Verdict
 from harness.monitoring.features import GOOD_POWER
-from harness.monitoring.reference import Memory, Reference, load_reference
+from harness.monitoring.memory import Memory
+from harness.monitoring.reference import Reference, load_reference
 from harness.monitoring.run import limits_of
 from harness.wording import Answer, aligned
 

@@ -25,7 +25,7 @@ from harness.monitoring.drift.location import ReferenceSlices
 from harness.monitoring.familiarity import WIDEST, Familiarity, familiarity_of, has_vectors, vectors_of
 from harness.monitoring.profiles import Profile
 from harness.monitoring.profiles.windows import FEWEST_WINDOWS
-from harness.monitoring.reference import KnownEncoding, Reference, open_window
+from harness.monitoring.reference import KnownEncoding, Reference, open_window, weights_of
 from harness.monitoring.simulated_shifts import estimator_of
 from harness.monitoring.spread import WindowSpread, spread_of_dataset, with_spread
 from harness.monitoring.window import kept_rows, measure_window, measures_of
@@ -126,16 +126,17 @@ def reference_of(
     encoding, slices = KnownEncoding.of(data), named.slices
     parts = ReferenceSlices.of(data, task, slices, window.profile, window.correct, batch_size) if slices else None
     rows = kept_rows(data, task, batch_size) if joint else None
+    weights = None if model is None else weights_of(model)
     if model is None or window.predicted is None or window.correct is None or not np.isfinite(window.correct).any():
         if familiarity:
             raise ConfigError(_NO_FAMILIARITY)
-        return Reference(window.profile, encoding=encoding, slices=parts, rows=rows)
+        return Reference(window.profile, encoding=encoding, slices=parts, rows=rows, weights=weights)
     near = _familiarity(config, data, familiarity)
     measures = measures_of(data, window, near)
     assert measures is not None
     known = AnsweredRows(measures, window.correct)
     estimator = estimator_of(data, task, known, model, adapter, near, batch_size)
-    return Reference(window.profile, estimator, near, encoding, parts, rows)
+    return Reference(window.profile, estimator, near, encoding, parts, rows, weights)
 
 
 _NO_FAMILIARITY = (

@@ -1,14 +1,16 @@
-"""The reference that later data is compared with: what a run stores, or earlier windows; and the rows of a window and of a baseline."""
+"""The reference that later data is compared with, as a run stores it; and the rows of a window and of a baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass, replace
-from datetime import datetime
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from torch import Tensor, float64, nn
 
 from harness.config import EvalConfig
 from harness.data.columns import Classes
@@ -17,12 +19,11 @@ from harness.data.dataset import Dataset
 from harness.data.encoding import Encoder
 from harness.data.opening import open_dataset
 from harness.errors import ExperimentError, UserError
-from harness.experiments.database import ExperimentDB, existing_database, log_profile_to_db
-from harness.experiments.records import RunRef, WindowRecord
+from harness.experiments.database import ExperimentDB, log_profile_to_db
+from harness.experiments.records import RunRef
 from harness.monitoring.accuracy_estimate import AccuracyEstimator
 from harness.monitoring.drift.location import ReferenceSlices
 from harness.monitoring.familiarity import Familiarity
-from harness.monitoring.features.counts import CategoricalCounts
 from harness.monitoring.joint import JOINT, RowsKept
 from harness.monitoring.profiles import Profile, load_profile
 from harness.monitoring.slices import SLICES
@@ -30,8 +31,6 @@ from harness.tasks import TaskSpec
 
 ENCODING = "encoding"
 """The name under which the way the reference was read is stored beside its profile."""
-
-Season = Literal["weekday", "hour", "weekday_and_hour"]
 
 
 def open_window(
@@ -188,6 +187,19 @@ def _held_out(reference: DataReference, task: TaskSpec, folder: Path) -> Dataset
 
 _ESTIMATOR = "accuracy_estimator"
 _FAMILIARITY = "familiarity"
+_WEIGHTS = "weights"
+_NUMBERS = 4096
+
+
+def weights_of(model: nn.Module) -> str:
+    """A hash of a model's weights: of the shape of each and some 4,000 of its numbers, which tell any two trainings apart."""
+    content = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if isinstance(tensor, Tensor):
+            flat = tensor.detach().reshape(-1)
+            some = flat[:: max(1, flat.numel() // _NUMBERS)].to("cpu", float64)
+            content.update(f"{name}\0{tuple(tensor.shape)}\0".encode() + some.numpy().tobytes())
+    return content.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -201,6 +213,7 @@ class Reference:
         encoding: How the data was read; ``None`` where that was not kept.
         slices: What is kept of its parts; ``None`` where none were named.
         rows: Some of its rows, by which windows are compared as a whole; ``None`` where that was not asked for.
+        weights: A hash of those of the model that gave its outputs; ``None`` where there was no model, or an older version stored it.
     """
 
     profile: Profile
@@ -209,6 +222,7 @@ class Reference:
     encoding: KnownEncoding | None = None
     slices: ReferenceSlices | None = None
     rows: RowsKept | None = None
+    weights: str | None = None
 
     def store(self, db: ExperimentDB, run: RunRef) -> int:
         """Stores it with a run, in the place of an older one.
@@ -228,6 +242,7 @@ class Reference:
         )
         for name, part in parts:
             db.log_profile(run, None if part is None else part.to_json(), name)
+        db.log_profile(run, self.weights, _WEIGHTS)
         return log_profile_to_db(db, run, self.profile.to_bytes())
 
 
@@ -252,6 +267,7 @@ def load_reference(db: ExperimentDB, run: RunRef) -> Reference:
         KnownEncoding.from_json(_stored(db, run, ENCODING)),
         None if slices is None else ReferenceSlices.from_json(slices),
         None if rows is None else RowsKept.from_json(rows),
+        _stored(db, run, _WEIGHTS),
     )
 
 
@@ -261,114 +277,3 @@ def _stored(db: ExperimentDB, run: RunRef, name: str) -> Any:
         return db.get_profile(run, name)
     except ExperimentError:
         return None
-
-
-@dataclass(frozen=True)
-class EarlierWindows:
-    """Which earlier windows are a reference in place of the stored one.
-
-    Attributes:
-        last: The most windows, the latest first.
-        same: What they must have in common with the time of the window: the day of the week, the hour, or both.
-    """
-
-    last: int
-    same: Season | None = None
-
-    def chosen(self, windows: Sequence[WindowRecord], time: datetime) -> list[WindowRecord]:
-        """The windows before a time that have what they must have in common, and did not fail."""
-        before = [one for one in windows if one.time < time and one.status != "fail" and one.profile]
-        return [one for one in before if self._season(one.time) == self._season(time)][-self.last :]
-
-    def _season(self, time: datetime) -> tuple[int, ...]:
-        local = time.astimezone()
-        return {"weekday": (local.weekday(),), "hour": (local.hour,), "weekday_and_hour": (local.weekday(), local.hour)}.get(
-            self.same or "", ()
-        )
-
-    @property
-    def said(self) -> str:
-        """``the same weekday``, or nothing."""
-        return f" of the same {self.same.replace('_', ' ')}" if self.same else ""
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Where runs are stored, and which of them a model is compared with.
-
-    Attributes:
-        db: The database, its file or its URL; ``None`` for nowhere.
-        baseline: The run whose scores the model's are compared with.
-        reference: The run whose profile the data is compared with.
-        run_name: The name of the run that is stored for the comparison.
-        config: What is stored with it.
-        window: Where the data is that is monitored, stored with it too; ``None`` where nobody could open it again.
-        time: When the data is of, in seconds since 1970, UTC; ``None`` for now.
-        earlier: Which earlier windows are the reference in place of its stored profile; ``None`` for none.
-    """
-
-    db: ExperimentDB | str | Path | None = None
-    baseline: RunRef | None = None
-    reference: RunRef | None = None
-    run_name: str = "monitoring"
-    config: Any = None
-    window: DataReference | None = None
-    time: float | None = None
-    earlier: EarlierWindows | None = None
-
-    def opened(self, purpose: str) -> Any:
-        """The database, as a context; one of the caller's own stays open.
-
-        Raises:
-            ExperimentError: There is none.
-        """
-        if self.db is None:
-            raise ExperimentError(f"`{purpose}` names a run, and there is no database to find it in: give `db_path`")
-        return (
-            nullcontext(self.db)
-            if isinstance(self.db, ExperimentDB)
-            else closing(existing_database(self.db, ": nothing is remembered there to be compared with"))
-        )
-
-    def before(self, key: str, *, profiles: bool = False) -> list[WindowRecord]:
-        """The windows that were compared with the reference before the time of this one, by time; none without a reference.
-
-        Args:
-            key: Tells the rows of this one from others.
-            profiles: Whether their profiles are read too.
-        """
-        if self.reference is None:
-            return []
-        with self.opened("reference_profile_id") as db:
-            others = [one for one in db.get_windows(self.reference, self.run_name, profiles=profiles) if one.key != key]
-        return [one for one in others if self.time is None or one.time.timestamp() < self.time]
-
-
-def merged_profile(windows: Sequence[WindowRecord], reference: Profile) -> Profile | None:
-    """The rows of windows together, on the scales of their reference; ``None`` where no window can be used.
-
-    Counts on the same scales add up exactly. The levels that a reference saw once say nothing about windows.
-    """
-    found: Profile | None = None
-    for profile in profiles_of(windows, reference):
-        shared = [name for name in profile.features if found is None or name in found.features]
-        one = profile.only(shared)
-        found = one if found is None else found.only(shared).merge(one)
-    return found
-
-
-def profiles_of(windows: Sequence[WindowRecord], reference: Profile) -> Iterator[Profile]:
-    """The profiles of windows that were counted on the scales of their reference."""
-    for window in windows:
-        profile = Profile.from_bytes(window.profile or b"")
-        if profile.edges_id == reference.only(profile.features).edges_id:
-            yield profile
-
-
-def without_once(profile: Profile) -> Profile:
-    """A profile that no longer says how many levels its reference saw once, which is not known of windows."""
-    features = {
-        name: replace(feature, once=None) if isinstance(feature, CategoricalCounts) else feature
-        for name, feature in profile.features.items()
-    }
-    return Profile.of(profile.n, features, profile.meta)

@@ -114,10 +114,11 @@ class RowHashes:
             return 0.0, 1.0
         looked_at = self._hashes <= min(mine.max(), self._below)
         total = int(self._counts[looked_at].sum())
-        if total < _FEWEST:
+        if total < _FEWEST_HASHED:
             return 0.0, 1.0
         chance = min(1.0, 2 * float(reference["repeated"]))
-        most = chance + _OF_REFERENCE + _SURELY * math.sqrt(chance * (1 - chance) / total)
+        allowed = min(1.0, chance + _OF_REFERENCE)
+        most = allowed + _SURELY * math.sqrt(allowed * (1 - allowed) / total)
         return float(self._counts[looked_at & np.isin(self._hashes, mine)].sum() / total), most
 
     def findings(self, reference: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -234,6 +235,7 @@ class RowSample:
 
 
 _FEWEST = 30
+_FEWEST_HASHED = 12
 
 
 def row_hashes(columns: Sequence[NDArray[np.float64]]) -> NDArray[np.uint64]:

@@ -22,8 +22,9 @@ from harness.models.loading import model_source
 from harness.monitoring import DEFAULT_LIMITS, DriftOptions, FeatureFloor, Floors, Limits, windows_at
 from harness.monitoring.checks import judge_monitoring
 from harness.monitoring.drift.listing import drift_table as drift_table
+from harness.monitoring.memory import EarlierWindows, Memory
 from harness.monitoring.monitor import Monitor
-from harness.monitoring.reference import EarlierWindows, Memory, open_window
+from harness.monitoring.reference import open_window
 from harness.tasks import TaskSpec
 from harness.wording import Answer
 
@@ -191,11 +192,13 @@ def _page(monitor: Monitor, found: Mapping[str, Any]) -> DriftPage:
     verdict, reference, window = monitor.verdict, monitor.reference, monitor.window
     if verdict is None or reference is None or window is None:
         raise ConfigError("--html: nothing to show without a reference profile: name one with `reference_profile_id`")
-    said = [Said(check["status"], check["message"]) for check in found["checks"].values() if check["status"] != "skipped"]
-    said.sort(key=lambda each: -Status(each.status).severity)
+    checks = sorted(found["checks"].items(), key=lambda each: (-Status(each[1]["status"]).severity, each[0] != "harm"))
+    said = [Said(check["status"], check["message"]) for _, check in checks if check["status"] != "skipped"]
+    is_harmed = verdict.impact is not None and verdict.impact.status is Status.FAIL
+    harm = verdict.impact.worst.opening if verdict.impact is not None and is_harmed else ""
     drawings = drawings_of(verdict.drift, reference.profile, window.profile)
     features = found["drift"]["features"]
-    return DriftPage(monitor.data.origin.name, str(monitor.memory.reference), found["status"], said, features, drawings)
+    return DriftPage(monitor.data.origin.name, str(monitor.memory.reference), found["status"], said, features, drawings, harm)
 
 
 def monitor_of(

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 
 from harness.evidence import Status
-from harness.experiments.records import ACCURACY, Series, series_of
+from harness.experiments.records import ACCURACY, Series, date_text, series_of
 from harness.monitoring.drift import SAME, FeatureDrift
 from harness.monitoring.drift.location import ShiftedRow
 from harness.monitoring.drift.verdict import DriftFinding
 from harness.monitoring.monitor import Monitor
 from harness.monitoring.profiles.windows import FEWEST_WINDOWS
+from harness.monitoring.row_sample import REPEATED
 from harness.monitoring.slices import SliceLoss
-from harness.monitoring.verdict import WindowVerdict, group_of
+from harness.monitoring.verdict import ANSWERS, PerformanceImpact, WindowVerdict, group_of
+from harness.monitoring.window import ALSO, ROWS
 from harness.wording import counted, listed
 
 SHOWN = 3
@@ -25,15 +27,19 @@ def what_changed(features: Sequence[FeatureDrift], verdict: WindowVerdict) -> st
     """All about the first, the names of the others, and why it is not graver."""
     first, *others = features
     more = f"; also {listed([one.feature for one in others])}" if others else ""
-    return f"{first.message.splitlines()[0]}{more}{_what_accuracy_says(verdict)}"
+    is_anothers = verdict.has_other_model and group_of(first.feature) in ANSWERS
+    return f"{first.message.splitlines()[0]}{more}{'' if is_anothers else _what_accuracy_says(verdict)}"
 
 
 def _what_accuracy_says(verdict: WindowVerdict) -> str:
     """Why drift only warns, or why it fails all the same."""
     if verdict.is_harmless:
         return "; accuracy holds, so this is only a warning"
-    only_estimated = verdict.impact is not None and verdict.impact.is_ruled_out
-    return "; accuracy seems to hold, but is only estimated: without labels, drift still fails" if only_estimated else ""
+    if verdict.impact is None or not verdict.impact.is_ruled_out:
+        return ""
+    if verdict.impact.estimate.is_measured:
+        return "; accuracy holds in the rows that have labels, and nobody knows whether in the others"
+    return "; accuracy seems to hold, but is only estimated: without labels, drift still fails"
 
 
 def no_drift(case: str, verdict: WindowVerdict) -> str:
@@ -42,16 +48,27 @@ def no_drift(case: str, verdict: WindowVerdict) -> str:
     if better:
         return f"{listed(better)} changed for the better"
     found = verdict.group(case)
-    sizes = f"{counted(verdict.drift.current_n, 'row')} against {verdict.drift.reference_n:,}"
+    sizes = _sizes(case, verdict)
     names = f"{counted(len(found), 'feature')}, {listed([one.feature for one in found])} ({sizes}){as_usual(found, verdict)}"
     if all(one.feature in verdict.drift.same for one in found):
         return f"{SAME}: {names}"
     return f"no drift found in {names}"
 
 
+def _sizes(case: str, verdict: WindowVerdict) -> str:
+    """``400 rows against 4,000``; of what labels say, the rows that have one."""
+    now, before = verdict.drift.current_n, verdict.drift.reference_n
+    if case in ("labels", "scores"):
+        compared = [each.difference for one in verdict.group(case) for each in one.verdicts]
+        now = min(now, max(each.current_n for each in compared))
+        before = min(before, max(each.reference_n for each in compared))
+    return f"{counted(now, 'row')} against {before:,}"
+
+
 def as_usual(features: Sequence[FeatureDrift], verdict: WindowVerdict) -> str:
     """``; `delay` is no further off than usual (31 days of the reference)``, or nothing."""
-    usual = [one.feature for one in features if one.verdicts[0].finding is DriftFinding.USUAL]
+    first = [(one.feature, one.verdicts[0]) for one in features]
+    usual = [name for name, each in first if each.finding is DriftFinding.USUAL and each.can_tell]
     spread = verdict.drift.spread
     are = "is" if len(usual) == 1 else "are"
     return f"; {listed(usual)} {are} no further off than usual ({spread.name})" if usual and spread is not None else ""
@@ -68,20 +85,54 @@ def only_chance(monitor: Monitor) -> str:
     )
 
 
+def other_season(monitor: Monitor, drift: FeatureDrift) -> str:
+    """That a season which no window before has had looks like drift, and what to do then, where it is known when windows are of; or nothing."""
+    memory, spread = monitor.memory, None if monitor.verdict is None else monitor.verdict.drift.spread
+    if spread is None or drift.verdicts[0].usual is None or memory.earlier is not None or memory.time is None:
+        return ""
+    return f"; a season that {spread.name} do not hold looks the same: compare with later windows by `reference_windows` then"
+
+
 def lacking_columns(monitor: Monitor, *, owns: bool = False) -> str:
     """``the column `income` is gone or empty (new: `salary`), so the model's answers here mean nothing (see drift[inputs]): ``, or nothing.
 
     What follows from it in accuracy, metrics and answers is no news of the model, so each check begins with it, and the report has one card.
     """
-    gone = monitor.gone_columns
+    reference, window = monitor.reference, monitor.window
+    if reference is None or window is None or not window.profile.n:
+        return ""
+    before, beside = reference.profile.features, reference.profile.meta.get(ALSO, ())
+    empty = [name for name, each in window.profile.features.items() if group_of(name) == "inputs" and each.missing == each.n > 0]
+    gone = [name for name in empty if before[name].missing < before[name].n and (owns or name not in beside)]
     if not gone:
         return ""
     encoder = monitor.data.origin.encoder
-    instead = f" (new: {listed(encoder.new_columns, SHOWN)})" if encoder.new_columns else ""
+    new = [name for name in encoder.new_columns if name not in beside]
+    instead = f" (new: {listed(new, SHOWN)})" if new else ""
     has = "is gone, or has no number" if any(name in encoder.unread for name in gone) else "is gone or empty"
     what = f"the column {{}} {has}" if len(gone) == 1 else f"the columns {{}} {has.replace('is', 'are').replace('has', 'have')}"
     follows = "" if owns else ", so the model's answers here mean nothing (see drift[inputs])"
-    return f"{what.format(listed(list(gone), SHOWN))}{instead}{follows}: "
+    return f"{what.format(listed(gone, SHOWN))}{instead}{follows}: "
+
+
+def other_model(monitor: Monitor) -> str:
+    """That the answers are another model's than those of the reference, with which they are compared; or nothing."""
+    if not monitor.has_other_model:
+        return ""
+    return "the model has other weights than the one that the reference was profiled with (profile again with this one)"
+
+
+def repeated_rows(monitor: Monitor) -> list[tuple[str, str]]:
+    """What is wrong with the rows: repetitions, rows of the reference, and those of another window; a code and a sentence each."""
+    reference, window, verdict = monitor.reference, monitor.window, monitor.verdict
+    if reference is None or window is None or verdict is None or verdict.drift.same:
+        return []
+    found = window.hashes.findings(reference.profile.meta[ROWS]) if ROWS in reference.profile.meta else []
+    if monitor.sent_before is not None:
+        found.append(
+            (REPEATED, f"the rows are those of the window of {date_text(monitor.sent_before)}: was an old file sent again?")
+        )
+    return found
 
 
 def unread_cells(monitor: Monitor) -> str:
@@ -100,6 +151,9 @@ def about_rows(monitor: Monitor, case: str) -> str:
     before = ""
     if earlier and monitor.memory.earlier is not None:
         before = f"; the reference is {counted(len(earlier), 'earlier window')}{monitor.memory.earlier.said}"
+    if case in ("labels", "scores") and monitor.window is not None and (lacking := int(monitor.window.unlabelled.sum())):
+        of_all = f"{lacking:,} of {counted(len(monitor.window.unlabelled), 'row')}"
+        before += f"; {of_all} have no label yet, and which come first may depend on the class"
     if monitor.groups is not None and (monitor.groups.has_several or monitor.groups.empty):
         return f"; {monitor.groups.said}{before}"
     return f"; {monitor.order.message}{before}" if monitor.order and case == "inputs" else before
@@ -122,11 +176,17 @@ def lost_in_slices(lost: Sequence[SliceLoss]) -> str:
 _FEWEST_WINDOWS = 10
 
 
-def among_earlier(monitor: Monitor, name: str) -> str:
-    """``; as far off in 5 of 90 earlier windows``, which says what nights are like; nothing where there were too few."""
+def among_earlier(monitor: Monitor, name: str, aspect: str = "values") -> str:
+    """``; as far off in 5 of 90 earlier windows``, which says what nights are like; nothing where there were too few.
+
+    A series is of the values. Of missing ones, say, it is only known whether a window was beyond its limit.
+    """
     series = series_of(monitor.history).get(name)
     if series is None or len(series.points) <= _FEWEST_WINDOWS:
         return ""
+    if aspect != "values":
+        beyond = sum(point.is_outside for point in series.points[:-1])
+        return f"; beyond its limit in {beyond:,} of {len(series.points) - 1:,} earlier windows"
     *before, now = (point.value for point in series.points)
     is_accuracy = name == ACCURACY
     alike = sum(value <= now if is_accuracy else value >= now for value in before)
@@ -144,6 +204,12 @@ def lasting_series(monitor: Monitor, names: Container[str]) -> list[Series]:
     """The series that were beyond their limit before this window too, and still are; the window is stored with the others."""
     found = [one for name, one in series_of(monitor.history).items() if name in names]
     return [one for one in found if one.lasts > 1][:SHOWN]
+
+
+def which_model(monitor: Monitor, impact: PerformanceImpact) -> str:
+    """Of which model an accuracy is that fell, or was estimated, where it is not that of the reference; or nothing."""
+    replaced = other_model(monitor) if impact.status is not Status.OK or not impact.estimate.is_measured else ""
+    return f"; {replaced}{'' if impact.estimate.is_measured else ', from which the estimate was learnt'}" if replaced else ""
 
 
 def why_no_features(monitor: Monitor, case: str) -> str:

@@ -307,11 +307,17 @@ def _of_unread(data: Any, drift: DriftReport, current: Profile) -> list[str]:
 
 def _of_spread(drift: DriftReport) -> list[str]:
     """By what drift was judged beside chance; that it was by chance only where something drifted."""
-    usual = [one.feature for one in drift.features if one.verdicts[0].finding is DriftFinding.USUAL]
+    first = [(one.feature, one.verdicts[0]) for one in drift.features]
+    usual = [name for name, each in first if each.finding is DriftFinding.USUAL and each.can_tell]
     if drift.spread is None:
         hint = "and days or batches differ by more: name their column by --windows when the reference is profiled"
         return [f"judged by chance within the window only, {hint}"] if drift.status is Status.FAIL and not drift.same else []
-    return [f"no further off than usual ({drift.spread.name}): {listed(usual)}"] if usual else []
+    notes = [f"no further off than usual ({drift.spread.name}): {listed(usual)}"] if usual else []
+    if any(verdict.status is Status.FAIL and verdict.usual is not None for one in drift.features for verdict in one.verdicts):
+        notes.append(
+            f"a season that {drift.spread.name} do not hold looks the same as drift: profile a whole year, or again when it turns"
+        )
+    return notes
 
 
 def _parent(feature: str, kept: dict[str, Any]) -> str:

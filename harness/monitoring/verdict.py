@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.evidence import Evidence, Status
-from harness.experiments.records import ACCURACY
+from harness.experiments.records import ACCURACY, ESTIMATED
 from harness.monitoring import Finding, is_better_low
 from harness.monitoring.accuracy_estimate import AccuracyEstimate
 from harness.monitoring.drift import DriftReport, FeatureDrift
@@ -47,11 +47,13 @@ class PerformanceImpact:
         estimate: What was estimated.
         margin: The loss that is allowed, as a share: 0.05 is five points.
         warns_in_doubt: Whether an interval that is too wide to tell is a reason to warn.
+        unlabelled: The rows whose labels have not come yet, where others are measured by theirs; ``None`` where there are none, or no estimate.
     """
 
     estimate: AccuracyEstimate
     margin: float = 0.05
     warns_in_doubt: bool = False
+    unlabelled: PerformanceImpact | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin <= 1:
@@ -63,9 +65,10 @@ class PerformanceImpact:
         low, high = self.estimate.loss_interval
         if low > self.margin:
             return ImpactFinding.WORSE
-        if self.estimate.loss > self.margin:
+        is_narrow = self.estimate.is_measured and (high - low) / 2 <= self.margin
+        if self.estimate.loss > self.margin and (is_narrow or low > 0 or not self.estimate.is_measured):
             return ImpactFinding.UNPROVEN
-        is_known = (high - low) / 2 <= self.margin if self.estimate.is_measured else self.is_ruled_out
+        is_known = self.estimate.loss <= self.margin and (is_narrow or self.is_ruled_out)
         return ImpactFinding.NOT_WORSE if is_known else ImpactFinding.CANNOT_TELL
 
     @property
@@ -75,8 +78,11 @@ class PerformanceImpact:
 
     @property
     def is_known_not_worse(self) -> bool:
-        """Whether labels show that; an estimate does not, as it cannot see a model that is sure of wrong answers."""
-        return self.estimate.is_measured and self.is_ruled_out
+        """Whether labels show that; an estimate does not, as it cannot see a model that is sure of wrong answers.
+
+        Where some rows have no label yet, nothing may speak against it in their estimate either.
+        """
+        return self.estimate.is_measured and self.is_ruled_out and (self.unlabelled is None or self.unlabelled.is_ruled_out)
 
     @property
     def status(self) -> Status:
@@ -84,7 +90,8 @@ class PerformanceImpact:
         if not self.estimate.n:
             return Status.WARN
         is_no_reason = self.finding is ImpactFinding.CANNOT_TELL and not self.warns_in_doubt
-        return Status.OK if is_no_reason else self.finding.status
+        status = Status.OK if is_no_reason else self.finding.status
+        return status if self.unlabelled is None else max(status, self.unlabelled.status, key=lambda one: one.severity)
 
     @property
     def message(self) -> str:
@@ -100,21 +107,34 @@ class PerformanceImpact:
             else f"an estimate of {estimate.accuracy:.1%} ({figures})"
         )
         return (
-            f"{self._opening}: {now} against {estimate.reference_accuracy:.1%}, {_change(estimate, self.margin)}; "
+            f"{self.opening}: {now} against {estimate.reference_accuracy:.1%}, {_change(estimate, self.margin)}; "
             f"{counted(estimate.n, 'row')} against {estimate.reference_n:,}{self._reservation}"
+            + ("" if self.unlabelled is None else f"; of the rows without labels: {self.unlabelled.message}")
         )
 
     @property
-    def _opening(self) -> str:
+    def opening(self) -> str:
+        """What came of it, without the figures."""
         is_measured = self.estimate.is_measured
         return {
             ImpactFinding.WORSE: "accuracy has fallen" if is_measured else "accuracy seems to have fallen",
-            ImpactFinding.UNPROVEN: "accuracy may have fallen" + (", but it may be chance" if is_measured else ""),
+            ImpactFinding.UNPROVEN: self._in_doubt,
             ImpactFinding.CANNOT_TELL: "cannot tell whether accuracy has fallen",
             ImpactFinding.NOT_WORSE: "accuracy has not fallen by more than is allowed"
             if is_measured
             else "no loss of accuracy is seen",
         }[self.finding]
+
+    @property
+    def _in_doubt(self) -> str:
+        if not self.estimate.is_measured:
+            return "accuracy may have fallen"
+        is_sure = self.estimate.loss_interval[0] > 0
+        return (
+            "accuracy has fallen, perhaps by no more than is allowed"
+            if is_sure
+            else "accuracy may have fallen, but it may be chance"
+        )
 
     @property
     def _reservation(self) -> str:
@@ -137,8 +157,14 @@ class PerformanceImpact:
             self.message,
             (100 * self.estimate.loss, 100 * self.margin, "points"),
             details=self.to_json(),
-            code="" if self.status is Status.OK else self.finding.code,
+            code="" if self.status is Status.OK else self.worst.finding.code,
         )
+
+    @property
+    def worst(self) -> PerformanceImpact:
+        """The rows with labels or those without, whichever the status is of."""
+        rest = self.unlabelled
+        return self if rest is None or rest.status.severity <= replace(self, unlabelled=None).status.severity else rest
 
     def to_json(self) -> dict[str, Any]:
         """The impact as JSON-ready values."""
@@ -148,6 +174,7 @@ class PerformanceImpact:
             "message": self.message,
             "margin": self.margin,
             **self.estimate.to_json(),
+            "unlabelled": None if self.unlabelled is None else self.unlabelled.to_json(),
         }
 
 
@@ -185,6 +212,10 @@ def accuracy_with_labels(right_before: int, before: int, right_now: int, now: in
 _PREFIXES = {"outputs": ("output.",), "labels": ("label",), "scores": ("score.",)}
 
 
+ANSWERS = ("outputs", "scores")
+"""The groups that say what a model answers, and not what the data is like."""
+
+
 def group_of(feature: str) -> str:
     """Which of ``inputs``, ``outputs``, ``labels`` and ``scores`` a feature belongs to."""
     return next((group for group, prefixes in _PREFIXES.items() if feature.startswith(prefixes)), "inputs")
@@ -201,11 +232,13 @@ class WindowVerdict:
         drift: How the features differ.
         impact: What that does to the model's accuracy; ``None`` where it is neither known nor to be estimated.
         improved: Scores that changed for the better.
+        has_other_model: Whether the model is not the one of the reference, whose answers are then another's and no drift of the data.
     """
 
     drift: DriftReport
     impact: PerformanceImpact | None
     improved: frozenset[str] = frozenset()
+    has_other_model: bool = False
 
     @classmethod
     def of(
@@ -217,7 +250,7 @@ class WindowVerdict:
             drift: How it differs.
             reference: From what.
             window: What was measured of it.
-            measures: What is known of each row without its label, ``[N, F]``; ``None`` where nothing is.
+            measures: What is known of each row that has no label, ``[N, F]``; ``None`` where nothing is, or each has one.
             margin: The loss of accuracy that is allowed, as a share.
         """
         profiles = reference.profile.features, window.profile.features
@@ -225,8 +258,7 @@ class WindowVerdict:
         improved = {name for name in scores if has_improved(name, profiles[0][name], profiles[1][name])}
         impact = _impact(reference, window, measures, margin)
         if impact is not None:
-            is_drift_unexplained = not impact.estimate.is_measured and bool(drift.names(Status.FAIL) or drift.names(Status.WARN))
-            impact = replace(impact, warns_in_doubt=drift.min_power is not None or is_drift_unexplained)
+            impact = _warning_in_doubt(impact, drift)
         return cls(drift, impact, frozenset(improved))
 
     def group(self, name: str) -> list[FeatureDrift]:
@@ -238,7 +270,8 @@ class WindowVerdict:
         """The verdict on a feature."""
         if feature.feature in self.improved:
             return Status.OK
-        return Status.WARN if feature.status is Status.FAIL and self.is_harmless else feature.status
+        is_no_failure = self.is_harmless or (self.has_other_model and group_of(feature.feature) in ANSWERS)
+        return Status.WARN if feature.status is Status.FAIL and is_no_failure else feature.status
 
     @property
     def is_harmless(self) -> bool:
@@ -255,15 +288,21 @@ class WindowVerdict:
         return max(found, key=lambda status: status.severity)
 
 
+def _warning_in_doubt(impact: PerformanceImpact, drift: DriftReport) -> PerformanceImpact:
+    """An estimate that says little warns where something drifted; labels that do so only where a power was asked for."""
+    is_unexplained = not impact.estimate.is_measured and bool(drift.names(Status.FAIL) or drift.names(Status.WARN))
+    rest = None if impact.unlabelled is None else _warning_in_doubt(impact.unlabelled, drift)
+    return replace(impact, warns_in_doubt=drift.min_power is not None or is_unexplained, unlabelled=rest)
+
+
 def _impact(
     reference: Reference, window: Window, measures: NDArray[np.float64] | None, margin: float
 ) -> PerformanceImpact | None:
     measured = measured_accuracy(reference.profile, window.profile)
-    if measured is not None:
-        return PerformanceImpact(measured, margin)
-    if reference.estimator is None or measures is None:
-        return None
-    return PerformanceImpact(reference.estimator.estimate(measures), margin)
+    estimated = None
+    if reference.estimator is not None and measures is not None and (len(measures) or measured is None):
+        estimated = PerformanceImpact(reference.estimator.estimate(measures), margin)
+    return estimated if measured is None else PerformanceImpact(measured, margin, unlabelled=estimated)
 
 
 _BETTER_HIGH = ("correct", "accuracy")
@@ -302,9 +341,15 @@ def measured_of(verdict: WindowVerdict) -> dict[str, Any]:
     }
 
 
-def sound_effects(drift: DriftReport) -> dict[str, dict[str, tuple[float, float]]]:
-    """How large the differences of a window are, by which later ones are judged; not of features that drifted by more than is usual."""
+def sound_effects(verdict: WindowVerdict) -> dict[str, dict[str, tuple[float, float]]]:
+    """How large the differences of a window are, by which later ones are judged; not of features that drifted by more than is usual.
+
+    Scores of a window in which accuracy may have fallen are not usual either, or a slow decay would become so.
+    """
+    drift, impact = verdict.drift, verdict.impact
     sound = [one for one in drift.features if drift.spread is None or one.status is not Status.FAIL]
+    if impact is not None and impact.status is not Status.OK:
+        sound = [one for one in sound if group_of(one.feature) != "scores"]
     return effects_of(verdict.difference for one in sound for verdict in one.verdicts)
 
 
@@ -322,5 +367,5 @@ def _of_accuracy(impact: PerformanceImpact) -> dict[str, Any]:
         "value": estimate.accuracy,
         "limit": estimate.reference_accuracy - impact.margin,
         "is_outside": impact.status.value == "fail",
-        "measure": "accuracy" if estimate.is_measured else "estimated accuracy",
+        "measure": ACCURACY if estimate.is_measured else f"{ESTIMATED} {ACCURACY}",
     }

@@ -56,6 +56,16 @@ class Window:
     correct: NDArray[np.float64] | None
     hashes: RowHashes
 
+    @property
+    def unlabelled(self) -> NDArray[np.bool_]:
+        """Which rows have no label, of those that have an answer to be right or wrong, ``[N]``."""
+        return np.ones(self.profile.n, np.bool_) if self.correct is None else np.isnan(self.correct)
+
+    @property
+    def lacks_labels(self) -> bool:
+        """Whether a row has none, or there are no rows."""
+        return not self.profile.n or bool(self.unlabelled.any())
+
 
 def measure_window(
     data: Dataset,
@@ -223,6 +233,12 @@ def measures_of(data: Dataset, window: Window, familiarity: Familiarity | None) 
         if found
         else row_measures(window.entropy, window.predicted, np.zeros((0, len(familiarity.centre))), familiarity)
     )
+
+
+def unlabelled_measures(data: Dataset, window: Window, familiarity: Familiarity | None) -> NDArray[np.float64] | None:
+    """As ``measures_of``, of the rows only that have no label; ``None`` as well where each has one."""
+    found = measures_of(data, window, familiarity) if window.lacks_labels else None
+    return None if found is None else found[window.unlabelled]
 
 
 def row_measures(

@@ -96,6 +96,31 @@ def test_a_loss_is_held_against_the_margin_with_its_interval(
     assert json.loads(json.dumps(harm.to_json(), allow_nan=False))["finding"] == finding.value
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "interval", "finding", "said"),
+    [
+        (0.84, (0.02, 0.1), ImpactFinding.UNPROVEN, "accuracy has fallen, perhaps by no more than is allowed"),
+        (0.84, (-0.01, 0.08), ImpactFinding.UNPROVEN, "accuracy may have fallen, but it may be chance"),
+        (0.70, (-0.1, 0.5), ImpactFinding.CANNOT_TELL, "cannot tell whether accuracy has fallen"),
+        (0.98, (-0.2, 0.04), ImpactFinding.NOT_WORSE, "accuracy has not fallen by more than is allowed"),
+    ],
+)
+def test_a_loss_by_labels_says_what_is_sure(
+    accuracy: float, interval: tuple[float, float], finding: ImpactFinding, said: str
+) -> None:
+    harm = measured(PerformanceImpact(estimated(accuracy, interval), 0.05))
+    assert harm.finding is finding
+    assert harm.message.startswith(said)
+
+
+def test_rows_without_labels_can_fail_a_window_and_keep_a_drift_from_being_harmless() -> None:
+    labelled = measured(PerformanceImpact(estimated(0.9, (-0.02, 0.02)), 0.05))
+    late = replace(labelled, unlabelled=PerformanceImpact(estimated(0.7, (0.15, 0.25)), 0.05))
+    assert (labelled.is_known_not_worse, late.is_known_not_worse) == (True, False)
+    assert (late.status, late.evidence().code) == (Status.FAIL, "harmful")
+    assert "of the rows without labels: accuracy seems to have fallen" in late.message
+
+
 def test_an_interval_that_is_too_wide_warns_where_there_is_doubt() -> None:
     assert PerformanceImpact(estimated(0.9, (-0.2, 0.2)), 0.05, warns_in_doubt=True).status is Status.WARN
     assert PerformanceImpact(estimated(0.9, (-0.2, 0.2)), 0.05, warns_in_doubt=True).evidence().code == "cannot_tell"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from monitored import COLUMNS, MODEL, PRODUCTION, Shop, open_shop, rows, write
 
+from harness.batches import Sizes
 from harness.charts import LineChart
 from harness.charts.pictures import distributions_of
 from harness.cli import main
@@ -346,6 +347,42 @@ def test_labels_that_come_late_take_the_place_of_their_window(shop: Shop) -> Non
         assert window.result["series"]["accuracy"]["measure"] == measure
 
 
+def test_labels_that_came_for_some_rows_measure_these_and_the_others_are_estimated(shop: Shop) -> None:
+    features, labels = rows(1000, 78)
+    write(shop.folder / "partly.csv", features, labels)
+    lines = (shop.folder / "partly.csv").read_text(encoding="utf-8").splitlines()
+    late = [line.rpartition(",")[0] + "," if place > 400 else line for place, line in enumerate(lines)]
+    (shop.folder / "partly.csv").write_text("\n".join(late) + "\n", encoding="utf-8")
+    found = shop.monitored("partly.csv", run_name="partly")
+    harm = found["checks"]["harm"]["message"]
+    assert "; 400 rows against 2,000; of the rows without labels: no loss of accuracy is seen: an estimate of " in harm
+    assert "; 600 rows against 2,000; estimated without labels" in harm
+    assert found["harm"]["unlabelled"]["n"] == 600
+    assert "(400 rows against 2,000); 600 of 1,000 rows have no label yet" in found["checks"]["drift[labels]"]["message"]
+    assert found["status"] == "ok"
+
+
+def test_answers_of_another_model_are_no_drift_of_the_data(shop: Shop) -> None:
+    found = shop.monitored("clean.csv", run_name="untrained", weights=None)
+    outputs = found["checks"]["drift[outputs]"]
+    assert outputs["status"] == "warn", "nobody drifted: the model was replaced"
+    assert outputs["message"].startswith("the model has other weights than the one that the reference was profiled with")
+    assert found["checks"]["harm"]["status"] == "fail"
+    assert "the model has other weights than" in found["checks"]["harm"]["message"]
+    assert "other weights" not in found["checks"]["drift[inputs]"]["message"]
+
+
+def test_a_file_that_is_sent_for_two_nights_is_named(shop: Shop) -> None:
+    write(shop.folder / "again.csv", *rows(300, 79))
+    config = shop.config("again.csv", run_name="again")
+    first, *later = (monitor_config(config, time=datetime(2026, 11, day, 2)) for day in (2, 3, 3))
+    assert first.data["checks"]["drift[inputs]"]["status"] == "ok"
+    for found in later:  # the second night, and that night once more
+        said = found.data["checks"]["drift[inputs]"]
+        assert said["message"].startswith("the rows are those of the window of 2026-11-02 02:00: was an old file sent again?")
+        assert said["status"] == "warn"
+
+
 def test_the_report_draws_the_series_of_what_is_beyond_its_limit(shop: Shop, nights: list[dict[str, Any]]) -> None:
     config = shop.config("night4.csv", run_name="nightly")
     evidence = judge_monitoring("drift", monitor_of(config, model_source(config).build(0)), "inputs")
@@ -546,6 +583,14 @@ def test_columns_that_the_model_does_not_read_are_compared_too(shop: Shop) -> No
         profile_config(shop.config("", eval={**place, "also": ["citty"]}), shop.database)
     with pytest.raises(DataError, match="the model reads `age`"):
         profile_config(shop.config("", eval={**place, "also": ["city", "when", "note", "age"]}), shop.database)
+
+
+def test_they_are_no_features_of_the_training_data_either(shop: Shop) -> None:
+    for name, seed in (("orders_learnt.csv", 75), ("orders_new.csv", 76)):
+        write_orders(shop.folder / name, seed)
+    place = {"path": "orders_new.csv", "also": ["city", "when", "note"]}
+    config = shop.config("", train={"path": "orders_learnt.csv"}, eval=place)
+    assert example_maker(config)(config.task_spec(), Sizes(batch=4), 0)["features"].shape == (4, 3)
 
 
 def test_floors_of_single_features_come_from_the_config(shop: Shop) -> None:

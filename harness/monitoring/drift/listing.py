@@ -101,6 +101,7 @@ class DriftPage:
         said: Findings and notes, the gravest first.
         features: Features as JSON values, as ``FeatureDrift.to_json`` gives them.
         drawings: Reference and window of the features that changed most, by name.
+        harm: What is said of the accuracy, where it is worse than drift; empty otherwise.
     """
 
     window: str
@@ -109,10 +110,19 @@ class DriftPage:
     said: Sequence[Said]
     features: Sequence[Mapping[str, Any]]
     drawings: Mapping[str, str]
+    harm: str = ""
 
     @property
     def headline(self) -> str:
-        """How many features drifted; never that all is well where one did."""
+        """That the accuracy fell, and how many features drifted; never that all is well where one did."""
+        return (
+            f"{self.harm[:1].upper()}{self.harm[1:]}; {self._drifted[:1].lower()}{self._drifted[1:]}"
+            if self.harm
+            else self._drifted
+        )
+
+    @property
+    def _drifted(self) -> str:
         count = len(self.features)
         by_status = {status: sum(one["status"] == status for one in self.features) for status in ("fail", "warn")}
         if by_status["fail"]:

@@ -256,17 +256,19 @@ def _holds_one_value(edges: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def _largest_gap(reference: NumericCounts, current: NumericCounts) -> str:
-    """``the share below 3.2 went from 40% to 55%``, at the edge where the two are furthest apart."""
+    """``the share below 3.2 went from 40% to 55%``, at the edge where the two are furthest apart; below an edge may be a single value."""
     before, now = (np.cumsum(side.counts)[:-1] / side.finite for side in (reference, current))
     edge = int(np.abs(now - before).argmax())
-    return (
-        f"the share below {shown(float(reference.edges[edge]), reference.unit)} went from {before[edge]:.1%} to {now[edge]:.1%}"
-    )
+    is_of_one = _holds_one_value(reference.edges)[edge]
+    is_least = not edge or not (reference.counts[:edge].any() or current.counts[:edge].any())
+    where = ("of" if is_least else "up to") if is_of_one else "below"
+    value = shown(float(reference.edges[edge - is_of_one]), reference.unit)
+    return f"the share {where} {value} went from {before[edge]:.1%} to {now[edge]:.1%}"
 
 
 def _explained(feature: str, reference: NumericCounts, current: NumericCounts) -> str:
     """``, as if every value were 2.54 times as large: centimetres instead of inches?``, or how far beyond the range most values are."""
-    found = looks_like(reference, current, feature) or far_beyond(reference, current)
+    found = looks_like(reference, current, feature) or far_beyond(reference, current, feature)
     return f", {found}" if found else ""
 
 

@@ -78,7 +78,7 @@ def compare_ranges(feature: str, reference: NumericCounts, current: NumericCount
         p=p,
         effect=Effect("share outside", share, max(0.0, share - margin), min(1.0, share + margin), _OUTSIDE),
         resolution=Resolution(lambda alpha, _power: _fewest_seen(alpha, m, n) / math.sqrt(1 / m + 1 / n), m, n),
-        where=_where(reference, current, share),
+        where=_where(feature, reference, current, share),
         is_never_usual=sum(_by_power(reference, current).values()) >= _OUTSIDE * n,
     )
     return [found]
@@ -100,23 +100,27 @@ def _fewest_seen(alpha: float, m: int, n: int) -> float:
     return math.log(min(alpha, _RARE) / 2) / math.log(n / (m + n)) / n
 
 
-def _where(reference: NumericCounts, current: NumericCounts, share: float) -> str:
+def _where(feature: str, reference: NumericCounts, current: NumericCounts, share: float) -> str:
     """``2.0% of the values are outside 21.3 to 118, most of them 100 to 1,000 times as large: other units?``, where that is so."""
     low, high = span_of(reference)
     said = f"{share:.1%} of the values are outside {shown(low, reference.unit)} to {shown(high, reference.unit)}"
-    found = far_beyond(reference, current, share)
+    found = far_beyond(reference, current, feature, share)
     return f"{said}, {found}" if found else said
 
 
-def far_beyond(reference: NumericCounts, current: NumericCounts, share: float = 1.0) -> str:
-    """``most of them 100 to 1,000 times as large: other units?``, where that is so of most of a share of the values; or nothing."""
+def far_beyond(reference: NumericCounts, current: NumericCounts, feature: str, share: float = 1.0) -> str:
+    """``most of them 100 to 1,000 times as large: other units?``, where that is so of most of a share of the values; or nothing.
+
+    What a model answers, and how far off that is, has no units.
+    """
     if reference.unit or not (reference.finite and current.finite):
         return ""
     power, count = _by_power(reference, current).most_common(1)[0] if _by_power(reference, current) else (0, 0)
     if 2 * count <= share * current.finite:
         return ""
     times = f"{10**power:,} to {10 ** (power + 1):,}" if power < _DECADES else f"more than {10**power:,}"
-    return f"most of them {times} times as large: other units?"
+    who = "most of them" if share < 1 else "most values are"
+    return f"{who} {times} times as large{'' if feature.startswith(('output.', 'score.')) else ': other units?'}"
 
 
 def span_of(reference: NumericCounts) -> tuple[float, float]:
