@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, float64, nn
+from torch import Tensor, float64, nn, view_as_real
 
 from harness.config import EvalConfig
 from harness.data.columns import Classes
@@ -194,11 +194,13 @@ _NUMBERS = 4096
 def weights_of(model: nn.Module) -> str:
     """A hash of a model's weights: of the shape of each and some 4,000 of its numbers, which tell any two trainings apart."""
     content = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        if isinstance(tensor, Tensor):
-            flat = tensor.detach().reshape(-1)
-            some = flat[:: max(1, flat.numel() // _NUMBERS)].to("cpu", float64)
-            content.update(f"{name}\0{tuple(tensor.shape)}\0".encode() + some.numpy().tobytes())
+    for name, tensor in (dict(model.named_parameters()) or model.state_dict()).items():  # buffers may change with each call
+        if not isinstance(tensor, Tensor):
+            continue
+        content.update(f"{name}\0{tuple(tensor.shape)}\0".encode())
+        with suppress(RuntimeError, TypeError, ValueError):  # what has no plain numbers, such as quantised weights
+            flat = (view_as_real(tensor) if tensor.is_complex() else tensor).detach().reshape(-1)
+            content.update(flat[:: max(1, flat.numel() // _NUMBERS)].to("cpu", float64).numpy().tobytes())
     return content.hexdigest()
 
 
