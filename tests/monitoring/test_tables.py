@@ -100,7 +100,7 @@ PRICES, DEGREES = (lambda rng: rng.lognormal(3, 0.6, ROWS)), (lambda rng: rng.no
             lambda x: 1.8 * x + 32,
             "as if every value were 1.8 times as large and 32 more: Fahrenheit instead of Celsius?",
         ),
-        (PRICES, lambda x: x * 100_000, "most of them more than 1,000 times as large: other units?"),
+        (PRICES, lambda x: x * 100_000, "most values are more than 1,000 times as large: other units?"),
         (DEGREES, lambda x: x + 15, "as if every value were 15 more"),
         (DEGREES, lambda x: 2 * (x - 40) + 40, ""),
         (DEGREES, lambda x: np.where(np.arange(len(x)) % 2, x, x + 30), ""),
