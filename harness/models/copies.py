@@ -123,7 +123,7 @@ def clone_with_functions(model: nn.Module) -> nn.Module:
                 cell.cell_contents = copy.deepcopy(old.cell_contents, memo)
             except ValueError:  # a variable that was never set
                 continue
-    return found
+    return _marked(found, model)
 
 
 def _holds(function: FunctionType) -> bool:
@@ -152,7 +152,14 @@ def clone(model: nn.Module) -> nn.Module:
         for value in vars(module).values():
             if type(value) in (dict, OrderedDict, set) and not value:
                 copied[id(value)] = type(value)()
-    return copy.deepcopy(model, copied)
+    return _marked(copy.deepcopy(model, copied), model)
+
+
+def _marked(copied: nn.Module, model: nn.Module) -> nn.Module:
+    """A copy whose parameters have the marks of the model's, such as ``no_decay = True``, by which optimizers group: ``deepcopy`` drops them."""
+    for own, other in zip(copied.parameters(), model.parameters(), strict=True):
+        vars(own).update({name: mark for name, mark in vars(other).items() if isinstance(mark, (bool, int, float, str))})
+    return copied
 
 
 def value_of(tensor: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from harness.compat import TorchDispatchMode
 from harness.errors import ForwardError, UserError
@@ -15,6 +16,9 @@ from harness.internal_errors import refuse_full_memory
 from harness.process_state import kept_for_calls
 from harness.properties.tracing import path_of
 from harness.user_code import raised
+
+_DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
+"""Functions that drop at random, of ``torch`` and of ``torch.nn.functional``."""
 
 
 @dataclass
@@ -132,3 +136,18 @@ class WithoutNoise(TorchDispatchMode):
             mean = given[0] if given else (kwargs or {}).get("mean", 0.0)
             return drawn.copy_(mean) if isinstance(mean, Tensor) else drawn.fill_(mean)
         return drawn
+
+
+class WithoutDropout(TorchFunctionMode):
+    """A block in which functions of dropout drop nothing, also where their rate is a number in the code, which no attribute sets."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, given = getattr(func, "__name__", ""), kwargs or {}
+        if name in _DROPOUTS:
+            return args[0] if args else given["input"]
+        if name == "scaled_dot_product_attention":
+            if len(args) > 4:
+                args = (*args[:4], 0.0, *args[5:])
+            else:
+                given = {**given, "dropout_p": 0.0}
+        return func(*args, **given)

@@ -28,7 +28,7 @@ from harness.properties.subject import Subject
 from harness.runtime import seeded
 from harness.tasks.axes import BATCH, MEASURED, rows_first
 from harness.tasks.signature import Input, Signature
-from harness.tasks.values import Ids, IndexOf, LengthsOf, Made, MaskOf
+from harness.tasks.values import Ids, IndexOf, LengthsOf, Made, MaskOf, Uniform
 from harness.wording import and_others
 
 _NAME = "input_dependence"
@@ -267,6 +267,9 @@ def _unread(
     continued: bool = False,
 ) -> list[Part]:
     """The parts that no output showed when they were changed, in calls that continue from an earlier one where that is asked for."""
+    bounded = {
+        part.input.name for part in parts if isinstance(part.input.values, Uniform)
+    }  # in whose range larger values are not
     for draw in range(seed, seed + draws):
         if not parts:
             break
@@ -275,7 +278,7 @@ def _unread(
             base = going_on(subject, base, subject.outputs(subject.batch(seed=draw + 2_000), model))
         other = other_batch(subject.task, base, subject.batch(seed=draw + 1_000))
         if loud != 1.0:
-            other = {name: value * loud if value.is_floating_point() else value for name, value in other.items()}
+            other = {n: v * loud if v.is_floating_point() and n not in bounded else v for n, v in other.items()}
         try:
             reference = _floating(subject.outputs(without(base, lacks), model))
             parts = [

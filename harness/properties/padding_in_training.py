@@ -13,7 +13,7 @@ from harness.batches import IGNORED, Batch
 from harness.compat import NormBase
 from harness.evidence import WHOLE, Evidence, Status
 from harness.owners import left_to
-from harness.properties.calling import ModelRaisedError
+from harness.properties.calling import ModelRaisedError, WithoutDropout
 from harness.properties.independence import row_of
 from harness.properties.large_tensors import Read, gradient_gaps, reading_gradients
 from harness.properties.noise import difference, judge_equal
@@ -159,7 +159,7 @@ class PaddedRows:
         found = []
         for seed in (self._seed, self._seed + 1):
             model = self.fresh(self.subject.model, fixed_norms=False)
-            with seeded(seed):
+            with seeded(seed), WithoutDropout():
                 found.append(self.subject.raw_logits(self._long, model).nan_to_num())
         return difference(*found) > self.subject.rounding
 
@@ -190,7 +190,7 @@ class PaddedRows:
         found = []
         for batch, real in self.both:
             model = self.subject.fresh_like(like) if fixed_norms is None else self.fresh(like, fixed_norms)
-            with seeded(self._seed):
+            with seeded(self._seed), WithoutDropout():
                 logits = self.subject.raw_logits(batch, model)
             parts = [self._real_part(row_of(logits, row, _ROWS), each) for row, each in enumerate(real)]
             # Persistent ones only: others are caches, whose size may follow the length.
@@ -205,7 +205,7 @@ class PaddedRows:
 
         def teach(batch: Batch, read: Read) -> None:
             model = self.fresh(like, fixed_norms)
-            with seeded(self._seed), reading_gradients(model, read):
+            with seeded(self._seed), WithoutDropout(), reading_gradients(model, read):
                 loss = self.subject.train_loss(batch, model)
                 loss.backward()
             losses.append(float(loss.detach()))
@@ -219,7 +219,7 @@ class PaddedRows:
         traces = []
         for batch, _ in self.both:
             model = self.fresh(like, fixed_norms)
-            with seeded(self._seed), recording(model, lines=True) as trace:
+            with seeded(self._seed), WithoutDropout(), recording(model, lines=True) as trace:
                 self.subject.raw_logits(batch, model)
             traces.append(trace)
         long, short = (real.shape[1] for _, real in self.both)

@@ -13,6 +13,7 @@ from harness.compat import NormBase
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.owners import left_to
+from harness.properties.calling import WithoutDropout
 from harness.properties.prerequisites import hidden_by
 from harness.properties.subject import Subject
 from harness.properties.tracing import calls_of, first_divergence, whole
@@ -143,7 +144,7 @@ def _logits(subject: Subject, batch: Batch, model: nn.Module, seed: int, train: 
     model.train(train)
     if train:
         still(model)
-    with seeded(seed):
+    with seeded(seed), WithoutDropout():
         return subject.raw_logits(batch, model).double()
 
 

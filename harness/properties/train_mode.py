@@ -1,7 +1,7 @@
 """Train mode computes what eval mode computes, apart from random layers and the statistics of a batch; and an eval pass leaves it alone.
 
-What is meant to differ is taken out: layers that drop at random are in eval mode, every rate that is named as one is zero, and modules that
-keep statistics of the batches they saw are in eval mode too. What still differs, and draws no random number, is another function than the
+What is meant to differ is taken out: what drops at random drops nothing, every rate that is named as one is zero, and modules that keep
+statistics of the batches they saw are in eval mode too. What still differs, and draws no random number, is another function than the
 one that is trained.
 """
 
@@ -24,7 +24,7 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.owners import left_to, owned_by
 from harness.properties.adapter_layers import merged_equals_unmerged
-from harness.properties.calling import NoGradientError, WithoutNoise
+from harness.properties.calling import NoGradientError, WithoutDropout, WithoutNoise
 from harness.properties.large_tensors import reading_gradients
 from harness.properties.noise import difference, judge_equal
 from harness.properties.prerequisites import hidden_by, other_in_train_mode
@@ -263,7 +263,7 @@ class _Stilled:
         self._subject, self._batch, self._seed = subject, batch, seed
         self._keeps_state = changed_by_a_call(subject, batch, seed)
         model = self._model(subject.model)
-        with seeded(seed):
+        with seeded(seed), WithoutDropout():
             before = RandomState()
             with recording(model) as self.calls:
                 self.logits = subject.raw_logits(batch, model)
@@ -271,12 +271,12 @@ class _Stilled:
 
     def logits_of(self, like: nn.Module) -> Tensor:
         """The logits of a model, as those of ``logits``."""
-        with seeded(self._seed):
+        with seeded(self._seed), WithoutDropout():
             return self._subject.raw_logits(self._batch, self._model(like))
 
     def logits_of_draw(self, number: int) -> Tensor:
         """The logits of the model itself under another seed."""
-        with seeded(self._seed + number):
+        with seeded(self._seed + number), WithoutDropout():
             return self._subject.raw_logits(self._batch, self._model(self._subject.model))
 
     def is_weighted_by_rates(self, evaluated: Tensor) -> bool:
@@ -300,7 +300,7 @@ class _Stilled:
     def calls_of(self, like: nn.Module) -> list[Call]:
         """The calls of the modules of a model, as those of ``calls``."""
         model = self._model(like)
-        with seeded(self._seed), recording(model, lines=True) as calls:
+        with seeded(self._seed), WithoutDropout(), recording(model, lines=True) as calls:
             self._subject.raw_logits(self._batch, model)
         return calls
 
@@ -321,7 +321,7 @@ def changed_by_a_call(subject: Subject, batch: Batch, seed: int = 0) -> set[str]
     model.train()
     still(model)
     before = {path: _state_of(module) for path, module in model.named_modules()}
-    with seeded(seed):
+    with seeded(seed), WithoutDropout():
         subject.raw_logits(batch, model)
     return {path for path, module in model.named_modules() if not _is_same(before.get(path, {}), _state_of(module))}
 

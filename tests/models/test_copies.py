@@ -254,3 +254,11 @@ def test_it_is_said_once_and_everything_else_is_judged(kind: type[nn.Module]) ->
         found = judge_model(kind, TABLE, only=names, share=0.5)
     assert [name for name, evidence in found.items() if evidence.status is Status.FAIL] == ["serialisation[deepcopy]"]
     assert "with the factory instead" in found["serialisation[deepcopy]"].cause
+
+
+def test_parameters_keep_the_marks_by_which_optimizers_group_them() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    vars(model[1].bias)["no_decay"] = True
+    copied: Any = Copies(model).fresh()
+    assert vars(copied[1].bias) == {"no_decay": True}
+    assert vars(copied[0].bias) == {}

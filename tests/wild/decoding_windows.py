@@ -13,7 +13,7 @@ from tests.planted_bugs.setups import Model
 
 from .decoding_caches import TEXT, VOCAB, WIDTH, Layer, Past, change_token_by_token
 from .decoding_drawn_text import rotated
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 WINDOW, LATENTS, CLASSES, END = 5, 6, 4, 0
 PLACED = task_of(
@@ -255,6 +255,7 @@ add(
     change_token_by_token,
     TEXT,
     module="layers",
+    first_run=FirstRun("67ba39c0", found=True, named=True, said="decoding[cache] fails in layers.0"),
 )
 add(
     "beams_that_have_not_ended",
@@ -266,6 +267,8 @@ add(
     unended,
     TEXT,
     line="running if self.wrong",
+    first_run=FirstRun("67ba39c0", found=True, named=False, said="decoding[generate] fails, with the line that calls the model"),
+    unnamed="names the line whose scores are not followed, not the choice among beams",
 )
 add(
     "places_by_number_only",
@@ -276,6 +279,7 @@ add(
     Placed,
     same_at_other_places,
     PLACED,
+    first_run=FirstRun("67ba39c0", found=True, named=True, said="input_dependence[inputs] fails"),
 )
 add(
     "patches_decoded_alone",
@@ -288,6 +292,10 @@ add(
     SOUND,
     or_tests=("input_dependence[inputs]",),
     line="torch.zeros_like(kept)",
+    first_run=FirstRun(
+        "67ba39c0", found=True, named=False, said="carried_state[chunks] fails, with the line that makes the window that is kept"
+    ),
+    unnamed="names the line above, where the state is first read",
 )
 add(
     "label_attention_turned_round",
@@ -301,6 +309,7 @@ add(
     or_tests=("input_dependence[inputs]",),
     area="contents",
     module="attend",
+    first_run=FirstRun("67ba39c0", found=True, named=True, said="padding_ignored fails in attend"),
 )
 add(
     "state_forgotten_at_each_character",
@@ -313,4 +322,6 @@ add(
     TEXT,
     area="state",
     line="None if self.wrong else hidden",
+    first_run=FirstRun("67ba39c0", found=True, named=False, said="decoding[generate] fails, with the line of the head"),
+    unnamed="names the line that makes the scores, in forward",
 )

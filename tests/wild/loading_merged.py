@@ -15,9 +15,9 @@ from harness.tasks import TaskSpec
 from tests.planted_bugs.setups import Factory, Model, Setup
 
 from .exports_traced import exported
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
-WIDTH, CLASSES, NODES, WORDS, FIELDS = 16, 4, 6, 23, 8
+WIDTH, CLASSES, WORDS = 16, 4, 23
 TABLE = task_of(task_type="tabular_classification", num_features=6, num_classes=CLASSES)
 TEXT = task_of(task_type="causal_lm", vocab_size=WORDS, max_seq_len=10)
 QUERIES = task_of(
@@ -173,6 +173,7 @@ add(
     TABLE,
     area="adapters",
     module="layer",
+    first_run=FirstRun("67ba39c0", found=True, named=True, said="adapter_layers[merged] fails in layer"),
 )
 add(
     "tied_again_after_merging",
@@ -185,6 +186,10 @@ add(
     TEXT,
     or_tests=("serialisation[own_methods]", "adapter_layers[merged]"),
     area="loading",
+    first_run=FirstRun(
+        "67ba39c0", found=False, named=False, said="skipped: adapters that can be merged and not unmerged are not known"
+    ),
+    missed="adapters that are merged for good, without a way back, are not judged",
 )
 add(
     "queries_for_the_images_of_the_example",
@@ -198,4 +203,5 @@ add(
     judge=as_onnx,
     or_tests=("numerical_consistency", "exports"),
     area="exports",
+    first_run=FirstRun("67ba39c0", found=True, named=True, said="dynamic_axes fails"),
 )

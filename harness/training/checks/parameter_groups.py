@@ -149,7 +149,8 @@ def kind_of(model: nn.Module, name: str) -> str:
     owner, parameter = model.get_submodule(path), model.get_parameter(name)
     if "bias" in leaf and parameter.ndim <= 1:
         return "bias"
-    if (isinstance(owner, _NORMS) or "norm" in type(owner).__name__.lower()) and parameter.ndim <= 1:
+    called = f"{type(owner).__name__} {path.rpartition('.')[2]}".lower()
+    if (isinstance(owner, _NORMS) or "norm" in called) and parameter.ndim <= 1:
         return "scale"
     users = [module for module in model.modules() if any(p is parameter for p in module.parameters(recurse=False))]
     if any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in users):

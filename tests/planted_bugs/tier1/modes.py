@@ -29,6 +29,17 @@ class Gated(nn.Module):
         return self.leave(hidden if self.wrong and not self.training else 0.5 * hidden)
 
 
+class GatedByFunctions(Gated):
+    """The same, with functions of dropout whose rates are numbers in the code."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = F.dropout(self.enter(features).tanh(), 0.2, self.training)
+        query = hidden.unflatten(1, (3, 4))
+        rate = 0.1 if self.training else 0.0
+        hidden = hidden + F.scaled_dot_product_attention(query, query, query, dropout_p=rate).flatten(1)
+        return self.leave(hidden if self.wrong and not self.training else 0.5 * hidden)
+
+
 class Latent(nn.Module):
     """A latent that scatters in training; the bug answers by its mean and one deviation."""
 
@@ -231,7 +242,8 @@ class Checkpointed(nn.Module):
 
 for name, model in (("one_deviation_in_eval_mode", Latent), ("another_mean_in_eval_mode", LogNormal)):
     plant_declared(name, model, TABLE, "train_mode[equals_eval]", source="MONAI#8933", status=Status.WARN)
-plant_declared("scaled_in_train_mode_only", Gated, TABLE, "train_mode[equals_eval]", source="PyTorch forums")
+for name, model in (("scaled_in_train_mode_only", Gated), ("scaled_beside_functions_of_dropout", GatedByFunctions)):
+    plant_declared(name, model, TABLE, "train_mode[equals_eval]", source="PyTorch forums")
 plant_declared(
     "statistics_with_momentum_zero",
     Unmoved,
@@ -436,4 +448,29 @@ plant_declared(
     code="grows_over_time",
     status=Status.WARN,
     source="PyTorch forums",
+)
+
+
+class AtTimes(nn.Module):
+    """Reads a time between 0 and 1; the bug makes a whole number of it, which is 0 but at the very end."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong, self.enter, self.leave = wrong, nn.Linear(7, 12), nn.Linear(12, 4)
+
+    def forward(self, features: Tensor, time: Tensor) -> Tensor:
+        time = time.long().to(features) if self.wrong else time
+        return self.leave(self.enter(torch.cat([features, time[:, None]], 1)).tanh())
+
+
+plant_declared(
+    "time_made_a_whole_number",
+    AtTimes,
+    {
+        "inputs": {"features": {"axes": ["batch", 6]}, "time": {"axes": ["batch"], "values": {"range": [0.0, 1.0]}}},
+        "outputs": SCORES,
+    },
+    "input_dependence[inputs]",
+    code="ignored_input",
+    source="diffusers#13669",
 )
