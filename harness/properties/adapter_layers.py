@@ -23,12 +23,14 @@ from harness.models.adapter_layers import (
     has_signs_of_adapters,
     named_as_adapters,
 )
-from harness.properties.loading import tied_groups
+from harness.properties.initialisation import line_of_parameter
+from harness.properties.loading import tied_and_changed
 from harness.properties.model_variants import WithAdapters, move_at_random, with_effect
 from harness.properties.noise import difference, is_packed, judge_equal
-from harness.properties.places import line_that_changes_a_weight, placed_at
+from harness.properties.places import line_that_changes_a_weight, method_of, placed_at
 from harness.properties.subject import Subject
 from harness.properties.tracing import calls_of, first_divergence, recording, whole
+from harness.properties.watched_lines import last_written_line
 from harness.runtime import seeded
 from harness.user_code import raised
 
@@ -84,7 +86,8 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
     if found.status is not Status.OK:
         return found
     if adapters.by_mode:
-        return _merged_once(subject, models, seed) or found
+        twice = _merged_once(subject, models, seed)
+        return found if twice is None else placed_at(twice, line_that_changes_a_weight(subject.model, adapters.layers[0]))
     undone = _judge_undone(subject, adapters, models, apart, at, seed)
     if undone.status is not Status.OK or not _unmerge_asks(adapters, models.of(subject.model, "asked")):
         return undone
@@ -123,7 +126,8 @@ def _judge_undone(
             cause="an unmerge that puts back what was kept elsewhere, and not what the merge replaced",
             code="weight_not_restored",
         )
-        return placed_at(found, line_that_changes_a_weight(subject.model, layer, is_undone=True))
+        place = line_that_changes_a_weight(subject.model, layer, is_undone=True)
+        return placed_at(found, place or _line_of_writes(subject, adapters, models.of(subject.model, "apart"), name))
     return found
 
 
@@ -165,7 +169,10 @@ def _merged_again(
         f"{adapters.merging} a second time merges once more, and {adapters.unmerging} takes out only one of the two",
         f"{subject.typical.describe(subject.task)}, adapters moved at random, seed={seed}",
         "a merge that does not ask whether the adapters are merged, or an unmerge that keeps only what was merged last",
-        lambda judge: _first_layer(subject, adapters, models.of(judge, "apart"), again(judge), seed),
+        lambda judge: Blame(
+            _first_layer(subject, adapters, models.of(judge, "apart"), again(judge), seed),
+            method_of(judge if adapters.on_model else judge.get_submodule(adapters.layers[0]), adapters.pair[0]),
+        ),
         code="second_merge_counts",
     )
     return replace(found, status=Status.WARN) if found.status is Status.FAIL else found
@@ -271,7 +278,16 @@ def _fresh_ones_act(subject: Subject, adapters: Adapters | None, batch: dict[str
     found = Evidence.warned(
         NAME, message, (apart, bound, "between the logits"), counterexample=at, cause=cause, code="fresh_adapter_acts"
     )
-    return replace(found, investigate=lambda: first_divergence(base, acting, whole)) if apart > bound else None
+
+    def culprit() -> Blame:
+        layer = first_divergence(base, acting, whole)
+        own = [name for name, value in model.named_parameters() if name.startswith(f"{layer}.") and value.requires_grad]
+        matrices = [
+            name for name in own if model.get_parameter(name).ndim > 1
+        ]  # the last of them is added to what is not adapted
+        return Blame(layer, (line_of_parameter(subject, matrices[-1]) if matrices else "") or layer.place)
+
+    return replace(found, investigate=culprit) if apart > bound else None
 
 
 def adapters_of(subject: Subject) -> Adapters | None:
@@ -338,10 +354,18 @@ def _first_layer(
     left, right = ([call for call in calls if call.module in adapters.layers] for calls in (before, after))
     found = first_divergence(left, right, whole)
     if not found:
-        return _tied_to_merged(apart, merged)
+        return tied_and_changed(apart, merged)
     if are_merged and _still_reads(subject, adapters, merged, found, seed):
         return found
-    return Blame(found, line_that_changes_a_weight(merged, found, is_undone) or found.place)
+    undoing = _line_of_writes(subject, adapters, apart, found) if is_undone else ""
+    return Blame(found, line_that_changes_a_weight(merged, found, is_undone) or undoing or found.place)
+
+
+def _line_of_writes(subject: Subject, adapters: Adapters, model: nn.Module, name: str) -> str:
+    """The line of merging and unmerging that last writes into a parameter, or one of a layer's."""
+    model = subject.copies.of(model)
+    own = [parameter for path, parameter in model.named_parameters() if f"{path}.".startswith(f"{name}.")]
+    return last_written_line(lambda: adapters.merge_and_unmerge(model), own)
 
 
 def _still_reads(subject: Subject, adapters: Adapters, merged: nn.Module, layer: str, seed: int) -> bool:
@@ -350,16 +374,6 @@ def _still_reads(subject: Subject, adapters: Adapters, merged: nn.Module, layer:
     names = [name for name in adapter_parameters(other, adapters, None) if name.startswith(f"{layer}.") or layer == WHOLE]
     move_at_random(other, names, seed=3)
     return bool(names) and difference(subject.logits(batch, merged), subject.logits(batch, other)) > subject.rounding
-
-
-def _tied_to_merged(apart: nn.Module, merged: nn.Module) -> str:
-    """A weight that adapters are merged into and that another layer uses too."""
-    theirs = dict(merged.named_parameters(remove_duplicate=False))
-    for group in tied_groups(apart):
-        for name in sorted(group):
-            if name in theirs and not torch.equal(dict(apart.named_parameters(remove_duplicate=False))[name], theirs[name]):
-                return name
-    return ""
 
 
 def _layer_that_is_on(subject: Subject, adapters: Adapters | None, models: WithAdapters, judge: nn.Module, seed: int) -> str:

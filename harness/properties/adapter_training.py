@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +16,14 @@ from harness.models.adapter_layers import Adapters, disabled, own_state
 from harness.owners import failing_owner, owned_by
 from harness.properties.adapter_layers import NAME, NONE, adapters_of
 from harness.properties.calling import ModelRaisedError, mode
+from harness.properties.initialisation import line_of_parameter
 from harness.properties.large_tensors import step_by_sign, through_a_file
 from harness.properties.loading import load_into, second_instance
 from harness.properties.model_variants import with_effect
 from harness.properties.noise import is_packed, judge_equal
 from harness.properties.places import method_of, placed_at
 from harness.properties.subject import Subject
+from harness.properties.watched_lines import LinesOfParameters, writing_line
 from harness.runtime import seeded
 from harness.user_code import raised
 
@@ -66,6 +69,7 @@ def only_adapters_move(subject: Subject, seed: int = 0) -> Evidence:
                 module=name,
                 cause="adapters that eval() merges and train() does not take out again, or a forward that writes into a weight",
                 details=owned_by("mode_round_trip") if _switching_moves(subject, name) else {},
+                place=writing_line(lambda: subject.backward(subject.batch(seed=seed), model.train()), after[name]),
                 code="frozen_parameter_changes",
             )
     return _stuck(subject, model, adapters, before, counterexample) or _trained_bases(subject, adapters, counterexample)
@@ -88,6 +92,7 @@ def _stuck(
             module=path,
             cause="both of its matrices start at zero, so that neither ever has a gradient: one of them must start at random",
             details=owned_by(owner) if owner else {},
+            place=line_of_parameter(subject, own[0]),
             code="adapter_does_not_move",
         )
     return None
@@ -105,6 +110,7 @@ def _trained_bases(subject: Subject, adapters: Adapters | None, counterexample: 
             counterexample=counterexample,
             module=beside,
             cause="a bias that is not frozen with its weight",
+            place=_line_that_thaws(subject, beside),
             code="trained_beside_adapter",
         )
     if not adapters.pair[0]:
@@ -135,8 +141,16 @@ def _trained_bases(subject: Subject, adapters: Adapters | None, counterexample: 
         counterexample=counterexample,
         module=trained[0],
         cause="a loop that freezes the base model and misses a layer",
+        place=_line_that_thaws(subject, trained[0]),
         code="base_is_trained",
     )
+
+
+def _line_that_thaws(subject: Subject, name: str) -> str:
+    """The line that says that a parameter is trained; empty where none does."""
+    if subject.rebuild is None or subject.is_large:
+        return ""
+    return LinesOfParameters(partial(subject.rebuild, subject.seed)).frozen(name)
 
 
 def _has_switch(subject: Subject, adapters: Adapters) -> bool:

@@ -104,11 +104,11 @@ def _rescaled(subject: Subject, holds: Callable[[nn.Module], bool], is_up: bool 
             for path in paths:
                 model.get_parameter(path).div_(odd[path])
         if paths and holds(model):
-            return Blame(paths[0], _line_of(subject, paths[0]))
+            return Blame(paths[0], line_of_parameter(subject, paths[0]))
     return Blame("")
 
 
-def _line_of(subject: Subject, path: str) -> str:
+def line_of_parameter(subject: Subject, path: str) -> str:
     """The line that last wrote into a parameter, where the model can be built once more."""
     if subject.rebuild is None or subject.is_large:
         return ""
@@ -151,7 +151,7 @@ def symmetry(subject: Subject, seed: int = 0) -> Evidence:
         module=path,
         cause="weights filled with a constant (zeros_, ones_, constant_) or copied from one unit to all",
         details={"layers": [name for name, *_ in twins]},
-        place=_line_of(subject, path),
+        place=line_of_parameter(subject, path),
         code="units_start_equal",
     )
 
@@ -171,7 +171,7 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
             counterexample=counterexample,
             module=broken[0],
             cause="memory that was never initialised (torch.empty), or weights saved after training diverged",
-            place=_line_of(subject, broken[0]),
+            place=line_of_parameter(subject, broken[0]),
             code="not_finite",
         )
     if untouched_statistics(model):

@@ -337,6 +337,16 @@ def tied_groups(model: nn.Module) -> set[frozenset[str]]:
     return {frozenset(names) for names in groups.values() if len(names) > 1}
 
 
+def tied_and_changed(before: nn.Module, after: nn.Module) -> str:
+    """Name of a weight that is not what it was, and that another layer uses too; empty where there is none."""
+    theirs = dict(after.named_parameters(remove_duplicate=False))
+    for group in tied_groups(before):
+        for name in sorted(group):
+            if name in theirs and not torch.equal(dict(before.named_parameters(remove_duplicate=False))[name], theirs[name]):
+                return name
+    return ""
+
+
 @torch.no_grad()
 def _to_be_saved(subject: Subject, other: nn.Module) -> nn.Module:
     """A copy with weights that its factory neither makes nor loads.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -115,6 +115,18 @@ def lines_that_load_in_part() -> Iterator[list[str]]:
 
     with patch.object(nn.Module, "load_state_dict", watched):
         yield found
+
+
+def last_written_line(run: Callable[[], object], tensors: Iterable[Tensor]) -> str:
+    """The user's line that last wrote into one of some tensors, of the last that any did; empty where no operator does.
+
+    Args:
+        run: Does so.
+        tensors: The tensors.
+    """
+    with Writes() as writes:
+        run()
+    return next(filter(None, map(writes.line_of, reversed(list(tensors)))), "")
 
 
 def switching_line(run: Callable[[], object], model: nn.Module, path: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes
-from harness.evidence import Evidence, Status
+from harness.evidence import WHOLE, Evidence, Status
 from harness.properties.calling import ModelRaisedError
 from harness.properties.computed_dtypes import hidden_by, in_float64
 from harness.properties.decoding import Text, whole_text
@@ -19,7 +20,7 @@ from harness.properties.decoding.writers import CannotWriteError, Writer, Writte
 from harness.properties.model_variants import shortened
 from harness.properties.noise import finer_bound, judge_equal, remembered
 from harness.properties.padding import padded, placed
-from harness.properties.places import method_of, placed_at
+from harness.properties.places import line_that_calls, method_of, names_read, placed_at
 from harness.properties.subject import Subject
 from harness.tasks.signature import Signature
 from harness.wording import counted
@@ -161,7 +162,7 @@ def _searched(subject: Subject, text: Text, writer: Writer) -> Evidence | None:
                 f"with {writer.beams}={_BEAMS}, `generate` writes other texts for {differing} of {rows} rows of a batch than {way}",
                 (float(differing), 1.0, "rows"),
                 counterexample=f"batch={rows}, {writer.beams}={_BEAMS}, new={writer.new}",
-                place=method_of(subject.model, "generate"),
+                place=_line_of_writing(subject.model),
                 cause="sources or masks repeated in another order than the beams (repeat in place of repeat_interleave), or a cache that is "
                 "not put in the order of the beams that are kept (_reorder_cache)",
                 code="search_differs",
@@ -226,6 +227,17 @@ def _in_smaller_batches(
     return found, near, rows
 
 
+def _line_of_writing(model: nn.Module) -> str:
+    """The line of ``generate`` that calls the model, or else of the method that a class of the user's has in place of one that it calls."""
+    writes = vars(type(model)).get("generate")
+    calls = line_that_calls(model, WHOLE, ("self", "forward"), "generate") if inspect.isfunction(writes) else ""
+    lines = {line for _, _, line in writes.__code__.co_lines()} if inspect.isfunction(writes) else set()
+    calls = calls if calls and int(calls.rpartition(":")[2]) in lines else ""  # it may be that of a class it derives from
+    own = {name for name, value in vars(type(model)).items() if inspect.isfunction(value)} - {"forward", "__init__"}
+    used = sorted(own & names_read(type(model), "generate"))
+    return calls or (method_of(model, used[0]) if len(used) == 1 else "") or method_of(model, "generate")
+
+
 def _total(text: Text) -> int:
     choices = text.signature.axes[text.axis].choices()
     return min(int(choices[-1]), _LONGEST)
@@ -264,7 +276,7 @@ def _judged(subject: Subject, text: Text, writer: Writer, prompts: Prompts, firs
     best = expected(subject.model).topk(2, -1).values
     bound = subject.bound(_NAME)
     near = int((best[..., 0] - best[..., 1] <= bound).sum())
-    told, place = f"the continuation {prompts.told} by `generate`", method_of(subject.model, "generate")
+    told, place = f"the continuation {prompts.told} by `generate`", _line_of_writing(subject.model)
     counterexample = f"batch={len(prompts.pads)}, prompt={begin}, new={first.count}"
     if any(prompts.pads):
         counterexample += f", padding on the {prompts.side}={list(prompts.pads)}"
