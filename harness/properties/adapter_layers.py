@@ -154,8 +154,12 @@ def _merged_again(
         adapters.merge(model)
         adapters.merge_and_unmerge(model)
 
-    again = partial(models.of, name="again", change=twice)
+    def culprit(judge: nn.Module) -> str:
+        found = _first_layer(subject, adapters, models.of(judge, "apart"), again(judge), seed)
+        merges = "" if adapters.on_model else method_of(judge.get_submodule(adapters.layers[0]), adapters.pair[0])
+        return Blame(found, merges or getattr(found, "place", ""))
 
+    again = partial(models.of, name="again", change=twice)
     try:
         again(subject.model)
     except UserError:
@@ -169,10 +173,7 @@ def _merged_again(
         f"{adapters.merging} a second time merges once more, and {adapters.unmerging} takes out only one of the two",
         f"{subject.typical.describe(subject.task)}, adapters moved at random, seed={seed}",
         "a merge that does not ask whether the adapters are merged, or an unmerge that keeps only what was merged last",
-        lambda judge: Blame(
-            _first_layer(subject, adapters, models.of(judge, "apart"), again(judge), seed),
-            method_of(judge if adapters.on_model else judge.get_submodule(adapters.layers[0]), adapters.pair[0]),
-        ),
+        culprit,
         code="second_merge_counts",
     )
     return replace(found, status=Status.WARN) if found.status is Status.FAIL else found

@@ -339,12 +339,9 @@ def tied_groups(model: nn.Module) -> set[frozenset[str]]:
 
 def tied_and_changed(before: nn.Module, after: nn.Module) -> str:
     """Name of a weight that is not what it was, and that another layer uses too; empty where there is none."""
-    theirs = dict(after.named_parameters(remove_duplicate=False))
-    for group in tied_groups(before):
-        for name in sorted(group):
-            if name in theirs and not torch.equal(dict(before.named_parameters(remove_duplicate=False))[name], theirs[name]):
-                return name
-    return ""
+    own, theirs = (dict(each.named_parameters(remove_duplicate=False)) for each in (before, after))
+    names = (name for group in tied_groups(before) for name in sorted(group) if name in theirs)
+    return next((name for name in names if not torch.equal(own[name], theirs[name])), "")
 
 
 @torch.no_grad()
