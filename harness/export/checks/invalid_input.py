@@ -170,10 +170,8 @@ def _silent(exports: Exports, format: str, case: InvalidCase, what: str, code: s
         status, cause = Status.WARN, "the runtime accepts any id: check ids before the call"
     else:
         status = Status.WARN if is_id and exports.artifact(format).manifest is None else Status.FAIL
-        cause = (
-            "the lookup counts negative indices from the end or clips them; export with this project, which adds a guard, or check "
-            "the input before the call"
-        )
+        lookup = "the lookup counts negative indices from the end or clips them; export with this project, which adds a guard, or"
+        cause = f"{lookup if is_id else 'the file leaves out what Python code checks:'} check the input before the call"
     return Evidence(
         "invalid_input",
         status,

@@ -80,7 +80,7 @@ _MANY_LABELS = 256
 
 _CAUSE = (
     "labels that do not belong to their rows, inputs scaled to almost zero, a layer that is detached or saturated, logits that cannot grow "
-    "(a softmax, sigmoid or tanh at the end), or a learning rate that is far off"
+    "(a softmax, sigmoid, tanh or ReLU at the end), or a learning rate that is far off"
 )
 
 
