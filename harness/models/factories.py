@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dis
 import inspect
 import re
 import textwrap
@@ -134,6 +135,6 @@ def _names_in(cls: type) -> set[str]:
     names: set[str] = set()
     while codes:
         code = codes.pop()
-        names.update(code.co_names)
+        names.update(each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
         codes.extend(constant for constant in code.co_consts if isinstance(constant, CodeType))
     return names

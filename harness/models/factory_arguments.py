@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.errors import UserError
 from harness.models.arguments import Table, factory_arguments
 from harness.models.factory import Factory
 from harness.models.followed import UNKNOWN, Built, Object
@@ -148,7 +149,8 @@ def called_elsewhere(made: Factory, call: FoundCall, module: ModuleType, written
     """
     parameters = inspect.signature(made.target).parameters
     needs_python = [name for name in call.settings if _has_none(call.values[name]) and name not in made.kwargs]
-    objects = tuple(_table(name, call.values[name], made.target) for name in needs_python)
+    tables = [_table(name, call.values[name], made.target) for name in needs_python]
+    objects = tuple(each for each in tables if each is not None)
     parts = [passed_part(name, part, module) for name, part in call.parts.items() if name not in made.kwargs]
     objects += tuple(part for part in parts if part is not None)
     said = {name: value for name, value in call.values.items() if name not in needs_python and value is not None}
@@ -169,13 +171,16 @@ def _has_none(value: Any) -> bool:
     return value is None or any(map(_has_none, inner))
 
 
-def _table(name: str, value: dict[str, Any], target: Any) -> ObjectArgument:
-    """An argument of which a part is ``None``, for which no config has a word."""
+def _table(name: str, value: dict[str, Any], target: Any) -> ObjectArgument | None:
+    """An argument of which a part is ``None``, for which no config has a word; ``None`` where its class takes something else."""
 
     def make() -> Any:
         return factory_arguments(target, {name: value}, "model_kwargs")[name]
 
-    made = make()
+    try:
+        made = make()
+    except UserError:
+        return None
     cls = type(made)
     if isinstance(made, Table):
         imports = ("from harness.models.arguments import Table",)

@@ -99,3 +99,14 @@ def test_a_table_of_trained_vectors_is_made_as_wide_as_the_model_reads_it(tmp_pa
     assert made.name == "Tagger"
     assert [each.expression for each in made.objects] == ["torch.randn(30, 64)"]
     assert made.source.build()(torch.tensor([[0, 29]])).shape == (1, 2, 2)
+
+
+def test_an_attribute_that_is_called_like_a_function_does_not_use_it(tmp_path: Path) -> None:
+    (tmp_path / "stacks.py").write_text(
+        "from torch import nn\nclass Stack(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.hg = nn.Linear(3, 3)\n    def forward(self, x):\n        return self.hg(x)\n"
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.stack = Stack()\n"
+        "    def forward(self, x):\n        return self.stack(x)\n"
+        "def hg(**kwargs):\n    return Net(**kwargs)\n"
+    )
+    assert [made.name for made in factories(import_file(tmp_path / "stacks.py", "stacks.py"), {})] == ["hg", "Net"]

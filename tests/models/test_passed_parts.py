@@ -116,3 +116,21 @@ def test_an_object_that_holds_itself_ends(tmp_path: Path) -> None:
     found = found_call(import_file(tmp_path / "pair.py", "pair.py").Pair, ("reader", "writer"))
     assert found is not None
     assert found.values == {"reader": {"width": 3}, "writer": 4}
+
+
+def test_an_object_of_another_class_than_the_annotated_one_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = (
+        "from dataclasses import dataclass\nfrom torch import nn\n@dataclass\nclass Rows:\n    size: int = 0\n    # split, count\nclass Pair(nn.Module):\n    def __init__(self, config: dict, rows: Rows):\n"
+        "        super().__init__()\n        self.table = nn.Embedding(rows.count, config['width'])\n"
+        "    def forward(self, ids):\n        return self.table(ids)\n"
+    )
+    train = (
+        "from pair import Pair, Rows\nclass Loaded(Rows):\n    def __init__(self, path='data'):\n        self.path = path\n"
+        "        self.split, self.count = None, 7\nPair({'width': 4}, Loaded())\n"
+    )
+    for name, text in {"README.md": "", "pair.py": net, "train.py": train}.items():
+        (tmp_path / name).write_text(text)
+    assert main(["init", str(tmp_path / "pair.py"), "--no-run"]) == 2
+    assert "nothing here is a model" in capsys.readouterr().err
