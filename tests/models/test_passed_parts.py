@@ -122,7 +122,8 @@ def test_an_object_of_another_class_than_the_annotated_one_is_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     net = (
-        "from dataclasses import dataclass\nfrom torch import nn\n@dataclass\nclass Rows:\n    size: int = 0\n    # split, count\nclass Pair(nn.Module):\n    def __init__(self, config: dict, rows: Rows):\n"
+        "from dataclasses import dataclass\nfrom torch import nn\n@dataclass\nclass Rows:\n    size: int = 0\n    # split, count\n"
+        "class Pair(nn.Module):\n    def __init__(self, config: dict, rows: Rows):\n"
         "        super().__init__()\n        self.table = nn.Embedding(rows.count, config['width'])\n"
         "    def forward(self, ids):\n        return self.table(ids)\n"
     )
