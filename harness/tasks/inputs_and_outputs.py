@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.tasks.axes import ANY_SIZE, BATCH, Size, rows_first
-from harness.tasks.kinds import ClassScores, Kind
+from harness.tasks.kinds import ClassScores, Kind, LabelShape
 from harness.tasks.values import Drawing, Made, Normal, Uniform, Values
 
 if TYPE_CHECKING:
@@ -118,6 +119,13 @@ class Output:
         """Position of the axis of the classes, counted from the end, with the rows first; ``None`` for an output without one."""
         position = getattr(self.kind, "classes", None)
         return None if position is None else rows_first(self.axes).index(position % len(self.axes)) - len(self.axes)
+
+    def drawn_from(self, labels: LabelShape) -> Values:
+        """The values of random labels: numbers lie in the range that is promised of the output, as it could come to no others."""
+        if self.bounds is None or not isinstance(labels.values, Normal):
+            return labels.values
+        low, high = self.bounds
+        return Uniform(low if low > -math.inf else min(high, 0.0) - 1.0, high if high < math.inf else max(low, 0.0) + 1.0)
 
     def in_steps(self, scores: Tensor) -> Tensor:
         """Scores of symbols along time as ``[B, T, C]``, of a value with the rows first."""

@@ -397,4 +397,4 @@ class Signature:
             return None
         sizes = shape_of(shape.axes, drawing.sizes)
         # How many labels there are is not known before the model was called.
-        return None if ANY_SIZE in sizes else shape.values.make(sizes, drawing)
+        return None if ANY_SIZE in sizes else output.drawn_from(shape).make(sizes, drawing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,16 @@ def test_each_output_has_labels_and_a_loss() -> None:
     losses = {each.name: float(signature.loss_of(each, values[each.name], batch)) for each in signature.outputs}
 
     assert losses == pytest.approx({"policy": 1.0986, "value": 4.0, "tags": 0.6931}, abs=1e-4)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0), (0.0, math.inf), (-math.inf, -2.0)])
+def test_random_numbers_to_learn_are_in_the_promised_range(low: float, high: float) -> None:
+    outputs = {"image": {"axes": ["batch", 9], "range": [low, high]}, "center": {"axes": ["batch", 9]}}
+    batch = read_signature({"inputs": {"x": {"axes": ["batch", 9]}}, "outputs": outputs}).make_batch({"batch": 50})
+    assert batch["labels"].min() >= low
+    assert batch["labels"].max() <= high
+    assert batch["labels"].std() > 0.2
+    assert batch["labels.center"].abs().max() > 2, "normal numbers where nothing is promised"
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=[kind.value for kind in TASKS])
