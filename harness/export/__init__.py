@@ -17,6 +17,9 @@ _LONGEST = 1000
 """Characters of a reason: it is never cut in a word, and seldom at all."""
 
 _TELLING = re.compile(r"Not all values|marked .* as dynamic|data-dependent|unsupported|guard", re.IGNORECASE)
+_FRAME = re.compile(r"^(/\S+|[A-Z]:\S+|<\S+>)\((\d+)\): ", re.MULTILINE)
+"""A line of the stack with which TorchScript's messages tell where an operator was recorded."""
+
 _SOURCES = re.compile(r"\S*/onnxruntime/\S+:\d+\s+[^()]*\([^()]*\)\s*(?:const\s+)?")
 """Where in ONNX Runtime's C++ a check stands, with the signature of its function."""
 
@@ -27,7 +30,7 @@ def one_line(error: BaseException) -> str:
 
     outer, error = error, innermost(error)
     text = re.sub(r"\x1b\[[0-9;]*m|\s*\((unhinted|Size-like symbols):[^)]*\)*\)", "", str(error))
-    lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip(" -=~^#")]
+    lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip(" -=~^#") and not _FRAME.match(line)]
     chosen = next(filter(_TELLING.search, lines), lines[0] if lines else "no message")
     if "[ONNXRuntimeError]" in text:
         chosen = runtime_message(error)
@@ -37,7 +40,7 @@ def one_line(error: BaseException) -> str:
         chosen = f"the code decides by a value that it computes, which a graph cannot hold: {chosen}"
     # TorchScript names lines of the code that it wrote into its file too.
     sources = [s for s in re.findall(r'File "([^"]+)", line (\d+)', text) if is_users_file(s[0]) and Path(s[0]).is_file()]
-    traced = [s for s in re.findall(r"^(/\S+|[A-Z]:\S+)\((\d+)\): ", text, re.MULTILINE) if is_users_file(s[0])]
+    traced = [s for s in _FRAME.findall(text) if is_users_file(s[0])]
     file, line = sources[-1] if sources else traced[0] if traced else _raised_at(error) or _raised_at(outer) or ("", 0)
     where = f" ({Path(file).name}:{line})" if file else ""
     return f"{type(error).__name__}: {shortened(chosen.partition(' If you')[0])}{where}"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.evidence import Status
+from harness.export import one_line
 from harness.runtime import seeded
 from tests.planted_bugs.tier4.exports import Exported, of
 from tests.planted_bugs.tier4.models import AnyLength, Scores
@@ -101,3 +102,26 @@ def test_the_line_of_the_mistake_is_named(model: type[nn.Module], format: str, c
     file, _, line = found.place.rpartition(":")
     assert file.endswith("test_lines.py"), found.explain()
     assert linecache.getline(__file__, int(line)).endswith("# here\n"), found.explain()
+
+
+class _Packs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        return self.lstm(packed)[0][0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_stack_in_a_message_is_no_reason(tmp_path: Path) -> None:
+    def guarded() -> None:  # a name that reasons have in them too
+        torch.onnx.export(_Packs().eval(), (torch.rand(2, 5, 4), torch.tensor([5, 3])), tmp_path / "m.onnx", dynamo=False)
+
+    with pytest.raises(RuntimeError) as caught:
+        guarded()
+    assert one_line(caught.value).startswith(
+        "RuntimeError: ONNX export failed: Cannot export individual pack_padded_sequence"
+    )
+    assert f"({Path(__file__).name}:" in one_line(caught.value)
