@@ -1,9 +1,9 @@
 """Every private part of PyTorch and Lightning that the project uses, and what happens in a version without it.
 
-Nothing private of these packages, of pytest or of Hypothesis is named elsewhere, except pytest's in ``pytest_modeltiers/compat.py``,
-and modes and hooks of the process in ``process_state/compat.py``. Importing
-this module imports neither PyTorch nor Lightning; a name is looked up when it is first asked for. All of it was seen in torch 2.13 and
-Lightning 2.6; ``tests/test_compat.py`` asks the installed versions for each.
+Nothing private of these packages, of pytest or of Hypothesis is named elsewhere, except pytest's in ``pytest_modeltiers/compat.py``, and
+modes and hooks of the process in ``process_state/compat.py``. Importing this module imports neither PyTorch nor Lightning; a name is looked
+up when it is first asked for. All of it was seen in torch 2.13 and Lightning 2.6; ``tests/test_compat.py`` asks the installed versions for
+each.
 """
 
 from __future__ import annotations
@@ -113,8 +113,7 @@ BACKWARD_FUNCTION = "_engine_run_backward"
 """Torch's function that runs a backward pass. Without it, what a backward pass raises is taken for an error of this project."""
 
 COMPILED_MODULE = "_orig_mod"
-"""Where ``torch.compile`` keeps the module that it was given, and part of the names in its state dict. Without it, a compiled model stays
-compiled, and its weights do not fit."""
+"""Where ``torch.compile`` keeps its module, and part of the names in its state dict. Without it, a compiled model's weights do not fit."""
 
 CONTENTS_OF_MODULE = ("_modules", "_parameters", "_buffers")
 """Where a module keeps what is registered. Without one of them, a module that cannot be pickled is found under this name."""
@@ -133,10 +132,7 @@ NAMES_OF_LIGHTNING_MODULE = ("_trainer", "_fabric", "_log_hyperparams", "_hparam
 
 
 def lightning_of(module: object = None) -> ModuleType:
-    """The package whose class a LightningModule extends: ``lightning.pytorch``, which is the default, or ``pytorch_lightning`` of version 2.
-
-    They hold the same classes twice, and neither takes those of the other.
-    """
+    """The package of a LightningModule: ``lightning.pytorch``, the default, or ``pytorch_lightning``, which do not take each other's classes."""
     homes = {cls.__module__.partition(".")[0] for cls in type(module).__mro__ if cls.__name__ == "LightningModule"}
     return importlib.import_module("pytorch_lightning" if "pytorch_lightning" in homes else "lightning.pytorch")
 
@@ -169,9 +165,12 @@ def is_shared_until_written(tensor: Tensor) -> bool:
 def memory_key(tensor: Tensor) -> int:
     """What tensors that share memory have in common, also where they do so from two storages, as those of one array of NumPy.
 
-    Storages that share memory only until one is written to are told apart.
+    Storages that share memory only until one is written to are told apart, and so are tensors without plain memory, as sparse and fake ones.
     """
-    return storage_key(tensor) if is_shared_until_written(tensor) else tensor.untyped_storage().data_ptr()
+    try:
+        return storage_key(tensor) if is_shared_until_written(tensor) else tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return id(tensor)
 
 
 def unwrapped(tensor: Tensor) -> Tensor:

@@ -113,7 +113,8 @@ def _again_in_part(path: Path, name: str, error: BaseException) -> ModuleType | 
     spec = importlib.util.spec_from_file_location(name, path)
     steps = [Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)]
     is_of_data = bool(steps) and "site-packages" in steps[-1] and any(each in steps[-1] for each in _OF_DATA)
-    is_excused = isinstance(error, _OF_A_SCRIPT) or is_of_data
+    is_refused = isinstance(error, PermissionError)  # isolation says what it refused, and so what the file does
+    is_excused = not is_refused and (isinstance(error, _OF_A_SCRIPT) or is_of_data)
     tree = part_without(path, line) if line is not None and is_excused else None
     if tree is None or spec is None:
         return None

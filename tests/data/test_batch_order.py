@@ -54,7 +54,7 @@ def test_ranks_share_every_row_and_get_as_many_batches(
     folder: Path, count: int, batch: int, world: int, streamed: bool, shuffle: bool, epoch: int
 ) -> None:
     dataset = dataset_of(folder, count, streamed)
-    loaders = [make_loader(dataset, TABLE, batch, 0, rank, world, shuffle=shuffle) for rank in range(world)]
+    loaders = [make_loader(dataset, TABLE, batch, 0, (rank, world), shuffle=shuffle) for rank in range(world)]
     for loader in loaders:
         loader.set_epoch(epoch)
     shares = [numbers(loader) for loader in loaders]
@@ -83,7 +83,7 @@ def test_a_restored_loader_gives_exactly_what_was_left(
     dataset = dataset_of(folder, count, streamed)
 
     def fresh() -> Loader:
-        return make_loader(dataset, TABLE, batch, 7, 0, world, shuffle=True)
+        return make_loader(dataset, TABLE, batch, 7, (0, world), shuffle=True)
 
     whole, cut = fresh(), fresh()
     whole.set_epoch(2)

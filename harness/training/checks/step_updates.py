@@ -49,7 +49,8 @@ class _Watch:
         parameters: Values before the first step.
         buffers: The same of buffers.
         frozen: Names of the parameters that are not to be trained.
-        reached: Names of those that had a gradient at a step.
+        reached: Names of those that had a gradient at a step which could move them, or that no optimizer holds.
+        aside: Names of those that had one at the step of an optimizer that does not hold them, as the loss of another one leaves.
         clear: Names of those that had one above the rounding of float32.
         connected: Names of those that the loss depends on, whatever their gradient.
         in_optimizer: Names of those that an optimizer holds.
@@ -64,6 +65,7 @@ class _Watch:
     buffers: dict[str, Tensor] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
     reached: set[str] = field(default_factory=set)
+    aside: set[str] = field(default_factory=set)
     clear: set[str] = field(default_factory=set)
     connected: set[str] = field(default_factory=set)
     in_optimizer: set[str] = field(default_factory=set)
@@ -86,11 +88,14 @@ class _Watch:
         """A step is about to be taken."""
         self.steps += 1
         self.paths.append({name: p.detach().clone() for name, p in model.named_parameters() if name not in self.frozen})
-        gradients = gradients_of(model)
-        self.reached |= _above_rounding(gradients, torch.finfo(torch.float64).eps)
-        self.clear |= _above_rounding(gradients, 10 * torch.finfo(torch.float32).eps)
-        self.connected |= {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         names = {id(parameter): name for name, parameter in model.named_parameters()}
+        taken = {names.get(id(tensor)) for optimizer in optimizers for tensor in tensors_of(optimizer)}
+        gradients = gradients_of(model)
+        above = _above_rounding(gradients, torch.finfo(torch.float64).eps)
+        self.reached |= above & taken
+        self.aside |= above - taken
+        self.clear |= _above_rounding(gradients, 10 * torch.finfo(torch.float32).eps) & taken
+        self.connected |= {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         for optimizer in optimizers:
             own = {names[id(tensor)]: tensor for tensor in tensors_of(optimizer) if id(tensor) in names}
             self.in_optimizer |= own.keys()
@@ -109,6 +114,7 @@ def step_updates(trial: Trial) -> Evidence:
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
         return Evidence.skipped(_NAME, "the model has no trainable parameter")
     watch, training = _take_steps(trial)
+    watch.reached |= watch.aside - watch.in_optimizer
     values = {name: parameter.detach() for name, parameter in training.model.named_parameters()}
     counterexample = f"{counted(len(training.steps), 'step')} on {trial.subject.typical.describe(trial.subject.task)}"
     found = (
@@ -183,14 +189,8 @@ def _judge_steps(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> Evid
     if not watch.steps and not any(
         _changed(watch.parameters[path], value) for path, value in values.items() if path in watch.parameters
     ):
-        return _found(
-            Status.FAIL,
-            "no_step",
-            f"{name} took no optimizer step in {_BATCHES} batches",
-            "",
-            "manual optimisation without opt.step()",
-            [],
-        )
+        told = f"{name} took no optimizer step in {_BATCHES} batches"
+        return _found(Status.FAIL, "no_step", told, "", "manual optimisation without opt.step()", [])
     return None
 
 

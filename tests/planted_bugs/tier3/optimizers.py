@@ -248,6 +248,24 @@ class CutAdversary(Adversary):
     is_cut = True
 
 
+class Wasserstein(Adversary):
+    """The critic's last bias cancels in its own loss; the generator's loss leaves a gradient there, which no step takes."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        of_net, of_judge = self.optimizers()  # type: ignore[misc,union-attr]
+        answers = self(batch["features"])
+        of_judge.zero_grad()
+        self.manual_backward(self.judge(answers.detach()).mean() - self.judge(batch["labels"]).mean())
+        of_judge.step()
+        of_net.zero_grad()
+        self.manual_backward(-self.judge(answers.detach() if self.is_cut else answers).mean())
+        of_net.step()
+
+
+class CutWasserstein(Wasserstein):
+    is_cut = True
+
+
 plant(
     "generator_without_gradient",
     "step_updates",
@@ -257,6 +275,15 @@ plant(
     "wangle53/CSA-CDGAN#5",
     module="net.hidden.weight",
     says="takes steps of an optimizer, none of whose parameters has a gradient",
+)
+plant(
+    "generator_of_a_critic_without_gradient",
+    "step_updates",
+    Training(FAKED, CutWasserstein),
+    Training(FAKED, Wasserstein),
+    "optimizer_without_gradient",
+    "wangle53/CSA-CDGAN#5",
+    module="net.hidden.weight",
 )
 plant(
     "group_with_rate_zero",
