@@ -16,7 +16,7 @@ from harness.properties.noise import first_failure, judge_equal, judge_rows, rem
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.reading import MOST, Reading, changes_along
 from harness.properties.subject import Subject
-from harness.properties.tracing import View, calls_of, first_divergence, positions_view
+from harness.properties.tracing import View, along_time, calls_of, first_divergence, positions_view
 from harness.tasks.axes import BATCH, Axis, Side, rows_first
 from harness.tasks.signature import Input, Signature
 from harness.tasks.values import Ids, IndexOf, LengthsOf, MaskOf, Normal, Uniform
@@ -265,7 +265,8 @@ class _Padding:
 
     def _trace_content(self, model: nn.Module) -> str:
         """Path of the first module whose outputs at a row's real elements change with what its padding holds."""
-        left, right = (calls_of(model, partial(self._subject.logits, batch)) for batch in (self._padded, self._other_content()))
+        batches = (self._padded, self._other_content())
+        left, right = (along_time(calls_of(model, partial(self._subject.logits, batch))) for batch in batches)
         views = (self._view_of_real(row) for row in range(len(self._real)))
         return next(filter(None, (first_divergence(left, right, view) for view in views)), "")
 
@@ -305,8 +306,8 @@ class _Padding:
         length, total = int(self._real[row].sum()), self._real.shape[1]
         begins = [size - length if self._axis.padding == "left" else 0 for size in (len(kept), total)]
         return first_divergence(
-            calls_of(model, partial(self._subject.logits, self._narrowed(row, kept))),
-            calls_of(model, partial(self._subject.logits, self._padded)),
+            along_time(calls_of(model, partial(self._subject.logits, self._narrowed(row, kept)))),
+            along_time(calls_of(model, partial(self._subject.logits, self._padded))),
             positions_view(1, len(kept), begins[0] + length, row=0, start=begins[0]),
             positions_view(self._sizes.batch, total, begins[1] + length, row=row, start=begins[1]),
         )

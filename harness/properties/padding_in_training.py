@@ -21,7 +21,7 @@ from harness.properties.padding import no_padding, padded, placed, real_part, te
 from harness.properties.places import line_that_calls
 from harness.properties.prerequisites import hidden_by
 from harness.properties.subject import Subject
-from harness.properties.tracing import first_divergence, positions_view, recording
+from harness.properties.tracing import along_time, first_divergence, positions_view, recording
 from harness.properties.train_mode import DRAWS, NAME, still
 from harness.runtime import seeded
 from harness.tasks.axes import BATCH, Axis, Side, rows_first
@@ -221,7 +221,7 @@ class PaddedRows:
             model = self.fresh(like, fixed_norms)
             with seeded(self._seed), WithoutDropout(), recording(model, lines=True) as trace:
                 self.subject.raw_logits(batch, model)
-            traces.append(trace)
+            traces.append(along_time(trace))
         long, short = (real.shape[1] for _, real in self.both)
         if self.axis.padding == "left":
             return ""

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
@@ -61,12 +61,14 @@ class Call:
         inputs: Copies of its tensor arguments, as they were before the call.
         outputs: Copies of the tensors it returned.
         steps: What its own code computed, in order, where lines are recorded.
+        finals: How many of the outputs, the last ones, are final states of a recurrent layer.
     """
 
     module: str
     inputs: list[Tensor]
     outputs: list[Tensor] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    finals: int = 0
 
 
 def path_of(name: str) -> str:
@@ -141,11 +143,17 @@ def recording(model: nn.Module, lines: bool = False) -> Iterator[list[Call]]:
     def leave(path: str, output: Any) -> None:
         call = running.pop()
         call.outputs = _copies(rows_first(output) if path in recurrent else fields_of(output))
+        call.finals = len(call.outputs) - 1 if path in recurrent else 0
         finished.append(call)
 
     with hooked(model, enter, leave), _Steps(running) if lines else nullcontext():
         yield finished
         finished.extend(reversed(running))  # that raised
+
+
+def along_time(calls: list[Call]) -> list[Call]:
+    """The calls without the final states of recurrent layers, which sum up all positions, padded ones too, and may be read by nothing."""
+    return [replace(call, outputs=call.outputs[: len(call.outputs) - call.finals]) for call in calls]
 
 
 def calls_of(model: nn.Module, run: Callable[[nn.Module], object], lines: bool = True) -> list[Call]:

@@ -118,7 +118,9 @@ class OutputKeys(_Keys):
         None,
         description="Its place in a tuple, where it is not that of `outputs`; of a distribution there, its name is a parameter's.",
     )
-    range: Range | None = Field(None, description="The promised smallest and largest value, between which random labels of numbers lie.")
+    range: Range | None = Field(
+        None, description="The promised smallest and largest value, between which random labels of numbers lie."
+    )
     loss: str | None = Field(None, description=f"{', '.join(LOSSES)}; by default what the kind implies.")
     weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Its share in the loss.")
     fits: bool = Field(True, description="Whether arbitrary targets can be learnt by heart.")

@@ -121,7 +121,5 @@ def test_a_stack_in_a_message_is_no_reason(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError) as caught:
         guarded()
-    assert one_line(caught.value).startswith(
-        "RuntimeError: ONNX export failed: Cannot export individual pack_padded_sequence"
-    )
+    assert one_line(caught.value).startswith("RuntimeError: ONNX export failed: Cannot export individual pack_padded_sequence")
     assert f"({Path(__file__).name}:" in one_line(caught.value)

@@ -35,12 +35,12 @@ def test_the_peak_of_memory_is_the_same_alone_and_after_others(tmp_path: Path) -
 def test_a_branch_on_a_size_that_a_file_has_frozen_is_one_failure_with_its_line(tmp_path: Path) -> None:
     class Branches(Scores):
         def forward(self, features: Tensor) -> Tensor:
-            if len(features) > 1:
-                features = features * 3  # not of a single row
+            if len(features) > 1:  # the branch
+                features = features * 3
             return super().forward(features)
 
     exports = make_exports(Branches(), tmp_path, "torchscript")
     found = judge_export("numerical_consistency", exports, "torchscript")
     assert found.status is Status.FAIL
     assert "is skipped there, and the file always runs it" in found.message, found.message
-    assert "not of a single row" in linecache.getline(__file__, int(found.place.rpartition(":")[2]))
+    assert "# the branch" in linecache.getline(__file__, int(found.place.rpartition(":")[2]))

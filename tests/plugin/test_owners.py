@@ -126,7 +126,7 @@ def test_a_backward_pass_that_raises_is_one_failure_with_its_line(project: Proje
     where = f"the backward pass raises at `y /= y.pow(2).sum(-1, keepdim=True).sqrt()` (cfg_model.py, line {line}): RuntimeError"
     assert failed["message"].startswith(where)
     assert failed["details"]["module"] == "(model)"
-    result.assert_outcomes(failed=1, skipped=10, passed=3)
+    result.assert_outcomes(failed=1, skipped=10, passed=4)
     left = [skip for skip in checks["skipped"] if "(see gradient_flow[reaches_every_parameter])" in skip["reason"]]
     assert len(left) == 9
 

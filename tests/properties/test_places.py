@@ -328,8 +328,10 @@ def test_the_line_that_switches_a_mode_is_found() -> None:
 
 
 def test_a_message_that_names_two_files_gives_the_line_of_the_first() -> None:
-    evidence = Evidence("finite_output", Status.FAIL, "it raises RuntimeError: no (parts.py, line 7, called at model.py, line 9)")
-    assert located(evidence, Outer()).place == "parts.py:7"
+    evidence = Evidence(
+        "finite_output", Status.FAIL, "it raises RuntimeError: no (of_nobody.py, line 7, called at model.py, line 9)"
+    )
+    assert located(evidence, Outer()).place == "of_nobody.py:7"
 
 
 class HalfMade(nn.Module):

@@ -241,7 +241,6 @@ add(
     TEXTS,
     or_tests=("batch_independence[gradient]",),
     module="(model)",
-    unnamed="the module whose states are viewed is named, with the line of the view",
     first_run=FirstRun(
         "039188d",
         found=True,
