@@ -78,7 +78,8 @@ def test_every_family_is_registered() -> None:
 @pytest.mark.long  # one of them, `FourRowsInOneLayer`, is judged by the whole tier below
 @pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.property == "shape_contract"], ids=str)
 def test_wrong_shapes_crash_no_other_property(bug: PlantedBug, tmp_path: Path) -> None:
-    assert bug.buggy.judge(whole_tier(1), tmp_path)[bug.test].status is Status.FAIL
+    whole = bug.buggy.judge(whole_tier(1), tmp_path)
+    assert whole[bug.test].status is Status.FAIL or left_to_an_owner(bug, whole)
 
 
 @pytest.mark.parametrize("name", ["MaskSkippedAtFullLength", "ViewOfTheIds", "MaskCachedFromALongerCall"])
@@ -111,17 +112,19 @@ def told(evidence: Evidence, folder: Path) -> tuple[str, str, str, str]:
     return evidence.status.value, message, evidence.counterexample, evidence.module
 
 
+def left_to_an_owner(bug: PlantedBug, whole: dict[str, Evidence]) -> bool:
+    """Whether what is found of a bug names another property, which fails."""
+    owners = tuple(REFERS.findall(whole[bug.test].message))
+    return bool(owners) and any(each.status is Status.FAIL and name.startswith(owners) for name, each in whole.items())
+
+
 def assert_same_alone(bug: PlantedBug, among: tuple[str, ...], folder: Path) -> None:
     """Checks that a property says the same of a bug when it runs alone as among others; what others own is theirs there."""
     folders = [folder / "among", folder / "alone"]
     for each in folders:
         each.mkdir()
     whole, alone = (bug.buggy.judge(judged, each) for judged, each in zip((among, (bug.property,)), folders, strict=True))
-    owners = tuple(REFERS.findall(whole[bug.test].message))
-    left_to_an_owner = (
-        any(each.status is Status.FAIL and name.startswith(owners) for name, each in whole.items()) if owners else False
-    )
-    assert whole[bug.test].status is bug.status or left_to_an_owner
+    assert whole[bug.test].status is bug.status or left_to_an_owner(bug, whole)
     for name, evidence in alone.items():
         if not REFERS.search(whole[name].message):
             assert told(evidence, folders[1]) == told(whole[name], folders[0])
@@ -154,7 +157,7 @@ def all_beside(bug: PlantedBug) -> tuple[str, ...]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("bug", BUGS, ids=str)
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if not bug.missed], ids=str)
 def test_a_verdict_is_the_same_alone_and_among_all(bug: PlantedBug, tmp_path: Path) -> None:
     assert_same_alone(bug, all_beside(bug), tmp_path)
 
