@@ -309,7 +309,7 @@ def compiler_left_out() -> Iterator[None]:
 def lines_of_guards(line: Callable[[FrameType], FrameType | None]) -> Iterator[None]:
     """A block in which ``torch.export`` says of what it learns about sizes in which line it did so: ``ShapeEnv._get_user_frame``.
 
-    It takes every file for the user's that is not on a list of its own, such as NumPy's. Without it, those are named.
+    To it every file is the user's that is not on its list, such as NumPy's. Without it, those are named.
 
     Args:
         line: The frame to name, from the one that runs; ``None`` where none is to be.

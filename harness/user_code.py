@@ -109,10 +109,11 @@ def import_file(path: Path, key: str) -> ModuleType:
 
 def _again_in_part(path: Path, name: str, error: BaseException) -> ModuleType | None:
     """A file's module with only the part run that its models need; ``None`` where what raised is in it, or it raises too."""
-    line = next((frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)), None)
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((frame.lineno for frame in frames if frame.filename == str(path)), None)
     spec = importlib.util.spec_from_file_location(name, path)
-    steps = [Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)]
-    is_of_data = bool(steps) and "site-packages" in steps[-1] and any(each in steps[-1] for each in _OF_DATA)
+    raising = Path(frames[-1].filename).parts if frames else ()
+    is_of_data = "site-packages" in raising and any(each in raising for each in _OF_DATA)
     is_refused = isinstance(error, PermissionError)  # isolation says what it refused, and so what the file does
     is_excused = not is_refused and (isinstance(error, _OF_A_SCRIPT) or is_of_data)
     tree = part_without(path, line) if line is not None and is_excused else None

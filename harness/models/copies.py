@@ -327,11 +327,8 @@ def _equal(left: Tensor, right: Tensor) -> bool:
 
 
 def _memory(tensor: Tensor) -> int:
-    """Where a tensor's values lie; 0 where that cannot be told."""
-    try:
-        return 0 if is_lazy(tensor) else memory_key(tensor)
-    except (NotImplementedError, RuntimeError):
-        return 0
+    """Where a tensor's values lie; 0 where it has none yet."""
+    return 0 if is_lazy(tensor) else memory_key(tensor)
 
 
 class Reuse:

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from harness.compat import tree_leaves, tree_map
 from harness.evidence import WHOLE, Blame
 from harness.properties.places import users_line
-from harness.properties.tracing import fields_of, hooked, path_of, rows_first
+from harness.properties.tracing import fields_of, hooked, recurrent_layers, rows_first
 
 
 @dataclass
@@ -58,7 +58,7 @@ def recording_graph(model: nn.Module) -> Iterator[list[GraphCall]]:
     """Records every module call, in the order in which they finish, without copying."""
     finished: list[GraphCall] = []
     running: list[GraphCall] = []
-    recurrent = {path_of(name) for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
+    recurrent = recurrent_layers(model)
 
     def enter(path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         inputs = _tensors((rows_first(args) if path in recurrent else args, kwargs))

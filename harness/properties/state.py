@@ -98,8 +98,8 @@ def _is_of_libraries(name: str) -> bool:
 
 
 def _memory(tensor: Tensor) -> int:
-    """Where a tensor's values lie; sparse and packed tensors have no storage, and are told apart by themselves."""
-    return id(tensor) if tensor.layout is not torch.strided or is_packed(tensor) else memory_key(tensor)
+    """Where a tensor's values lie; packed tensors have no memory there, and are told apart by themselves."""
+    return id(tensor) if is_packed(tensor) else memory_key(tensor)
 
 
 def _walk(path: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | nn.Module]]:

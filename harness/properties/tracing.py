@@ -135,7 +135,7 @@ def recording(model: nn.Module, lines: bool = False) -> Iterator[list[Call]]:
     """
     finished: list[Call] = []
     running: list[Call] = []
-    recurrent = {path_of(name) for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
+    recurrent = recurrent_layers(model)
 
     def enter(path: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         running.append(Call(path, _copies((rows_first(args) if path in recurrent else args, kwargs))))
@@ -348,6 +348,11 @@ def numbered(entries: Iterable[T], *by: str) -> Iterator[tuple[Hashable, T]]:
         key = key_of(entry)
         yield (key, seen[key]), entry
         seen[key] += 1
+
+
+def recurrent_layers(model: nn.Module) -> set[str]:
+    """The paths of the layers whose states have their layers first, see ``rows_first``."""
+    return {path_of(name) for name, module in model.named_modules() if isinstance(module, nn.RNNBase)}
 
 
 def rows_first(given: tuple[Any, ...]) -> list[Any]:

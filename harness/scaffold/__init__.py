@@ -236,7 +236,7 @@ def _what_to_add(source: Source, tried: Mapping[str, str]) -> str:
 
 
 def _builds(source: Source, name: str, arguments: Sequence[str]) -> bool:
-    """Whether a factory makes a model of a number for each argument that it lacks; settings are not tried, which take names of their own."""
+    """Whether a factory makes a model when each argument that it lacks is a number; where settings are among them, that is not tried."""
     target = getattr(source.module, name, None)
     plain = {each: _A_NUMBER for each in arguments if not takes_settings(each)}
     if len(plain) < len(arguments):
@@ -325,7 +325,7 @@ def _refuse_training(model_file: Path) -> None:
         raise ModelSourceError(f"{finding}. Its model is `{name}` of {home.name}: modeltiers init {home} --factory {name}")
     raise ModelSourceError(
         f'{finding}. Importing it would run that: move what is not the model below `if __name__ == "__main__":`, or the model into a '
-        "file of its own"
+        "separate file"
     )
 
 

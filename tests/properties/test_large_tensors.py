@@ -244,7 +244,7 @@ def test_a_parameter_of_each_kind_stands_for_those_that_are_like_it() -> None:
 
 
 class UndoesTheTie(Tied):
-    """Gives its head a weight of its own when it is loaded from what holds the tied one once."""
+    """Gives its head a separate weight when it is loaded from what holds the tied one once."""
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         found = super().load_state_dict(state_dict, strict, assign)

@@ -52,7 +52,7 @@ def architecture_validation(exports: Exports) -> Evidence:
 
 
 def _line_of_modes(model: nn.Module) -> str:
-    """Where a class of the user's has a way of its own to switch modes."""
+    """Where a class of the user's overrides how modes are switched."""
     owners = {type(module): module for module in model.modules()}
     places = (method_of(module, name) for module in owners.values() for name in ("train", "eval"))
     return next(filter(None, places), "")

@@ -217,7 +217,7 @@ class _Tuning:
         return self.trial.loss_outside_training(self.batch, model.eval())
 
     def _first_loss(self, model: nn.Module) -> float:
-        """The loss of the first step of a training that goes on with a model."""
+        """The loss of the first step of a training that begins with a model as it is."""
         return self.trial.train([self.batch] * self.trial.batches_per_step, TrialOptions(limit=1), model=model).losses[0]
 
     @torch.no_grad()

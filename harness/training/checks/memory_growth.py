@@ -94,7 +94,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.steps: list[dict[Key, _Held]] = []
-        self._mark = f"modeltiers_step_{next(_WALKS)}"  # what an earlier training left bears marks of its own
+        self._mark = f"modeltiers_step_{next(_WALKS)}"  # what an earlier training left has another mark
 
     def look(self, model: nn.Module, number: int) -> bool:
         """Looks after a step; never asks the training to stop."""
