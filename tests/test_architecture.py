@@ -149,6 +149,26 @@ def test_arrows_point_one_way() -> None:
     assert [i for i in inside if LEVELS[room_of(i.what)] > LEVELS[room_of(i.by)]] == []
 
 
+LOADED_BY_NAME = {
+    "harness": "the public names, imported where they are asked for",
+    "harness.catalogue": "a property's entry names its function",
+    "harness.formats": "a format's entry names its exporter",
+    "harness.config": "an example is read by calling the model, which a config without an example must not import",
+}
+"""What names modules of a higher level as text, to import them where they are used, and why."""
+
+
+def test_higher_modules_are_loaded_by_name_from_known_places_only() -> None:
+    def names(module: str) -> Iterator[str]:
+        for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value.partition(":")[0]
+
+    harness = [module for module in FILES if module.startswith("harness")]
+    upwards = {module for module in harness for name in names(module) if name in harness and LEVELS[room_of(name)] > LEVELS[room_of(module)]}
+    assert {module if module in LOADED_BY_NAME else module.rpartition(".")[0] for module in upwards} == set(LOADED_BY_NAME)
+
+
 def test_no_circles_between_the_rooms_of_harness() -> None:
     arrows: dict[str, set[str]] = {}
     for found in all_imports():
