@@ -16,7 +16,7 @@ range of the whole batch, so that a row's rounding depends on what stands beside
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -220,57 +220,78 @@ def judge_equal(
         bound: Bound on the difference; by default the subject's for this property.
         code: What kind of finding a difference is.
     """
-    measured = difference(*compare(subject.model))
     bound = subject.bound(name) if bound is None else subject.task.tolerances.get(name, bound)
-    seen = (measured, bound, "(largest difference)")
-    facts: dict[str, Any] = {"counterexample": counterexample}
-    precise = None
-    if measured <= bound:
-        precise, finer = in_float64(subject, name, lambda model: difference(*compare(model))) or (None, 0.0)
-        if precise is None or not (fine := finer_bound(subject, bound)) < finer < float("inf"):
-            return Evidence.ok(name, "equal within rounding", seen, **facts)
-        facts["details"], bound = hidden_by(subject), fine
-        seen = (finer, bound, f"(largest difference in float64; rounding in {facts['details'][HIDDEN_BY]} hides it)")
-    double = subject.double if name not in subject.task.tolerances else None
-    if double is not None and precise is None:
-        try:
-            confirmed = difference(*compare(double))
-        except ForwardError:  # what raises in float64 only cannot be confirmed there
-            confirmed, double = measured, None
-        if confirmed < measured / FACTOR:
-            message = "equal within rounding (the difference vanishes in float64)"
-            return Evidence.ok(name, message, seen, counterexample=counterexample, details={"float64_difference": confirmed})
+    found = _confirmed(subject, name, compare, bound)
+    facts: dict[str, Any] = {"counterexample": counterexample, "details": found.details}
+    if not found.differ:
+        vanishes = " (the difference vanishes in float64)" if found.details else ""
+        return Evidence.ok(name, f"equal within rounding{vanishes}", found.seen, **facts)
+    told = wrong if isinstance(wrong, str) else wrong()
     if part := dynamically_quantised_part(subject.model):
-        told = wrong if isinstance(wrong, str) else wrong()
-        return Evidence.warned(
-            name,
-            f"{told}; `{part}` quantises its inputs by the range of the whole batch, so some of that is by design",
-            seen,
-            module=part,
-            cause="dynamic quantisation; judge the model before it is quantised, and the quantised one by its answers",
-            code="quantised_by_batch",
-            **facts,
-        )
-    judge = double if double is not None else subject.model
-    if name in _COMPARES_CALLS and _is_state(subject, compare, bound, subject.model if precise is None else precise):
-        told = wrong if isinstance(wrong, str) else wrong()
-        return Evidence.warned(
-            name,
-            f"{told}, but not on fresh copies of the model: an earlier call leaves state behind (see stateless)",
-            seen,
-            cause="a hidden state, key/value cache, mask or counter kept on the module between calls",
-            code="depends_on_earlier_calls",
-            **facts,
-        )
+        message = f"{told}; `{part}` quantises its inputs by the range of the whole batch, so some of that is by design"
+        usual = "dynamic quantisation; judge the model before it is quantised, and the quantised one by its answers"
+        return Evidence.warned(name, message, found.seen, module=part, cause=usual, code="quantised_by_batch", **facts)
+    if name in _COMPARES_CALLS and _is_state(subject, compare, found):
+        message = f"{told}, but not on fresh copies of the model: an earlier call leaves state behind (see stateless)"
+        usual = "a hidden state, key/value cache, mask or counter kept on the module between calls"
+        return Evidence.warned(name, message, found.seen, cause=usual, code="depends_on_earlier_calls", **facts)
     return Evidence.failed(
         name,
-        wrong if isinstance(wrong, str) else wrong(),
-        seen,
+        told,
+        found.seen,
         cause=cause if isinstance(cause, str) else cause(),
-        investigate=None if investigate is None else lambda: investigate(judge),
+        investigate=None if investigate is None else lambda: investigate(found.witness),
         code=code,
         **facts,
     )
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """How far two results of a model are apart.
+
+    Attributes:
+        differ: Whether by more than rounding.
+        seen: The largest difference, its bound, and what it is a difference of.
+        model: The model that gave the results: in float64 where rounding hides their difference.
+        witness: The model on which to look for what is to blame.
+        details: What float64 said, for the report.
+    """
+
+    differ: bool
+    seen: tuple[float, float, str]
+    model: nn.Module
+    witness: nn.Module
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def _confirmed(subject: Subject, name: str, compare: Comparison, bound: float) -> _Compared:
+    """Compares two results, and asks float64 where the model runs there: of a difference, and of what its own rounding may hide."""
+    plain = subject.model
+    measured = difference(*compare(plain))
+    seen = (measured, bound, "(largest difference)")
+    if measured <= bound:
+        precise, finer = in_float64(subject, name, lambda model: difference(*compare(model))) or (None, 0.0)
+        if precise is None or not (fine := finer_bound(subject, bound)) < finer < float("inf"):
+            return _Compared(False, seen, plain, plain)
+        details = hidden_by(subject)
+        seen = (finer, fine, f"(largest difference in float64; rounding in {details[HIDDEN_BY]} hides it)")
+        return _Compared(True, seen, precise, _double(subject, name) or plain, details)
+    double = _double(subject, name)
+    if double is None:
+        return _Compared(True, seen, plain, plain)
+    try:
+        confirmed = difference(*compare(double))
+    except ForwardError:  # what raises in float64 only cannot be confirmed there
+        return _Compared(True, seen, plain, plain)
+    if confirmed < measured / FACTOR:
+        return _Compared(False, seen, plain, plain, {"float64_difference": confirmed})
+    return _Compared(True, seen, plain, double)
+
+
+def _double(subject: Subject, name: str) -> nn.Module | None:
+    """The model in float64; ``None`` where it does not run there, or where the config says what may differ."""
+    return None if name in subject.task.tolerances else subject.double
 
 
 def finer_bound(subject: Subject, bound: float) -> float:
@@ -301,10 +322,11 @@ def judge_rows(
     return Evidence.ok(name, "equal within rounding", (max(gaps), bound, ""), counterexample=counterexample)
 
 
-def _is_state(subject: Subject, compare: Comparison, bound: float, model: nn.Module) -> bool:
+def _is_state(subject: Subject, compare: Comparison, found: _Compared) -> bool:
     """Whether two results agree as soon as each call is made on its own copy, so that only ``stateless`` is violated."""
+    _, bound, _ = found.seen
     with subject.isolating():
-        return difference(*compare(model)) <= bound
+        return difference(*compare(found.model)) <= bound
 
 
 def first_failure(findings: Iterable[Evidence]) -> Evidence:
