@@ -36,7 +36,9 @@ _REDUCTIONS = frozenset(
     )
 )
 _ACTIVATIONS = frozenset(["softmax", "log_softmax", "sigmoid", "logsigmoid", "relu", "tanh"])
-_NEW_TENSORS = frozenset(["zeros", "ones", "full", "arange", "empty", "tensor", "eye", "linspace"])
+_NEW_TENSORS = frozenset(
+    ["zeros", "ones", "full", "arange", "empty", "tensor", "eye", "linspace", "rand", "randn", "randint", "randperm"]
+)
 _LENGTH_FIRST = frozenset(["LSTM", "GRU", "RNN", "MultiheadAttention", "TransformerEncoderLayer", "TransformerDecoderLayer"])
 """Layers that take the length before the batch unless they are told otherwise."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters import CallPlan, find_logits, plan_call
-from harness.batches import Batch, make_batch, typical_sizes
+from harness.batches import Batch, Sizes, make_batch, typical_sizes
 from harness.errors import FactoryError, UserError
 from harness.models.answers import Answer, fitted, with_length
 from harness.models.attempts import (
@@ -45,6 +45,9 @@ _TEXT_AXES = 2
 
 _FEW = 3
 """Attempts that are made of the slowest model."""
+
+_LUCKY_LENGTHS = range(2, 17)
+"""Where a wrong view may work, such as at as many tokens as there are heads."""
 
 _TABULAR = (TaskType.TABULAR_CLASSIFICATION, TaskType.TABULAR_REGRESSION)
 
@@ -128,11 +131,16 @@ class _Subject:
         """Whether one of these tasks may be tried."""
         return self.only is None or self.only in tasks
 
-    def attempt(self, attempt: Guess) -> Guess | Refusal:
-        """The attempt with the rest filled in from the model's answer, or why it does not fit."""
+    def attempt(self, attempt: Guess, length: int | None = None) -> Guess | Refusal:
+        """The attempt with the rest filled in from the model's answer; or why it does not fit.
+
+        Args:
+            attempt: The task.
+            length: Tokens of a text, where those of the task fail; how long one may be is then taken from the task.
+        """
         kind, model = attempt.task.task_type, self.model
         probe = replace(attempt.task, num_classes=attempt.task.num_classes or 2)
-        sizes = typical_sizes(probe)
+        sizes = typical_sizes(probe) if length is None else Sizes(typical_sizes(probe).batch, length, length)
         try:
             plan = attempt.plan or plan_call(model, FACTS[kind].inputs)
         except UserError as error:
@@ -158,7 +166,7 @@ class _Subject:
         found = fitted(called, answer)
         if isinstance(found, str):
             return Refusal(found, kind, answered=True, shape=answer.shape)
-        return with_length(found, answer, self.patience) if found.task.is_text else found
+        return with_length(found, answer, self.patience) if found.task.is_text and length is None else found
 
 
 def call(model: nn.Module, plan: CallPlan, batch: Batch) -> Tensor:
@@ -198,7 +206,13 @@ def _text(subject: _Subject, _shapes: Collection[tuple[int, ...]]) -> Iterator[G
         if isinstance(outcome, Refusal) and turned and _may_be_turned(outcome, attempt):
             other = subject.attempt(turned)
             outcome = other if isinstance(other, Guess) else outcome
+        if isinstance(outcome, Refusal) and "view size is not compatible" in outcome.why:
+            outcome = next(filter(_fits, (subject.attempt(attempt, length) for length in _LUCKY_LENGTHS)), outcome)
         yield outcome
+
+
+def _fits(outcome: Guess | Refusal) -> bool:
+    return isinstance(outcome, Guess)
 
 
 def _may_be_turned(refusal: Refusal, attempt: Guess) -> bool:

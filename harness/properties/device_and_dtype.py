@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -131,35 +132,46 @@ def _values(subject: Subject, model: nn.Module, seed: int) -> dict[str, Tensor]:
 
 
 def device_move(subject: Subject, seed: int = 0) -> Evidence:
-    """The model runs on another device: a real one where there is one, a simulated CUDA device otherwise."""
+    """The model runs on another device, in eval and in train mode: a real one where there is one, a simulated CUDA device otherwise."""
+    found = _moved(subject, seed)
+    if found.status is not Status.OK:
+        return found
+    training = _moved(subject, seed, train=True)
+    # What else train mode meets is no matter of devices.
+    is_left = training.code in ("tensor_stays_behind", "output_stays_behind")
+    return replace(training, message=f"in train mode {training.message}") if is_left else found
+
+
+def _moved(subject: Subject, seed: int, train: bool = False) -> Evidence:
     if subject.device.type == "cpu" and torch.cuda.is_available():
-        return _real_move(subject, "cuda", seed)
+        return _real_move(subject, "cuda", seed, train)
     if subject.device.type == "cpu":
-        return _simulated_move(subject, seed)
-    return _real_move(subject, "cpu", seed)
+        return _simulated_move(subject, seed, train)
+    return _real_move(subject, "cpu", seed, train)
 
 
-def _real_move(subject: Subject, device: str, seed: int) -> Evidence:
-    moved = _on(subject, device)
+def _real_move(subject: Subject, device: str, seed: int, train: bool) -> Evidence:
+    moved = _on(subject, device, train)
     counterexample = f"{subject.typical.describe(subject.task)}, device={device}, seed={seed}"
     try:
         values = _values(moved, moved.model, seed)
     except ModelRaisedError as error:
-        return _refused("raises", f"forward raises after .to({device!r}): {error}", error, counterexample)
+        code = "tensor_stays_behind" if any(words in str(error) for words in _TWO_DEVICES) else "raises"
+        return _refused(code, f"forward raises after .to({device!r}): {error}", error, counterexample)
     for told, value in values.items():
         if value.device.type != device:
             return _refused("output_stays_behind", f"after .to({device!r}) {told} on {value.device.type}", None, counterexample)
     return Evidence.ok("device_move", f"runs on {device}", counterexample=counterexample)
 
 
-def _simulated_move(subject: Subject, seed: int) -> Evidence:
+def _simulated_move(subject: Subject, seed: int, train: bool) -> Evidence:
     counterexample = f"{subject.typical.describe(subject.task)}, simulated device, seed={seed}"
-    found = _simulated_call(subject, seed, counterexample)
+    found = _simulated_call(subject, seed, train, counterexample)
     if found.status is not Status.FAIL:
         return found
     # Code that asks which device it is on takes another path on a real one, such as that for tensors without data.
     with pretending_cuda() as pretended:
-        again = _simulated_call(subject, seed, counterexample)
+        again = _simulated_call(subject, seed, train, counterexample)
     if again.status is Status.FAIL or (again.status is not Status.OK and not pretended.asked):
         return found
     if again.status is Status.SKIPPED:
@@ -168,8 +180,8 @@ def _simulated_move(subject: Subject, seed: int) -> Evidence:
     return again
 
 
-def _simulated_call(subject: Subject, seed: int, counterexample: str) -> Evidence:
-    moved = _on(subject, "meta")
+def _simulated_call(subject: Subject, seed: int, train: bool, counterexample: str) -> Evidence:
+    moved = _on(subject, "meta", train)
     # A check such as `mask.all()` has no answer without data; either one leads down a path that real data can take.
     for answer in (1, 0):
         try:
@@ -216,8 +228,10 @@ def _simulated(subject: Subject) -> nn.Module:
         torch.__future__.set_swap_module_params_on_conversion(before)
 
 
-def _on(subject: Subject, device: str) -> Subject:
+def _on(subject: Subject, device: str, train: bool) -> Subject:
     model = _simulated(subject) if device == "meta" else subject.fresh().to(device)
+    if train:
+        model.train()
     # What is found out on another device, as that forward raises there, is nothing that other tests may go by.
     moved = Subject(model, subject.adapter, subject.task, make=subject.make, shared=subject.shared.apart())
     moved.device = torch.device(device)  # a model without tensors is nowhere

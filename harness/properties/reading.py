@@ -65,7 +65,7 @@ class Reading:
 def changes_along(reference: Tensor, logits: Tensor, place: int | None) -> list[float]:
     """The largest change at each place of an axis of the logits, or the largest of all; NaN is an infinite one."""
     gaps = (reference.double() - logits.double()).abs()
-    gaps = gaps.amax().reshape(1) if place is None else gaps.transpose(0, place).flatten(1).amax(1)
+    gaps = gaps.amax().reshape(1) if place is None else gaps.transpose(0, place).reshape(gaps.shape[place], -1).amax(1)
     return [gap if math.isfinite(gap) else math.inf for gap in gaps.tolist()]
 
 

@@ -176,6 +176,8 @@ def test_a_given_input_that_is_wrong_is_said_in_a_line(
         ("TextLM", "x.cumsum(1) + torch.roll(x, -1, 1)", "causal_lm"),  # looks back further than ahead: a leak
         ("TinyGPT", "x.mean(1, keepdim=True) + x", "causal_lm"),
         ("TextLM", "(x @ x.mT).triu(1).softmax(-1) @ x", "causal_lm"),  # a mask of what is later, made the wrong way
+        # Heads by a view that works only at as many tokens as there are heads.
+        ("TinyGPT", "torch.cat((x, x), -1).chunk(2, -1)[0].view(len(x), 4, x.shape[1], -1).cumsum(2).view_as(x)", "causal_lm"),
     ],
 )
 def test_a_model_of_tokens_is_causal_as_far_as_trying_shows(name: str, attend: str, task: str, tmp_path: Path) -> None:

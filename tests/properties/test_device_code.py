@@ -60,6 +60,13 @@ class StaysOnTheCpu(Scaled):
         return torch.arange(1.0, 5.0)
 
 
+class StaysInTraining(Scaled):
+    """Noise that only train mode adds."""
+
+    def scale(self, x: Tensor) -> Tensor:
+        return torch.randn(4) if self.training else x.new_ones(4)
+
+
 class AsksAndForgets(Scaled):
     """Moves one of two tensors."""
 
@@ -85,7 +92,7 @@ class TestSimulatedDevice:
     def test_the_branch_of_a_real_device_is_taken(self, model: type[nn.Module]) -> None:
         assert moved(model).status is Status.OK
 
-    @pytest.mark.parametrize("model", [StaysOnTheCpu, AsksAndForgets])
+    @pytest.mark.parametrize("model", [StaysOnTheCpu, StaysInTraining, AsksAndForgets])
     def test_what_stays_behind_is_found(self, model: type[nn.Module]) -> None:
         finding = moved(model)
         assert finding.status is Status.FAIL

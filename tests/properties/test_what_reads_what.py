@@ -17,6 +17,8 @@ TEXT = TaskSpec(TaskType.CAUSAL_LM, vocab_size=50, max_seq_len=16)
 CLASSES = TaskSpec(TaskType.SEQUENCE_CLASSIFICATION, vocab_size=50, max_seq_len=16, num_classes=3, pad_token_id=0)
 TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=5, num_classes=3)
 
+NUMBERS = TaskSpec(TaskType.TABULAR_REGRESSION, num_features=5)
+
 
 class Text(nn.Module):
     """A model of tokens whose mixing over time is given.
@@ -54,6 +56,13 @@ class Pooled(nn.Module):
         return self.say((read * weights).sum(1) / weights.sum(1) if self.masked else read.mean(1))
 
 
+class Numbers(Rows):
+    """One number for a row: an output without further axes."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(features).sum(-1)
+
+
 def plots(build: Any, task: TaskSpec, test: str) -> list[dict[str, Any]]:
     found = judge_model(build, task, only=[test.partition("[")[0]])[test]
     assert found.status is Status.FAIL
@@ -79,8 +88,9 @@ def test_a_leak_is_seen_beside_the_diagonal_and_from_the_layer_on_that_mixes() -
     assert min(layers["values"][1:]) > 0.01
 
 
-def test_rows_that_read_their_neighbour() -> None:
-    matrix, layers = plots(lambda: Rows(True), TABLE, "batch_independence[forward]")
+@pytest.mark.parametrize(("model", "task"), [(Rows, TABLE), (Numbers, NUMBERS)])
+def test_rows_that_read_their_neighbour(model: type[Rows], task: TaskSpec) -> None:
+    matrix, layers = plots(lambda: model(True), task, "batch_independence[forward]")
     rows = len(matrix["inputs"])
     assert wrong(matrix) == sorted((f"row {row} of the output", f"row {(row - 1) % rows}") for row in range(rows))
     assert dict(zip(layers["labels"], layers["values"], strict=True))["first"] == 0

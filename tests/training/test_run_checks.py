@@ -27,8 +27,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 MODEL = """
+import argparse
 import torch
 from torch import nn
+
+args = argparse.ArgumentParser().parse_args()  # of a command line that is not the file's
 
 class Scores(nn.Module):
     def __init__(self):

@@ -32,7 +32,7 @@ from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
 from harness.training.engines.batch_formats import BatchFormat
 from harness.training.trial import Trial
-from harness.user_code import is_users_file, raised
+from harness.user_code import command_line_of, is_users_file, raised
 
 _LOG = "log.txt"
 _GRACE = 5.0
@@ -264,8 +264,11 @@ def _import(name: str, file: Path) -> ModuleType:
     loaded = sys.modules.get(name)
     if loaded is not None and _is_file(getattr(loaded, "__file__", None), file):
         return loaded
-    if _is_found(name, file):
-        return importlib.import_module(name)
+    with command_line_of(file):
+        return importlib.import_module(name) if _is_found(name, file) else _import_file(name, file)
+
+
+def _import_file(name: str, file: Path) -> ModuleType:
     places = [str(file.parent)] if file.name == "__init__.py" else None
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=places)
     assert spec is not None

@@ -117,6 +117,15 @@ class StartOnTheCpu(RecurrentLM):
         return torch.zeros(1, len(x), WIDTH, dtype=x.dtype)
 
 
+@planted(
+    "device_move", task=CAUSAL, sound=RecurrentLM, module="(model)", source=f"{ISLAM}: noise of train mode is made without device"
+)
+class TrainingNoiseOnTheCpu(RecurrentLM):
+    def start(self, x: Tensor) -> Tensor:
+        start = super().start(x)
+        return start + 0.01 * torch.randn(start.shape) if self.training else start
+
+
 @planted("shape_contract", task=CAUSAL, sound=RecurrentLM, module="gru", source=f"{HUMBATOVA}: batch size fixed in the code")
 class StartForFourRows(RecurrentLM):
     def start(self, x: Tensor) -> Tensor:
