@@ -22,7 +22,7 @@ from harness.tasks.values import Drawing, Ids
 
 Batch = dict[str, Tensor]
 
-_MOST_ELEMENTS = 1 << 22
+_MOST_ELEMENTS = 1 << 23
 """Elements of the main output of a call that many rows share."""
 
 
@@ -82,12 +82,18 @@ class Sizes:
         return task.signature.main.shape(task.signature.complete(self.by_axis(task)))
 
 
-def typical_sizes(task: TaskSpec) -> Sizes:
-    """Sizes in which each axis has a different length, as far as the task allows, so that an axis can be recognised by it."""
+def typical_sizes(task: TaskSpec, of_large: bool = False) -> Sizes:
+    """Sizes in which each axis has a different length, as far as the task allows, so that an axis can be recognised by it.
+
+    Args:
+        task: What the sizes are of.
+        of_large: Whether they are those of a large model, whose text is shorter.
+    """
     if task.declared is not None:
         return Sizes.of(task.declared.typical_sizes())
     longest = task.max_seq_len or 1
-    return Sizes(batch=3, seq=max(task.min_seq_len, min(11, longest)), target_seq=min(7, longest))
+    seq, target_seq = (5, 4) if of_large else (11, 7)
+    return Sizes(batch=3, seq=max(task.min_seq_len, min(seq, longest)), target_seq=min(target_seq, longest))
 
 
 def smallest_sizes(task: TaskSpec, batch: int = 1) -> Sizes:

@@ -120,6 +120,11 @@ def largest_sizes(subject: Subject) -> dict[str, Any]:
     return {"sizes": subject.reach.largest(MOST_ROWS)}
 
 
+def longest_sizes(subject: Subject) -> dict[str, Any]:
+    """The same, for what is asked along a row; of a large model in one row."""
+    return {"sizes": subject.reach.largest(1 if subject.is_large else MOST_ROWS)}
+
+
 def largest_cheap_sizes(subject: Subject) -> dict[str, Any]:
     """The largest sizes that many calls are made at."""
     return {"sizes": subject.reach.largest_cheap(MOST_ROWS)}

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +44,13 @@ class Study:
         subject: The model under test.
         source: The config it came from, which names its data; ``None`` for a model without one.
         seconds: What one check may take; what would need longer is left out, with the reason.
+        kept: What a check computed that another one needs too, by name.
     """
 
     subject: Subject
     source: SuiteConfig | None = None
     seconds: float = math.inf
+    kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _seen_from: dict[str, Study] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -89,7 +92,7 @@ class Study:
         return make_loader(dataset, task, data.batch_size or _BATCH)
 
 
-_OF_FEW_BLOCKS = ("attention_kernels", "compiled", "gradcheck")
+_OF_FEW_BLOCKS = ("attention_kernels", "attribution", "compiled", "gradcheck")
 """Checks of the code of a model's blocks, of which a large model is asked two of each kind; all of them only where those fail."""
 
 

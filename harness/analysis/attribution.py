@@ -124,7 +124,7 @@ def _judge(study: Study, path: _Path, steps: int) -> Evidence:
     facts: dict[str, Any] = {
         "measured": (gap / variation, FACTOR * error / variation, "of the derivative"),
         "counterexample": f"{study.subject.typical.describe(study.subject.task)}, between seed=1 and seed=0",
-        "details": {"shares": _shares(path.real, gradients), "steps": steps, "missing": missing},
+        "details": {**_shares(study, path.real, gradients), "steps": steps, "missing": missing},
     }
     if gap <= FACTOR * error:
         message = f"the gradients match the output: integrated in {steps} steps, they miss {missing:.1e} of its variation"
@@ -185,12 +185,14 @@ def _simpson(values: list[float]) -> float:
     return (values[0] + 4 * sum(values[1::2]) + 2 * sum(values[2:-1:2]) + values[-1]) / (3 * (len(values) - 1))
 
 
-def _shares(real: RealInputs, gradients: list[Point]) -> dict[str, list[float]]:
-    """The share of the integrated gradients that each token, channel or feature has, by field."""
+def _shares(study: Study, real: RealInputs, gradients: list[Point]) -> dict[str, dict[str, list[float]]]:
+    """The share of the integrated gradients that each token, channel or feature has, by field; nothing where some blocks are left out."""
+    if study.subject.shared.blocks:
+        return {}
     found = {}
     for name in gradients[0]:
         integrated = torch.stack([each[name] for each in gradients]).mean(0)
         axis, _ = real.parts_of(name, integrated)
         sizes = integrated.abs().sum() if axis is None else integrated.abs().movedim(axis, 0).flatten(1).sum(1)
         found[name] = [round(share, 4) for share in (sizes / sizes.sum().clamp(min=1e-300)).flatten().tolist()]
-    return found
+    return {"shares": found}

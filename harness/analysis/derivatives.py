@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,7 @@ def derivative_of(function: Callable[[float], float], claimed: float) -> Derivat
         function: From a place on the line to the value there; the same place gives the same value.
         claimed: The derivative at zero according to autograd.
     """
+    function = cache(function)
     middle = function(0.0)
     noise = _noise(function, middle)
     typical = max(abs(claimed), abs(function(_STEP) - function(-_STEP)) / (2 * _STEP), sys.float_info.min)

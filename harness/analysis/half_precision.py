@@ -23,6 +23,7 @@ from harness.errors import ProbeUnsupportedError
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
 from harness.properties.large_tensors import views_of
+from harness.properties.model_variants import Draws
 from harness.properties.noise import FACTOR, difference
 from harness.properties.reading import layers_apart
 from harness.properties.subject import Subject
@@ -78,35 +79,34 @@ class _Precision:
 @each_output
 def float16(study: Study) -> Evidence:
     """In float16 the logits are finite and those of full precision, within its rounding."""
-    return _judge(study.subject, _Precision("float16", torch.float16))
+    return _judge(study, _Precision("float16", torch.float16))
 
 
 @each_output
 def bfloat16(study: Study) -> Evidence:
     """In bfloat16 the logits are finite and those of full precision, within its rounding."""
-    return _judge(study.subject, _Precision("bfloat16", torch.bfloat16))
+    return _judge(study, _Precision("bfloat16", torch.bfloat16))
 
 
 @each_output
 def autocast(study: Study) -> Evidence:
     """Under autocast to bfloat16 the logits are finite and those of full precision, within its rounding."""
-    return _judge(study.subject, _Precision("autocast (bfloat16)", torch.bfloat16, is_autocast=True))
+    return _judge(study, _Precision("autocast (bfloat16)", torch.bfloat16, is_autocast=True))
 
 
-def _judge(subject: Subject, precision: _Precision) -> Evidence:
+def _judge(study: Study, precision: _Precision) -> Evidence:
+    subject = study.subject
     if subject.dtype not in (torch.float32, torch.float64):
         return Evidence.skipped(_NAME, f"the model is already in {str(subject.dtype).removeprefix('torch.')}")
     half, closest = precision.model(subject), None
-    for content, batch in _contents(subject):
+    for number, (content, batch) in enumerate(_contents(subject)):
         shown = f"{subject.typical.describe(subject.task)}, {content}"
         try:
             with recording(half) as coarse, precision.context(subject):
                 logits = subject.logits(batch, half)
         except ModelRaisedError as error:
             return _raised(error, precision, shown)
-        full = subject.fresh()
-        with recording(full) as fine:
-            exact = subject.logits(batch, full)
+        exact = _exact(study, number, batch)
         if not finite(exact):
             continue  # said by ``finite_output``
         if not finite(logits):
@@ -120,7 +120,8 @@ def _judge(subject: Subject, precision: _Precision) -> Evidence:
             bound = FACTOR * _rounding(subject, batch, exact, precision.dtype, enough=measured / FACTOR)
         facts: dict[str, Any] = {"measured": (measured, bound, ""), "counterexample": shown}
         epsilon = torch.finfo(precision.dtype).eps
-        module = "" if measured <= bound else _first_astray(fine, coarse, epsilon)
+        fine = _recorded(subject, batch)[1] if measured > bound else []
+        module = _first_astray(fine, coarse, epsilon)
         is_told = _NAME in subject.task.tolerances
         if measured > bound and not is_told and _jumps(subject, batch, exact, precision.dtype, measured):
             message = f"rounding to {precision.label} flips a decision in the model, such as which experts a token goes to"
@@ -135,6 +136,22 @@ def _judge(subject: Subject, precision: _Precision) -> Evidence:
         message = f"in {precision.label} the logits agree within its rounding"
         closest = closest or Evidence.ok(_NAME, message, **facts)
     return closest or Evidence.skipped(_NAME, "no input gives finite logits in full precision")
+
+
+def _exact(study: Study, number: int, batch: Batch) -> Tensor:
+    """The logits in full precision, which are computed once for all three precisions."""
+    key = f"{_NAME}, {study.subject.task.signature.main.name}, {number}"
+    if key not in study.kept:
+        study.kept[key], _ = _recorded(study.subject, batch)
+    exact: Tensor = study.kept[key]
+    return exact
+
+
+def _recorded(subject: Subject, batch: Batch) -> tuple[Tensor, list[Call]]:
+    """The logits in full precision, and what each layer is given and returns."""
+    model = subject.fresh()
+    with recording(model) as calls:
+        return subject.logits(batch, model), calls
 
 
 def _contents(subject: Subject) -> Iterator[tuple[str, Batch]]:
@@ -224,11 +241,12 @@ def _rounded(model: nn.Module, dtype: torch.dtype, seed: int, times: float = 1.0
     epsilon = times * torch.finfo(dtype).eps
     smallest = epsilon * torch.finfo(dtype).smallest_normal  # below, numbers are that far apart
     rng = torch.Generator().manual_seed(seed)
+    errors = Draws(lambda like: torch.rand(like.shape, generator=rng).to(like.device, like.dtype) - 0.5, model)
 
     def moved(value: Any) -> Any:
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_nested:
             return value
-        error = torch.rand(value.shape, generator=rng).to(value.device, value.dtype) - 0.5
+        error = errors.like(value)
         return value + error * (epsilon * value.abs() + smallest)
 
     with torch.no_grad():

@@ -263,8 +263,14 @@ def _ranks(seen: _Seen) -> list[dict[str, object]]:
             continue
         rows = states.flatten(0, 1)
         rows = rows[:: -(-len(rows) // _MOST_ROWS)]
-        shares = torch.linalg.svdvals(rows - rows.mean(0))
+        shares = _singular_values(rows - rows.mean(0))
         shares = shares / shares.sum().clamp(min=torch.finfo(shares.dtype).tiny)
         rank = float(torch.special.entr(shares).sum().exp())
         found.append({"module": call.module, "effective_rank": round(rank, 2), "width": rows.shape[1]})
     return found
+
+
+def _singular_values(rows: Tensor) -> Tensor:
+    """The singular values, to half the digits: the products of the rows take a fraction of the time where there are few."""
+    products = rows @ rows.mT if len(rows) < rows.shape[1] else rows.mT @ rows
+    return torch.linalg.eigvalsh(products).clamp(min=0).sqrt()

@@ -29,7 +29,9 @@ from harness.wording import and_others, counted
 
 _NAME = "dead_units"
 _ROWS = 8
-_BATCHES = 16
+_BATCHES, _FEW_BATCHES = 16, 4
+"""How many inputs are tried, and of a large model."""
+
 _ALPHA = 1e-6
 """How likely, at most, a model whose weights are drawn evenly around zero is alarmed about by chance."""
 
@@ -74,8 +76,11 @@ class _Finding:
 
 def _judge(study: Study, case: str, functions: dict[str, Any], adjective: str) -> Evidence:
     subject = study.subject
-    layers = _activities(subject, subject.fresh(), functions, _BATCHES)
-    shown = f"{_BATCHES} batches of {_sizes(subject).describe(subject.task)}"
+    batches = _BATCHES if not subject.is_large else _FEW_BATCHES
+    if _NAME not in study.kept:  # both cases are told by the same calls
+        study.kept[_NAME] = _activities(subject, subject.fresh(), {**SILENT, **SATURATING}, batches)
+    layers = [layer for layer in study.kept[_NAME] if layer.function in functions]
+    shown = f"{batches} batches of {_sizes(subject).describe(subject.task)}"
     if not layers:
         names = ", ".join(sorted(functions))
         return Evidence.skipped(_NAME, f"forward calls no activation function that can be {adjective} ({names})")

@@ -192,7 +192,7 @@ CRITICAL = (
         search=Search(
             "several_tokens",
             examples=5,
-            corner="largest_sizes",
+            corner="longest_sizes",
             outputs=FurtherOutputs("by_position", "harness.properties.outputs:further_causality"),
         ),
     ),

@@ -180,7 +180,7 @@ DECODING = (
                 needs=facts.stateless,
                 owned_by=("causal", "stateless"),
                 sign=facts.CACHE,
-                search=Search("several_tokens", examples=3, corner="largest_sizes"),
+                search=Search("several_tokens", examples=3, corner="longest_sizes"),
             ),
             "requests": Case(
                 "A text gives the same whatever was read with the cache before",

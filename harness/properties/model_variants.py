@@ -24,7 +24,7 @@ from harness.properties.large_tensors import views_of
 from harness.properties.noise import is_packed
 from harness.properties.prerequisites import PrerequisiteFailure
 from harness.properties.subject import Shared, Subject
-from harness.runtime import seeded
+from harness.runtime import is_large, seeded
 
 _BATCHES = 8
 _ROWS = 8
@@ -91,6 +91,9 @@ _OF_BLOCKS = (
 _ON_THE_WHOLE = 2
 """How many examples of these are asked of all blocks of a large model."""
 
+_FIRST_OF_FEW = ("gradient_flow[finite]",)
+"""Of which the first example takes one call for each kind of content; the second one asks them of all blocks in one call."""
+
 _OF_FEW_BLOCKS = (
     "batch_independence[gradient]",
     "decoding[left_padding]",
@@ -112,7 +115,8 @@ def shortened(subject: Subject, name: str, example: int = _ON_THE_WHOLE + 1) -> 
         name: The property that is judged, with its case; ``None`` is returned for one that does not follow from the code of blocks.
         example: Number of the example; ``None`` is returned for the first ones, which most properties ask of the whole model.
     """
-    is_of_blocks = bool({name, name.partition("[")[0]} & set(_OF_BLOCKS)) and example > _ON_THE_WHOLE
+    is_left_out = example > _ON_THE_WHOLE or (name in _FIRST_OF_FEW and example == 1)
+    is_of_blocks = bool({name, name.partition("[")[0]} & set(_OF_BLOCKS)) and is_left_out
     return of_few_blocks(subject) if is_of_blocks or name in _OF_FEW_BLOCKS else None
 
 
@@ -126,7 +130,9 @@ def of_few_blocks(subject: Subject) -> Subject | None:
         return None
     model, own = shared.short[0]
     copies = subject.copies.of_variants(model)
-    return replace(subject, model=copies.fresh().eval(), pristine=model, rebuild=None, shared=own, given_copies=copies)
+    short = replace(subject, model=copies.fresh().eval(), pristine=model, rebuild=None, shared=own, given_copies=copies)
+    short.is_large = True  # whatever is left of it: it is judged at the same sizes
+    return short
 
 
 def _shortened(subject: Subject) -> Iterator[tuple[nn.Module, Shared]]:
@@ -181,6 +187,9 @@ def mixed_with_typical(extreme: dict[str, Tensor], typical: dict[str, Tensor]) -
     return {name: torch.cat((value[:1], typical[name][1:])) for name, value in extreme.items()}
 
 
+_DRAWN, _STRIDE = 1 << 21, 100_003
+"""Numbers that are drawn once, and how far apart the places are that tensors get them from."""
+
 _MOVED = 0.05
 """Standard deviation by which weights are moved; small beside those of usual layers, large beside zero."""
 
@@ -199,6 +208,32 @@ def moved(subject: Subject, variant: nn.Module | None = None) -> nn.Module:
     return model
 
 
+class Draws:
+    """Random numbers for one tensor after the other; for a large model they are drawn once, and each tensor gets them from another place on.
+
+    Drawing a number for every weight takes as long as several calls.
+
+    Args:
+        draw: Draws as many numbers as a tensor has, in its dtype.
+        model: The model.
+    """
+
+    def __init__(self, draw: Callable[[Tensor], Tensor], model: nn.Module) -> None:
+        self._draw, self._is_large = draw, is_large(model)
+        self._numbers: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._start = 0
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """Numbers in the shape of a tensor."""
+        if not self._is_large or tensor.numel() > _DRAWN // 2:
+            return self._draw(tensor)
+        key = (tensor.dtype, tensor.device)
+        if key not in self._numbers:
+            self._numbers[key] = self._draw(tensor.new_empty(_DRAWN))
+        self._start = (self._start + _STRIDE) % (_DRAWN // 2)
+        return self._numbers[key][self._start : self._start + tensor.numel()].view(tensor.shape)
+
+
 @torch.no_grad()
 def move(model: nn.Module, which: Callable[[str, Tensor], bool] | None = None, share: float = 0.0) -> None:
     """Moves the weights of a model at random.
@@ -208,15 +243,16 @@ def move(model: nn.Module, which: Callable[[str, Tensor], bool] | None = None, s
         which: Whether a parameter is moved, by its name and value; by default all are.
         share: By how much of itself each is moved; by default all move by the same amount.
     """
+    draws = Draws(torch.randn_like, model)
     with seeded(0):
         for name, parameter in model.named_parameters():
             if not parameter.is_floating_point() or is_packed(parameter) or not (which is None or which(name, parameter)):
                 continue
             for piece in views_of(parameter):
                 if share:
-                    piece.mul_(1 + share * torch.randn_like(piece))
+                    piece.mul_(1 + share * draws.like(piece))
                 else:
-                    piece.add_(torch.randn_like(piece), alpha=_MOVED)
+                    piece.add_(draws.like(piece), alpha=_MOVED)
 
 
 _MOVED_BY = 0.05

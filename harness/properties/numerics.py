@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -54,19 +54,26 @@ def finite_output(subject: Subject, sizes: Sizes, contents: tuple[str, ...] = ("
         contents: What the inputs hold, one after the other: ``typical`` or any of ``EXTREMES``.
         seed: Seed of typical content.
     """
-    if together := _together(subject, sizes, contents, seed):
-        found = _finite_forward(subject, together, f"{sizes.describe(subject.task)}, seed={seed}", "at extreme inputs")
-        if found.status is Status.OK:
-            return found
-    return first_failure(_finite_at(subject, sizes, content, seed) for content in contents)
+    shown = f"{sizes.describe(subject.task)}, seed={seed}"
+
+    def hold(batch: Batch) -> bool:
+        return _finite_forward(subject, batch, shown, "at extreme inputs").status is Status.OK
+
+    suspects = _not_acquitted(subject, sizes, contents, seed, hold)
+    return first_failure(_finite_at(subject, sizes, each, seed) for each in suspects) if suspects else _all_finite(shown)
 
 
-def _together(subject: Subject, sizes: Sizes, contents: tuple[str, ...], seed: int) -> Batch | None:
-    """The rows of all contents in one batch; ``None`` where rows cannot be shared, or would be too many."""
-    rows = sizes.batch * len(contents)
-    if len(contents) < 2 or with_rows(subject.task, sizes, rows).batch != rows:
-        return None
-    return joined(subject.task, [extreme_batch(subject, sizes, content, seed) for content in contents])
+def _not_acquitted(
+    subject: Subject, sizes: Sizes, contents: tuple[str, ...], seed: int, hold: Callable[[Batch], bool]
+) -> tuple[str, ...]:
+    """The contents that have to be judged one by one: rows of several do not hold in one batch, or cannot share one."""
+    most = max(1, with_rows(subject.task, sizes, sizes.batch * len(contents)).batch // sizes.batch)
+    suspects: tuple[str, ...] = ()
+    for group in (contents[start : start + most] for start in range(0, len(contents), most)):
+        batches = [extreme_batch(subject, sizes, content, seed) for content in group if len(group) > 1]
+        if not batches or not hold(joined(subject.task, batches)):
+            suspects += group
+    return suspects
 
 
 def finite_at_extremes(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -114,11 +121,11 @@ def _empty_row(subject: Subject, sizes: Sizes, axis: Axis, seed: int) -> Evidenc
 
 def finite_gradients(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """Every gradient is finite in train mode, whatever the inputs hold; see ``finite_output``."""
-    together = _together(subject, sizes, _CONTENTS, seed)
-    if together and not _bad_gradients(subject, together):
+    suspects = _not_acquitted(subject, sizes, _CONTENTS, seed, lambda batch: not _bad_gradients(subject, batch))
+    if not suspects:
         counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
         return Evidence.ok("gradient_flow", "every gradient is finite", (0, 0, "parameters"), counterexample=counterexample)
-    return _worst(_finite_gradients_at(subject, sizes, content, seed) for content in _CONTENTS)
+    return _worst(_finite_gradients_at(subject, sizes, content, seed) for content in suspects)
 
 
 def _worst(found: Iterable[Evidence]) -> Evidence:

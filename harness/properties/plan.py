@@ -257,9 +257,9 @@ def plan_of(model: nn.Module, adapter: Adapter, task: TaskSpec, machine: Machine
         machine: Where it is to be judged.
         tests: Names of the tests of each tier.
     """
-    calls, problem = [], ""
+    calls, problem, large = [], "", is_large(model)
     try:
-        for sizes in dict.fromkeys((typical_sizes(task), smallest_sizes(task), largest_sizes(task, 2 if is_large(model) else 5))):
+        for sizes in dict.fromkeys((typical_sizes(task, large), smallest_sizes(task), largest_sizes(task, 2 if large else 5))):
             calls.append(_cost(model, adapter, task, sizes))
     except Exception as error:  # of whatever code that reads a number out of a tensor raises
         problem = raised(error)

@@ -104,7 +104,7 @@ class Reach:
         """The largest sizes that are judged, of so many rows or, of a large model, fewer.
 
         Args:
-            rows: How many rows, at least two.
+            rows: How many rows; one is not made fewer.
             most: Floating-point operations that a call may take; by default as many as one at the largest sizes.
         """
         most = _LARGEST if most is None else most

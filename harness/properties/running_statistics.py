@@ -46,7 +46,11 @@ def statistics_settle(subject: Subject, seed: int = 0) -> Evidence:
         norms, unmoved = _norms_at_work(subject, batch, seed)
         if unmoved:
             return _say_never_moved(subject, unmoved)
-        keepers = [path for path in changed_by_a_call(subject, batch, seed) if _is_own(subject.model.get_submodule(path))]
+        keepers = [
+            path
+            for path in changed_by_a_call(subject, subject.batch(seed=seed), seed)
+            if _is_own(subject.model.get_submodule(path))
+        ]
         if not keepers and norms:
             return Evidence.ok(NAME, f"the running statistics of {counted(len(norms), 'norm')} of PyTorch move in train mode")
         if not keepers:

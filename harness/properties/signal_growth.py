@@ -85,7 +85,7 @@ def over_time(subject: Subject, seed: int = 0) -> Evidence:
     axis = next((each.name for each in signature.with_order("causal") if each.name in laid_out), "")
     if not axis or laid_out[:2] != ["batch", axis]:
         return Evidence.skipped(_NAME, "the main output has no step for each of a causal axis")
-    sizes = subject.reach.largest(2)
+    sizes = subject.reach.largest(1 if subject.is_large else 2)
     batch = subject.batch(sizes, seed)
     steps = signature.complete(sizes.by_axis(subject.task))[axis]
     by_step = _gradient_by_step(subject, batch, calibrated(subject), steps)
@@ -150,6 +150,7 @@ def _gradient_by_step(subject: Subject, batch: Batch, model: nn.Module, steps: i
         if not met and isinstance(output, Tensor) and output.requires_grad and output.ndim > 2 and output.shape[1] == steps:
             output.retain_grad()
             met.append(output)
+            model.requires_grad_(False)  # the gradients of weights are not looked at, and take as much memory as they do
 
     model = subject.copies.of(model).eval()
     with hooked(model, lambda *_: None, leave):

@@ -141,7 +141,7 @@ class Subject:
     @cached_property
     def typical(self) -> Sizes:
         """Sizes at which every axis can be told by its length."""
-        return typical_sizes(self.task)
+        return typical_sizes(self.task, self.is_large)
 
     def batch(self, sizes: Sizes | None = None, seed: int = 0) -> Batch:
         """A batch on the model's device."""

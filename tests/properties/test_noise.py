@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters import make_adapter
+from harness.analysis import Study, find_analysis
 from harness.catalogue import CATALOGUE
 from harness.evidence import Status
 from harness.models.stubs import build_stub
+from harness.properties.model_variants import Draws
 from harness.properties.noise import FACTOR, difference, first_failure, judge_equal
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
@@ -255,13 +257,55 @@ def test_train_mode_is_asked_of_few_blocks_of_a_large_model(monkeypatch: pytest.
     assert judge.blocks == "2 of 8 blocks of `blocks`, the others are like them"
 
 
-def test_a_block_of_a_large_model_that_is_another_in_train_mode_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+class Rooted(Branch):
+    """A block whose gradient is not finite."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return super().forward(hidden) + (hidden - hidden.detach()).abs().sqrt()
+
+
+class Detached(Branch):
+    """A block that passes a part of its gradient on only."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return super().forward(hidden.detach()) + 0.1 * hidden
+
+
+def with_another_block(block: type[Branch]) -> nn.Module:
+    model = Deep().float()
+    model.blocks[5] = block(mixes=False)
+    return model
+
+
+@pytest.mark.parametrize(("case", "block"), [("train_mode[equals_eval]", Switches), ("gradient_flow[finite]", Rooted)])
+def test_a_block_of_a_large_model_that_is_unlike_the_others_is_named(
+    monkeypatch: pytest.MonkeyPatch, case: str, block: type[Branch]
+) -> None:
     monkeypatch.setattr("harness.runtime._LARGE", 1)
+    found = judge_model(partial(with_another_block, block), TASK, only=[case.partition("[")[0]])[case]
+    assert (found.status, found.module.partition(".layer")[0]) == (Status.FAIL, "blocks.5")
 
-    def build() -> nn.Module:
-        model = Deep().float()
-        model.blocks[5] = Switches(mixes=False)
-        return model
 
-    found = judge_model(build, TASK, only=["train_mode"])["train_mode[equals_eval]"]
-    assert (found.status, found.module) == (Status.FAIL, "blocks.5")
+def test_gradients_at_the_input_of_a_large_model_are_asked_of_few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.runtime._LARGE", 1)
+    sound, found = (
+        find_analysis("attribution", Study(subject_of(model))) for model in (Deep().float(), with_another_block(Detached))
+    )
+    assert (sound.status, sound.details["blocks"]) == (Status.OK, "2 of 8 blocks of `blocks`, the others are like them")
+    assert "shares" not in sound.details  # which are those of all blocks or of none
+    assert (found.status, found.investigated().module) == (Status.WARN, "blocks.5")
+
+
+def test_weights_of_a_large_model_are_moved_by_numbers_that_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.runtime._LARGE", 1)
+    model, drawn = nn.ModuleList([nn.Linear(64, 64), nn.Linear(64, 64)]), list[int]()
+
+    def draw(like: Tensor) -> Tensor:
+        drawn.append(like.numel())
+        return torch.randn_like(like)
+
+    draws = Draws(draw, model)
+    first, second = (draws.like(layer.weight) for layer in model)
+    assert len(drawn) == 1
+    assert not bool((first == second).any())
+    assert 0.9 < float(first.std()) < 1.1
