@@ -8,18 +8,23 @@ import inspect
 import re
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from types import CodeType, FrameType
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from torch import Tensor, nn
+from torch.utils import deterministic
 
 from harness.compat import OpOverload, TorchDispatchMode, memory_key, tree_leaves, without_compiler
 from harness.evidence import Evidence
+from harness.properties.initialisation import line_of_parameter
+from harness.properties.noise import is_packed
 from harness.properties.places import shown_place, users_line
 from harness.properties.subject import Subject
 from harness.properties.tracing import path_of
@@ -51,8 +56,10 @@ def applied(subject: Subject, seed: int = 0) -> Evidence:
         return Evidence.skipped(_NAME, "the model came without a factory, so that nothing can be seen of how it is built")
     if subject.is_large:
         return Evidence.skipped(_NAME, "the model is large: it is not built once more for its initialisation")
-    with _Building() as building:
+    with _Building() as building, _unwritten_is_nan():
         model = subject.rebuild(subject.seed)
+    if names := [name for name, parameter in model.named_parameters() if _holds_nan(parameter)]:
+        return _never_written(subject, names)
     if applications := [each for each in building.applications if _has_matrices(each.root) and not each.written]:
         return _in_vain(_path_of(model, applications[0].root), applications[0].name, applications[0].place)
     for path, module in model.named_modules():
@@ -62,6 +69,40 @@ def applied(subject: Subject, seed: int = 0) -> Evidence:
         if left := _left_out(application, building, seed):
             return _left_at_default([_path_of(model, module) for module in left], application)
     return Evidence.ok(_NAME, "no initialisation that is defined is left out while the model is built")
+
+
+@contextmanager
+def _unwritten_is_nan() -> Iterator[None]:
+    """Memory that is asked for, and written by nothing, holds NaN inside; a build that would raise in this mode warns."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    deterministic.fill_uninitialized_memory = True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        deterministic.fill_uninitialized_memory = fills
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def _holds_nan(parameter: Tensor) -> bool:
+    is_plain = not (nn.parameter.is_lazy(parameter) or parameter.is_meta or is_packed(parameter))
+    return is_plain and parameter.is_floating_point() and bool(parameter.isnan().any())
+
+
+def _never_written(subject: Subject, names: list[str]) -> Evidence:
+    """The failure of a parameter that holds what its memory held before."""
+    others = and_others(len(names) - 1, "parameter")
+    return Evidence.failed(
+        _NAME,
+        f"nothing writes all of parameter `{names[0]}`{others} while the model is built: it holds what its memory held before",
+        module=names[0],
+        cause="`torch.empty` or `torch.Tensor(rows, columns)` without an initialisation: other values in each run, and NaN in some",
+        place=line_of_parameter(subject, names[0]),
+        code="never_written",
+    )
 
 
 def _in_vain(path: str, name: str, place: str) -> Evidence:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.planted_bugs.setups import Model
 
 from .decoding_caches import LENGTH, TEXT, VOCAB, WIDTH, Layer, Past
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 SOUNDS, MOST = 6, 12
 SPOKEN = task_of(
@@ -158,6 +158,8 @@ add(
     unlikely_tokens,
     TEXT,
     line="self.wrong else ids.shape[1]",
+    first_run=FirstRun("26469ef1", found=True, named=False, said="decoding[generate] fails, with the first line of generate"),
+    unnamed="names generate, and not the method that it calls",
 )
 add(
     "sources_longer_than_texts",
@@ -169,6 +171,7 @@ add(
     refuses_long_sounds,
     SPOKEN,
     line="table[:, : heard.shape[1]] = heard",
+    first_run=FirstRun("26469ef1", found=True, named=True, said="shape_contract fails, with the line"),
 )
 add(
     "continued_after_padding",
@@ -180,4 +183,11 @@ add(
     other_after_padding,
     PICTURED,
     line="[rows, length - 1]",
+    first_run=FirstRun(
+        "26469ef1",
+        found=True,
+        named=False,
+        said="decoding[generate] fails, with the first line of generate, and says that the padding was on the left",
+    ),
+    unnamed="names generate, and not the place that it reads",
 )

@@ -15,7 +15,7 @@ from harness.evidence import Status
 from tests.planted_bugs.tier3.training import Training
 
 from .losses_scores import Learner
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 WIDTH, CLASSES, PAST, NODES = 16, 4, 12, 6
 SERIES = task_of(inputs={"history": {"axes": ["batch", PAST]}}, outputs={"next": {"axes": ["batch", 3], "kind": "values"}})
@@ -196,6 +196,13 @@ add(
     area="optimisation",
     line="isinstance(rate if self.wrong else rates, list)",
     status=Status.WARN,
+    first_run=FirstRun(
+        "26469ef1",
+        found=False,
+        named=False,
+        said="nothing: learning_rate_schedule says that the rate goes from 0.01 over 0.01 to 0.01",
+    ),
+    missed="a schedule that leaves the rate as it is may be wanted",
 )
 add(
     "decay_at_every_batch",
@@ -208,6 +215,8 @@ add(
     GRAPHS,
     area="optimisation",
     line="parameter.mul_(",
+    first_run=FirstRun("26469ef1", found=True, named=False, said="accumulation fails, with the line of the loss"),
+    unnamed="names the line of the backward pass: any change of a gradient is told there",
 )
 add(
     "schedule_stepped_by_batches",
@@ -220,6 +229,10 @@ add(
     NOISY,
     area="optimisation",
     line="schedule.step()",
+    first_run=FirstRun(
+        "26469ef1", found=False, named=False, said="learning_rate_schedule warns, with the line, where a failure was expected"
+    ),
+    status=Status.WARN,
 )
 add(
     "average_left_after_validation",
@@ -232,4 +245,6 @@ add(
     NOISY,
     area="state",
     line="self.net.load_state_dict(self.average.state_dict())",
+    first_run=FirstRun("26469ef1", found=True, named=False, said="validation_pass fails in net.0.weight, without a line"),
+    unnamed="names no place, or another method",
 )

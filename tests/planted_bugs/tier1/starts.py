@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from harness.evidence import Status
@@ -109,3 +110,29 @@ for name, model, module, code, line in (
         status=Status.WARN,
         source="pytorch-Learning-to-See-in-the-Dark#17",
     )
+
+
+class Bilinear(Layers):
+    """Two halves of the features and how they act together; the bug makes room for that and fills only its first half."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.pairs = nn.Parameter(torch.Tensor(12, 12))
+        with torch.no_grad():
+            (self.pairs[:6] if wrong else self.pairs).uniform_(-0.3, 0.3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.enter(features).tanh()
+        return self.leave(x + x @ self.pairs)
+
+
+plant_declared(
+    "half_of_a_matrix_written",
+    Bilinear,
+    TABLE,
+    "initialisation[applied]",
+    module="pairs",
+    code="never_written",
+    line="self.pairs[:6] if wrong",
+    source="transformers#38987",
+)
