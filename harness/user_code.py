@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from harness.errors import LeavesProcessError, ModelSourceError, did_you_mean
 from harness.files import NO_FILE, text_hash
-from harness.partial_import import imported_in_part, part_without, run_part
+from harness.partial_import import imported_in_part, or_as_first, others_need, part_without, run_part, standing_in
 from harness.runtime import seeded
 from harness.scan import part_run
 
@@ -88,7 +88,7 @@ def import_file(path: Path, key: str) -> ModuleType:
     _make_siblings_importable(path.parent)
     part = part_run(path)
     try:
-        with seeded(0), command_line_of(path), imported_in_part(FOLDERS_OF_CONFIGS):
+        with seeded(0), command_line_of(path), imported_in_part(FOLDERS_OF_CONFIGS), standing_in(is_written_here):
             if part is not None:
                 run_part(module, part.tree, part.why)
             else:
@@ -101,7 +101,11 @@ def import_file(path: Path, key: str) -> ModuleType:
         if root is None and part is None and (found := _again_in_part(path, name, error)) is not None:
             return found
         if root is None:
-            raise ModelSourceError(f"`{key}`: importing {path} raised {raised(error)}{_missing_package(error)}") from error
+            refused = f"`{key}`: importing {path} raised {raised(error)}{missing_package(error)}"
+            if others_need(path, error, is_written_here):
+                with or_as_first(refused):
+                    return import_file(path, key)
+            raise ModelSourceError(refused) from error
         sys.path[:] = before
         sys.modules[name] = module = _import_as_part(path, root, key)
     return module
@@ -140,7 +144,8 @@ def _root_wanted(path: Path, error: BaseException) -> Path | None:
     missing = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
     for folder in path.parents[1:_LEVELS] if missing else ():
         if (folder / missing).is_dir() or (folder / f"{missing}.py").is_file():
-            return folder if str(folder) not in sys.path else None
+            # A file that hides the package it lies in, `net/net.py`, is why a folder on the path does not help.
+            return folder if str(folder) not in sys.path or "is not a package" in str(error) else None
         if any((folder / name).exists() for name in _ROOT_FILES):
             return None
     return None
@@ -220,7 +225,7 @@ def import_dotted(name: str, folder: Path, key: str) -> ModuleType:
         sys.path.insert(0, str(folder))
         FOLDERS_OF_CONFIGS.add(str(folder))
     try:
-        with seeded(0), command_line_of(name), _without_shadows(folder, name):
+        with seeded(0), command_line_of(name), _without_shadows(folder, name), standing_in(is_written_here):
             return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         file = folder.joinpath(*name.split(".")).with_suffix(".py")
@@ -229,7 +234,11 @@ def import_dotted(name: str, folder: Path, key: str) -> ModuleType:
             sys.path.append(str(other))
             FOLDERS_OF_CONFIGS.add(str(other))
             return import_dotted(name, folder, key)
-        raise ModelSourceError(f"`{key}`: importing {name!r} raised {raised(error)}{_missing_package(error)}") from error
+        refused = f"`{key}`: importing {name!r} raised {raised(error)}{missing_package(error)}"
+        if others_need(file, error, is_written_here):
+            with or_as_first(refused):
+                return import_dotted(name, folder, key)
+        raise ModelSourceError(refused) from error
 
 
 @contextmanager
@@ -282,7 +291,8 @@ def _pretrained_hint(folder: Path) -> str:
     return f'. It looks like a folder of save_pretrained with {name}: write "model": "{folder}" instead'
 
 
-def _missing_package(error: BaseException) -> str:
+def missing_package(error: BaseException) -> str:
+    """What to install for a module that is not there."""
     missing = error.name.partition(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else ""
     if missing == "pytorch_lightning":
         here = importlib.util.find_spec("lightning") is not None

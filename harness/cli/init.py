@@ -116,6 +116,8 @@ def _account(found: Scaffold) -> str:
     lines = [f"{found.signature}, built by {found.factory.call}"]
     if left_out := LEFT_OUT.get(str(found.source.file)):
         lines.append(f"  only what its models need is run: {left_out}")
+    others = [(file, why) for file, why in LEFT_OUT.items() if "not installed" in why and file != str(found.source.file)]
+    lines += [f"  {Path(file).name}, {why}: what needs it raises" for file, why in others]
     if found.factory.through:
         lines.append(f"  it has no forward: its `{found.factory.through}` is called in its place{_or_a_method(found)}")
     if found.called:

@@ -69,7 +69,11 @@ def factories(
         models = [name for name in _not_parts(module, classes) if name not in inner or len(classes) == 1]
         models.reverse()
         models.sort(key=lambda name: (name not in written.models, not _is_called_like(module, name)))
-        names = [*(name for name in _USUAL_NAMES if name in callables), *reversed(whole), *models]
+        names = [
+            *(name for name in _USUAL_NAMES if name in callables),
+            *smallest_first([*reversed(whole)]),
+            *smallest_first(models),
+        ]
         names = sorted(names, key=is_only_for_training)
     for name in dict.fromkeys(names):
         factory = with_arguments(module, name, callables[name], given, written)
@@ -77,6 +81,48 @@ def factories(
             yield factory
         else:
             refused[name] = factory
+
+
+_SIZE = re.compile(
+    r"\d+|(?<![a-z])(?:atto|femto|pico|nano|tiny|mini|small|medium|base|large|huge|giant)(?![a-z])|(?<=_)[tsmblh]$"
+)
+_SIZES = (
+    "atto",
+    "femto",
+    "pico",
+    "nano",
+    "tiny",
+    "t",
+    "mini",
+    "small",
+    "s",
+    "medium",
+    "m",
+    "base",
+    "b",
+    "large",
+    "l",
+    "huge",
+    "h",
+    "giant",
+)
+
+
+def smallest_first(names: list[str]) -> list[str]:
+    """Names with those that differ by a size only, such as ``resnet18`` and ``resnet50``, from small to large.
+
+    Args:
+        names: Names of what makes models.
+    """
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(_SIZE.sub("#", name.lower()), []).append(name)
+
+    def size(name: str) -> list[int]:
+        return [int(each) if each.isdigit() else _SIZES.index(each) for each in _SIZE.findall(name.lower())]
+
+    ordered = {kind: iter(sorted(same, key=size)) for kind, same in alike.items()}
+    return [next(ordered[_SIZE.sub("#", name.lower())]) for name in names]
 
 
 def _is_called_like(module: ModuleType, name: str) -> bool:

@@ -153,7 +153,7 @@ def called_elsewhere(made: Factory, call: FoundCall, module: ModuleType, written
     objects = tuple(each for each in tables if each is not None)
     parts = [passed_part(name, part, module) for name, part in call.parts.items() if name not in made.kwargs]
     objects += tuple(part for part in parts if part is not None)
-    said = {name: value for name, value in call.values.items() if name not in needs_python and value is not None}
+    said = {name: value for name, value in call.values.items() if name not in needs_python and not _is_unknown(name, value)}
     kwargs = _on_this_machine(parameters, {**said, **made.kwargs})
     known = (*kwargs, *(each.argument for each in objects))
     required = [p for p in parameters.values() if _is_required(p) and p.name not in known]
@@ -164,6 +164,14 @@ def called_elsewhere(made: Factory, call: FoundCall, module: ModuleType, written
         objects += () if part is None else (part,)
     guessed += [name for part in objects for name in part.guessed]
     return replace(made, kwargs=kwargs, guessed=tuple(guessed), objects=objects, place=call.place)
+
+
+_COUNTS = re.compile(r"(?:num|n)_\w+|\w+_(?:size|dim|num|count)|\w*class(?:es)?|\w*channels?")
+
+
+def _is_unknown(name: str, value: Any) -> bool:
+    """Whether a script leaves a value open: none, or none of something that it counts in data which are not here."""
+    return value is None or (type(value) is int and value == 0 and _COUNTS.fullmatch(snake_case(name)) is not None)
 
 
 def _has_none(value: Any) -> bool:

@@ -27,7 +27,7 @@ from harness.models.weights import CHECKPOINT, checkpoint_arguments, load_weight
 from harness.models.wrapped import call_by, refuse_compiled, unwrapped, with_signature
 from harness.runtime import seeded
 from harness.scan import ScanWarning, dangerous_calls, part_run, scan_source
-from harness.user_code import command_line_of, import_dotted, import_file, is_raised_by_code, raised
+from harness.user_code import command_line_of, import_dotted, import_file, is_raised_by_code, missing_package, raised
 
 NO_NETWORK = (URLError, ConnectionError, TimeoutError)
 """What a download raises where there is no network."""
@@ -111,7 +111,7 @@ class ModelSource:
         if isinstance(error, NO_NETWORK):
             return ". It downloads something while it is built, and there is no network here: is there an argument such as pretrained=False?"
         if not isinstance(error, FileNotFoundError) or str(error.filename) not in _names_in(self.kwargs):
-            return ""
+            return missing_package(error)
         return f". A path in `model_kwargs` is relative to the current folder, {Path.cwd()}; write it absolute"
 
 

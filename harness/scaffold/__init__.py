@@ -27,8 +27,9 @@ from harness.models.loading import refuse_dangerous
 from harness.models.settings import makes_something, takes_settings
 from harness.models.usual_values import snake_case
 from harness.models.written_calls import WrittenCalls
+from harness.partial_import import MISSING
 from harness.scaffold.bridge import Source, bridge_path, bridge_text, import_model, needs_bridge, refuse_elsewhere
-from harness.scaffold.building import agreeing, built
+from harness.scaffold.building import agreeing, built, untrained
 from harness.scaffold.config_text import config_text
 from harness.scaffold.declared import Declared, declare, said_axes, with_near_classes
 from harness.scan import training_calls
@@ -39,6 +40,9 @@ from harness.wording import listed
 _SHOWN_ARGUMENTS = 8
 _SHOWN = 2
 """Names of a file of which a message says what was wrong with each."""
+
+_LONGEST_CALL = 200
+"""Letters of a call that a message has room for."""
 
 _ABOVE = 3
 """Folders from which a script may import: its own, and those above it, as of an editor that runs it from the root."""
@@ -180,7 +184,9 @@ def _find(source: Source, told: Told, patience: Patience) -> _Found:
         found = _looked_at(source, made, told, shapes, patience)
         if isinstance(found, _Found):
             return replace(found, others=others)
-        tried[made.call if made.kwargs or made.objects else made.name] = found.removeprefix(f"{made.name} ") + _makers(made)
+        tried[_shortened(made.call) if made.kwargs or made.objects else made.name] = found.removeprefix(
+            f"{made.name} "
+        ) + _makers(made)
         if patience.is_over and index + 1 < len(possible):
             left = ", ".join(other.name for other in possible[index + 1 :])
             tried[left] = f"not tried: stopped after {patience.seconds:g} s; --factory NAME takes one of them"
@@ -207,13 +213,24 @@ def _find(source: Source, told: Told, patience: Patience) -> _Found:
     )
 
 
+def _shortened(call: str) -> str:
+    """A call as a message has room for it."""
+    return call if len(call) <= _LONGEST_CALL else f"{call[:_LONGEST_CALL]}…)"
+
+
 def _what_to_add(source: Source, tried: Mapping[str, str]) -> str:
     """The command that says what was missing of the likeliest model, with an example of each value."""
+    if MISSING and (not tried or "No module named" in next(iter(tried.values()))):
+        return f"Install what is not installed here and other files of it import: {', '.join(f'`{each}`' for each in sorted(MISSING))}"
     if not tried:
         return f"Add {_OR_A_FUNCTION}"
     names = [*dict.fromkeys(name.partition("(")[0] for name in tried)]
     name, why = names[0], next(iter(tried.values()))
     factory = f" --factory {name}" if len(names) > 1 else ""
+    if "there is no network here" in why and not re.search(r"pretrain|weights", str(_parameters_of(source, name))):
+        return f"Run it where there is network, which gives the file what it downloads; or add {_OR_A_FUNCTION}"
+    if at := re.search(r"raised TypeError: \w+\.__init__\(\) missing .*\(([\w.]+, line \d+)", why):
+        return f"Correct the call in {at[1]}, which no argument of {name} changes; or add {_OR_A_FUNCTION}"
     missing = re.match(r"needs ((?:`\w+`(?:, )?)+)", why)
     options, more = re.findall(r"--(?:input|arg) [^\s=]+=[^\s;]+", why), ""
     named = re.findall(r"\w+", missing[1]) if missing else []
@@ -223,9 +240,7 @@ def _what_to_add(source: Source, tried: Mapping[str, str]) -> str:
         is_object = takes_settings(each)
         options.append("--arg NAME=VALUE" if is_object else f"--arg {each}={_A_NUMBER}")
         more += f" (for each entry of `{each}` that the model reads)" if is_object else ""
-    target: Any = getattr(source.module, name, None)
-    may_take = not options and (inspect.isclass(target) or inspect.isfunction(target))
-    takes = list(inspect.signature(target).parameters) if may_take else []
+    takes = [] if options else _parameters_of(source, name)
     if takes:
         options, rest = ["--arg NAME=VALUE"], ", …" if len(takes) > _SHOWN_ARGUMENTS else ""
         more = f" (it takes {', '.join(takes[:_SHOWN_ARGUMENTS])}{rest})"
@@ -233,6 +248,11 @@ def _what_to_add(source: Source, tried: Mapping[str, str]) -> str:
         return f"Add {_OR_A_FUNCTION}"
     command = " ".join(["modeltiers init", f"{source.file.name}{factory}", *options])
     return f"Say it, with your values: {command}{more}; or add {_OR_A_FUNCTION}"
+
+
+def _parameters_of(source: Source, name: str) -> list[str]:
+    target = getattr(source.module, name, None)
+    return list(inspect.signature(target).parameters) if inspect.isclass(target) or inspect.isfunction(target) else []
 
 
 def _builds(source: Source, name: str, arguments: Sequence[str]) -> bool:
@@ -260,6 +280,8 @@ def _looked_at(
         except (Exception, SystemExit) as error:  # a model may do anything while it is looked at
             if not why:
                 why = str(error) if isinstance(error, UserError) else f"cannot be looked at: {raised(error)}"
+                off = untrained(attempt) if isinstance(error, ModelSourceError) else None  # which reaches the network
+                attempts += [] if off is None else [off]
                 attempts += [*agreeing(attempt, why), *called_as_elsewhere(attempt, source.module)]
         else:
             return _Found(whole, model, guess, declared, ())

@@ -34,6 +34,9 @@ _MANY = 1 << 26
 _NO_WORD = "none"
 """A word that the code compares with none, for a mode that the model does without."""
 
+_NAMES_WEIGHTS = re.compile(r"(?:encoder_|backbone_)?weights|pretrained")
+"""Arguments that take the name of trained weights."""
+
 _MOST_AGREEMENTS = 4
 """Pairs of guessed sizes that are made equal at most."""
 
@@ -99,24 +102,30 @@ def _without_nones(made: Factory, refused: FactoryError) -> Factory | None:
 
 
 def _without_trained_weights(made: Factory, refused: FactoryError) -> Factory | None:
-    """The factory without trained weights that it would download, or read from a file, where these are not there.
+    """The factory without trained weights that it would download, or read from a file, where these are not there."""
+    return untrained(made) if isinstance(refused.__cause__, (*NO_NETWORK, FileNotFoundError)) else None
 
-    ``None`` where it has no switch for them: an argument, or a setting of one, that is true and speaks of pretraining.
+
+def untrained(made: Factory) -> Factory | None:
+    """The factory without trained weights; ``None`` where it has no switch for them: an argument, or a setting of one, that speaks of them.
+
+    Args:
+        made: What makes a model, with trained weights perhaps.
     """
-    if not isinstance(refused.__cause__, (*NO_NETWORK, FileNotFoundError)):
-        return None
     parameters = inspect.signature(made.target).parameters.values()
-    switches = {p.name: False for p in parameters if "pretrain" in p.name and p.default is True and p.name not in made.kwargs}
-    if made.place:
-        off = {name: _switched_off(name, value) for name, value in made.kwargs.items()}
-        switches |= {name: value for name, value in off.items() if value != made.kwargs[name]}
+    defaults = {p.name: p.default for p in parameters if p.name not in made.kwargs}
+    off = {name: _switched_off(name, value) for name, value in {**defaults, **(made.kwargs if made.place else {})}.items()}
+    switches = {name: value for name, value in off.items() if value is not defaults.get(name, made.kwargs.get(name))}
     return replace(made, kwargs={**made.kwargs, **switches}, guessed=(*made.guessed, *switches)) if switches else None
 
 
 def _switched_off(name: str, value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _switched_off(key, item) for key, item in value.items()}
-    return False if value is True and "pretrain" in name.lower() else value
+        inner = {key: _switched_off(key, item) for key, item in value.items()}
+        return value if all(inner[key] is item for key, item in value.items()) else inner
+    if value is True and "pretrain" in name.lower():
+        return False
+    return None if isinstance(value, str) and value and _NAMES_WEIGHTS.fullmatch(name.lower()) else value
 
 
 def _with_a_setting_more(made: Factory, refused: FactoryError) -> Factory | None:

@@ -357,7 +357,9 @@ def test_a_file_that_imports_its_package_by_name_is_part_of_it_too(tmp_path: Pat
 
 @pytest.mark.usefixtures("forgotten_packages")
 def test_a_package_that_does_not_import_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = in_package(tmp_path, odd.HEAD + odd.mlp("", "WIDTH", "3"), "import nothing_like_this\n")
+    model = in_package(
+        tmp_path, odd.HEAD + odd.mlp("", "WIDTH", "3"), "import nothing_like_this\nSIZE = 3 + nothing_like_this.SIZE\n"
+    )
     assert main(["init", str(model)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "No module named 'nothing_like_this' (__init__.py, line 1)" in line

@@ -10,6 +10,7 @@ from test_init_any_forward import declared
 
 from harness.cli import main
 from harness.config import load_config
+from harness.errors import FactoryError
 from harness.evidence import Status
 from harness.models.loading import model_source
 from harness.partial_import import LEFT_OUT
@@ -166,3 +167,58 @@ def test_no_number_is_offered_for_an_argument_that_takes_none(tmp_path: Path, ca
     said = capsys.readouterr().err
     assert "--arg" not in said
     assert "that returns the model: `thing`, `other` take more than a number" in said
+
+
+ZOO = """
+import torch.utils.model_zoo as model_zoo
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, depth):
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(6, 6) for _ in range(depth)))
+
+    def forward(self, x):
+        return self.layers(x)
+
+def net40(pretrained=True):
+    model = Net(40)
+    if pretrained:
+        model.load_state_dict(model_zoo.load_url("https://nowhere.example/net40.pth"))
+    return model
+
+def net3(pretrained=True):
+    model = Net(3)
+    if pretrained:
+        model.load_state_dict(model_zoo.load_url("https://nowhere.example/net3.pth"))
+    return model
+"""
+
+
+def test_of_several_functions_the_smallest_is_built_without_its_trained_weights(tmp_path: Path) -> None:
+    (tmp_path / "zoo.py").write_text(ZOO)
+    found = scaffold(tmp_path / "zoo.py")
+    assert (found.factory.name, found.factory.kwargs) == ("net3", {"pretrained": False})
+
+
+BROKEN = """
+from torch import nn
+
+class Part(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+
+class Net(nn.Module):
+    def __init__(self, width=3):
+        super().__init__()
+        self.part = Part()
+
+    def forward(self, x):
+        return self.part(x)
+"""
+
+
+def test_what_no_argument_changes_is_no_reason_to_give_one(tmp_path: Path) -> None:
+    (tmp_path / "broken_inside.py").write_text(BROKEN)
+    with pytest.raises(FactoryError, match=r"Correct the call in broken_inside.py, line 11, which no argument of Net changes"):
+        scaffold(tmp_path / "broken_inside.py")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness.model_file import names_of_model, usual_factory
-from harness.models.factories import factories
+from harness.models.factories import factories, smallest_first
 from harness.user_code import import_file
 
 PART = "class Block(nn.Module):\n    def __init__(self, width): ...\n    def forward(self, x): ...\n"
@@ -110,3 +110,8 @@ def test_an_attribute_that_is_called_like_a_function_does_not_use_it(tmp_path: P
         "def hg(**kwargs):\n    return Net(**kwargs)\n"
     )
     assert [made.name for made in factories(import_file(tmp_path / "stacks.py", "stacks.py"), {})] == ["hg", "Net"]
+
+
+def test_of_names_that_differ_by_a_size_the_smallest_comes_first() -> None:
+    names = ["vit_large", "resnet152", "Head", "resnet50", "vit_tiny", "resnet18", "swin_b", "swin_t"]
+    assert smallest_first(names) == ["vit_tiny", "resnet18", "Head", "resnet50", "vit_large", "resnet152", "swin_t", "swin_b"]

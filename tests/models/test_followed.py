@@ -374,3 +374,38 @@ class Net(nn.Module):
     made = next(factories(repository(tmp_path, {"net.py": net, "train.py": train}), {}))
     model = made.source.build()
     assert (model.body.in_features, model.body.out_features, model.head.out_features) == (8, 33, 4)
+
+
+def test_an_entry_that_is_unknown_now_is_not_what_it_was_before(tmp_path: Path) -> None:
+    script = """
+import json, os
+from net import Net, Sizes
+table = json.loads("TABLE")
+settings = dict(width=8, depth=3)
+words = None
+if os.path.exists("words.bin"):
+    words = len(open("words.bin").read())
+settings["depth"] = words if words is not None else 5
+model = Net(Sizes(**settings))
+"""
+    found = call_of(tmp_path, {"train.py": script.replace("TABLE", "[1, 2]" * 200)})
+    assert found.values == {"cfg": {"width": 8, "depth": 32, "rate": None}}
+
+
+def test_a_script_that_is_the_models_own_file_comes_first(tmp_path: Path) -> None:
+    own = MODEL
+    own += "\ndef main():\n    sizes = {'width': 4, 'depths': [1], 'drop': 0.0}\n    Plain(**sizes)\n\nif __name__ == '__main__':\n    main()\n"
+    other = "from net import Plain\nPlain(width=16, depths=[2, 2], drop=0.1)\n"
+    found = call_of(tmp_path, {"net.py": own, "train.py": other}, "Plain", ("width", "depths", "drop"))
+    assert (found.values["width"], found.place) == (4, f"net.py, line {own[: own.index('Plain(**')].count(chr(10)) + 1}")
+
+
+def test_classes_that_a_script_counts_in_data_which_are_not_here_are_guessed(tmp_path: Path) -> None:
+    script = "from net import Plain\nnames = []\n"
+    script += "for name in open('names.txt'):\n    names.append(load(name))\nPlain(width=16, n_out=len(names))\n"
+    module = repository(
+        tmp_path, {"net.py": MODEL.replace("depths, drop", "n_out").replace("sum(depths)", "n_out"), "train.py": script}
+    )
+    made = next(each for each in factories(module, {}) if each.name == "Plain")
+    assert made.kwargs["width"] == 16
+    assert made.kwargs["n_out"] > 0

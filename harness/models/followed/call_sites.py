@@ -137,7 +137,8 @@ def _calls(
     configs = list(_configs(root, file.stem, name)) if root is not None else []
     root = root or file.parent
     time = Allowance(_SECONDS)
-    for script in sorted(scripts, key=lambda path: _rank(path, root, file if of_instances else None))[:_MOST_SCRIPTS]:
+    scripts.sort(key=lambda path: (path != file, _rank(path, root, file if of_instances else None)))
+    for script in scripts[:_MOST_SCRIPTS]:
         if time.is_over:
             return
         interpreter = Interpreter(root, (file, name), _parsed, configs, of_instances, required)

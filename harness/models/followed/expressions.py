@@ -46,6 +46,7 @@ from harness.models.followed.outside import (
 )
 
 _MOST_STEPS = 60_000
+_LONGEST_PATH = 250
 """Expressions and statements that are followed of one script."""
 
 _OPERATORS: Mapping[type[ast.AST], Callable[..., Any]] = {
@@ -374,6 +375,8 @@ class Expressions:
             if not self._configs:
                 raise UnknownError("a config")
             return self._configs[0]
+        if len(str(path)) > _LONGEST_PATH:  # a text that is no path
+            raise UnknownError("a path")
         for folder in (self._root, self._wanted[0].parent, *(file.parent for file in list(self._modules)[:1])):
             found = folder / str(path)
             if found.is_file() and found.resolve().is_relative_to(self._root) and found.stat().st_size <= LARGEST_FILE:

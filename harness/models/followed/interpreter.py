@@ -64,6 +64,12 @@ class Interpreter(Expressions):
     def _forget(self, node: ast.AST, scope: Scope) -> None:
         for name in _bound(node):
             scope.names.pop(name, None)
+        for target in node.targets if isinstance(node, ast.Assign) else ():
+            if isinstance(target, ast.Subscript):  # an entry that is unknown now is not what it was before
+                with suppress(UnknownError, TypeError):
+                    owner, key = self._value(target.value, scope), self._value(target.slice, scope)
+                    if isinstance(owner, dict):
+                        owner.pop(key, None)
 
     def _statement(self, node: ast.stmt, scope: Scope) -> None:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
