@@ -165,7 +165,12 @@ def test_higher_modules_are_loaded_by_name_from_known_places_only() -> None:
                 yield node.value.partition(":")[0]
 
     harness = [module for module in FILES if module.startswith("harness")]
-    upwards = {module for module in harness for name in names(module) if name in harness and LEVELS[room_of(name)] > LEVELS[room_of(module)]}
+    upwards = {
+        module
+        for module in harness
+        for name in names(module)
+        if name in harness and LEVELS[room_of(name)] > LEVELS[room_of(module)]
+    }
     assert {module if module in LOADED_BY_NAME else module.rpartition(".")[0] for module in upwards} == set(LOADED_BY_NAME)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from harness.batches import IGNORED, Batch, Sizes, joined, with_rows
 from harness.evidence import Evidence, Status
 from harness.owners import left_to, owners_of
-from harness.properties.calling import ModelRaisedError, NoGradientError, mode
+from harness.properties.calling import BackwardRaisedError, ModelRaisedError, NoGradientError, mode
 from harness.properties.gradient_tracing import first_bad_gradient
 from harness.properties.independence import ends_along
 from harness.properties.large_tensors import all_finite, reading_gradients
@@ -201,10 +201,18 @@ def _finite_gradients_at(subject: Subject, sizes: Sizes, content: str, seed: int
     if content != "typical" and has_running_statistics(subject.model):
         # A batch of equal rows has no variance to divide by, and no training meets one.
         batch = mixed_with_typical(batch, subject.batch(sizes, seed))
-    bad = _bad_gradients(subject, batch)
+    where = _spoken(subject, batch, content)
+    try:
+        bad = _bad_gradients(subject, batch)
+    except ModelRaisedError as error:
+        if content == "typical" or isinstance(error, BackwardRaisedError):
+            raise
+        message = f"forward raises at {where}: {error}"
+        if owner := _owner_of_logits(subject, batch, content):
+            return left_to(name, owner, message, counterexample=counterexample, code="raises")
+        return Evidence.failed(name, message, counterexample=counterexample, module=error.module, code="raises")
     if not bad:
         return Evidence.ok(name, "every gradient is finite", counterexample=counterexample)
-    where = _spoken(subject, batch, content)
     message = f"the gradient of `{bad[0]}` is NaN or infinite at {where}{and_others(len(bad) - 1, 'parameter')}"
     if owner := _owner_of_logits(subject, batch, content):
         return left_to(
@@ -227,11 +235,13 @@ def _owner_of_logits(subject: Subject, batch: Batch, content: str) -> str:
         if all_finite(subject.logits(batch)):
             return ""
     except ModelRaisedError:
-        return ""
+        pass
     if subject.prerequisite_failure.not_finite:
         return FINITE_OWNER
-    fails = any(_finite_at(subject, sizes, content, seed).status is Status.FAIL for sizes, seed in subject.reach.anchors)
-    return _EXTREMES_OWNER if content != "typical" and fails else ""
+    if content == "typical":
+        return ""
+    fails = any(finite_at_extremes(subject, sizes, seed).status is Status.FAIL for sizes, seed in subject.reach.anchors)
+    return _EXTREMES_OWNER if fails else ""
 
 
 def extreme_batch(subject: Subject, sizes: Sizes, content: str, seed: int) -> Batch:

@@ -50,6 +50,21 @@ class Graph(nn.Module):
         return self.own(x) + torch.zeros(len(x), 4, dtype=x.dtype, device=x.device).index_add_(0, target, messages)
 
 
+class Bent(nn.Module):
+    """Bends what lies within an interval; the bug asks for the least of it where nothing lies there."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.bend, self.head = nn.Parameter(torch.tensor(0.5)), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = x.abs() <= 3
+        if self.wrong and x[inside].min() < -3:
+            raise ValueError("outside")
+        return self.head(torch.where(inside, x + self.bend * torch.sin(x), x))
+
+
 class Pair(nn.Module):
     """Whether two rows are the same; the bug has no absolute value."""
 
@@ -303,3 +318,4 @@ plant_declared(
     },
     "input_dependence[inputs]",
 )
+plant_declared("interval", Bent, {"inputs": {"x": {"axes": ["batch", 3]}}, "outputs": SCORES}, "gradient_flow[finite]")
