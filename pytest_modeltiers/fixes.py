@@ -48,6 +48,9 @@ _MOST_BYTES = 1 << 26
 _SEEN_ON_THEIR_LINE = ("differs_when_repeated",)
 """Codes of findings whose line was watched doing it, such as drawing a random number."""
 
+_BY_CHANCE = ("dead_by_chance",)
+"""Codes of findings that other weights do not have: a change of the code may be without them by luck."""
+
 _STILL_HOLD = (
     ("shape_contract", None),
     ("finite_output", "typical"),
@@ -117,7 +120,12 @@ def look_for_fix(
     """
     subject, evidence = judge.subject, judge.finish()
     entry = CATALOGUE.get(evidence.name)
-    if evidence.status not in (Status.FAIL, Status.WARN) or entry is None or entry.tier > _LAST_TIER:
+    if (
+        evidence.status not in (Status.FAIL, Status.WARN)
+        or entry is None
+        or entry.tier > _LAST_TIER
+        or evidence.code in _BY_CHANCE
+    ):
         return
     if bytes_of_weights(subject.model) > _MOST_BYTES or subject.rebuild is None:
         return

@@ -24,7 +24,7 @@ from harness.batches import Batch, Sizes
 from harness.compat import compiler_counters, compiling_in_this_process
 from harness.evidence import Evidence, Status
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, blaming
-from harness.properties.large_tensors import reading_gradients
+from harness.properties.large_tensors import largest_absolute, reading_gradients
 from harness.properties.noise import FACTOR, difference, nudged
 from harness.properties.subject import Subject
 from harness.properties.tracing import hooked, path_of
@@ -230,9 +230,9 @@ class _Own:
 
     def gaps(self, number: int, measured: dict[str, float]) -> list[_Gap]:
         """Distances beside what rounding explains, which is measured only where the resolution of the dtype does not explain them."""
-        loudest = max((float(t.abs().max()) for name, t in self.values.items() if _is_gradient(name) and t.numel()), default=0.0)
+        loudest = max((largest_absolute(t) for name, t in self.values.items() if _is_gradient(name)), default=0.0)
         noise = {
-            name: torch.finfo(tensor.dtype).eps * (loudest if _is_gradient(name) else float(tensor.abs().max()))
+            name: torch.finfo(tensor.dtype).eps * (loudest if _is_gradient(name) else largest_absolute(tensor))
             for name, tensor in self.values.items()
         }
         tolerances = self._subject.task.tolerances

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from harness.batches import Batch
 from harness.compat import tree_leaves, tree_map
 from harness.models.copies import Copies
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.noise import FACTOR, difference
 from harness.properties.subject import Subject
 from harness.properties.tracing import fields_of, hooked, path_of
@@ -83,7 +84,7 @@ def _differs(copies: Copies, model: nn.Module, call: _Given, backend: str) -> bo
     finally:
         torch.compiler.reset()
     return any(
-        difference(left, right) > FACTOR * torch.finfo(torch.float32).eps * float(left.abs().max())
+        difference(left, right) > FACTOR * torch.finfo(torch.float32).eps * largest_absolute(left)
         for left, right in zip(own, others, strict=False)
     )
 

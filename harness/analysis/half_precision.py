@@ -22,7 +22,7 @@ from harness.compat import tree_map
 from harness.errors import ProbeUnsupportedError
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
-from harness.properties.large_tensors import views_of
+from harness.properties.large_tensors import largest_absolute, views_of
 from harness.properties.model_variants import Draws
 from harness.properties.noise import FACTOR, difference
 from harness.properties.reading import layers_apart
@@ -280,6 +280,6 @@ def _deviation(fine: list[Tensor], coarse: list[Tensor]) -> float:
     found = [0.0]
     for left, right in zip(fine, coarse, strict=False):
         if left.is_floating_point() and left.shape == right.shape and left.numel():
-            scale = float(left.abs().max())
+            scale = largest_absolute(left)
             found.append(difference(left, right) / scale if scale else 0.0)
     return max(found)

@@ -16,6 +16,7 @@ from harness.analysis import Study, each_output, rows_first_axes, with_rows
 from harness.batches import Sizes
 from harness.compat import BatchNorm
 from harness.evidence import Evidence, Status
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.noise import FACTOR, is_packed
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, path_of, recording
@@ -176,8 +177,8 @@ def _second_direction(states: Tensor) -> float | None:
 
 
 def _relative(differences: Tensor, states: Tensor) -> float:
-    scale = float(states.abs().max())
-    return float(differences.abs().max()) / scale if scale else 0.0
+    scale = largest_absolute(states)
+    return largest_absolute(differences) / scale if scale else 0.0
 
 
 def _few_units(_states: Tensor) -> float:

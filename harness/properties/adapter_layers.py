@@ -24,6 +24,7 @@ from harness.models.adapter_layers import (
     named_as_adapters,
 )
 from harness.properties.initialisation import line_of_parameter
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.loading import tied_and_changed
 from harness.properties.model_variants import WithAdapters, move_at_random, with_effect
 from harness.properties.noise import difference, is_packed, judge_equal
@@ -185,7 +186,7 @@ def _not_restored(before: nn.Module, after: nn.Module) -> str:
     for name, value in before.named_parameters():
         if name not in theirs or is_packed(value) or not value.numel():
             continue
-        if float((theirs[name] - value).detach().abs().max()) > _RESTORED * float(value.detach().abs().max()):
+        if largest_absolute(theirs[name] - value) > _RESTORED * largest_absolute(value):
             return name
     return ""
 
@@ -270,7 +271,7 @@ def _fresh_ones_act(subject: Subject, adapters: Adapters | None, batch: dict[str
         fresh = subject.logits(batch, model)
     with disabled(model, adapters), recording(model, lines=True) as base:
         without = subject.logits(batch, model)
-    apart, bound = difference(fresh, without), max(_ACTS * float(without.abs().max()), subject.bound(NAME))
+    apart, bound = difference(fresh, without), max(_ACTS * largest_absolute(without), subject.bound(NAME))
     message = "adapters change the logits before they have learnt anything"
     cause = (
         "both matrices of an adapter that begin at random: one of them begins at zero, so that training begins with the base model; fine where "

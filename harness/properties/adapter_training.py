@@ -17,7 +17,7 @@ from harness.owners import failing_owner, owned_by
 from harness.properties.adapter_layers import NAME, NONE, adapters_of
 from harness.properties.calling import ModelRaisedError, mode
 from harness.properties.initialisation import line_of_parameter
-from harness.properties.large_tensors import step_by_sign, through_a_file
+from harness.properties.large_tensors import largest_absolute, step_by_sign, through_a_file
 from harness.properties.loading import load_into, second_instance
 from harness.properties.model_variants import with_effect
 from harness.properties.noise import is_packed, judge_equal
@@ -58,8 +58,8 @@ def only_adapters_move(subject: Subject, seed: int = 0) -> Evidence:
     after = dict(model.named_parameters())
     counterexample = f"{subject.typical.describe(subject.task)}, {_STEPS} training steps, an evaluation before each, seed={seed}"
     for name in frozen:
-        change = float((after[name].detach() - before[name]).abs().max()) if before[name].numel() else 0.0
-        bound = _ROUNDING * float(before[name].abs().max()) if before[name].numel() else 0.0
+        change = largest_absolute(after[name].detach() - before[name])
+        bound = _ROUNDING * largest_absolute(before[name])
         if change > bound:
             return Evidence.failed(
                 NAME,
@@ -309,4 +309,4 @@ def _switching_moves(subject: Subject, name: str) -> bool:
     before = dict(model.named_parameters())[name].detach().clone()
     model.eval().train()
     after = dict(model.named_parameters())[name].detach()
-    return float((after - before).abs().max()) > _ROUNDING * float(before.abs().max())
+    return largest_absolute(after - before) > _ROUNDING * largest_absolute(before)

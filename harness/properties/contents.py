@@ -14,6 +14,7 @@ from harness.batches import Batch
 from harness.evidence import Evidence
 from harness.properties.gradient_tracing import first_bad_gradient
 from harness.properties.independence import row_of
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.model_variants import calibrated
 from harness.properties.noise import difference
 from harness.properties.prerequisites import hidden_by
@@ -143,7 +144,7 @@ def flat_rows_are_taught(subject: Subject, seed: int = 0) -> Evidence:
 
     def culprit() -> str:
         least, judge = _SILENT * max(alive.values()), subject.copies.of(model).eval()
-        return first_bad_gradient(judge, lambda: _backward(subject, flat, judge), lambda g: float(g.abs().max()) > least)
+        return first_bad_gradient(judge, lambda: _backward(subject, flat, judge), lambda g: largest_absolute(g) > least)
 
     return Evidence.failed(
         NAME,
@@ -242,21 +243,24 @@ def _level(each: Input) -> float:
 
 
 def _slopes(subject: Subject, batch: Batch, model: nn.Module) -> dict[str, float]:
-    """The largest gradient of the first row's output with respect to the outputs of each layer that has a matrix of weights."""
+    """The largest gradient of the first row's output with respect to the outputs of each layer that has a matrix of weights.
+
+    An expert that no row is given to is not among them.
+    """
     weighted = {
         path for path, module in model.named_modules() if any(p.ndim > 1 for p in module.parameters(recurse=False)) and path
     }
     kept: dict[str, list[Tensor]] = {}
 
     def leave(path: str, output: Any) -> None:
-        if path in weighted and isinstance(output, Tensor) and output.requires_grad:
+        if path in weighted and isinstance(output, Tensor) and output.requires_grad and output.numel():
             output.retain_grad()
             kept.setdefault(path, []).append(output)
 
     with hooked(model, lambda *_: None, leave):
         _backward(subject, batch, model)
     return {
-        path: max(float(tensor.grad.abs().max()) if tensor.grad is not None else 0.0 for tensor in tensors)
+        path: max(largest_absolute(tensor.grad) if tensor.grad is not None else 0.0 for tensor in tensors)
         for path, tensors in kept.items()
     }
 

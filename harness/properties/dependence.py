@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, joined, other_tokens, shares_rows, swap_tokens, with_rows
 from harness.evidence import Blame, Evidence, Status
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.model_variants import calibrated, calibrated_double, moved
 from harness.properties.noise import FACTOR, difference
 from harness.properties.prerequisites import left_to_batch_independence
@@ -285,7 +286,7 @@ def _judge(study: _Study, wrong: str, cause: str, rare: Callable[[Batch, str], t
 def _influence(left: Tensor, right: Tensor) -> float:
     """Relative change of the logits; zero when it is no more than rounding in their dtype."""
     gap = difference(left, right)
-    scale = float(left.abs().max())
+    scale = largest_absolute(left)
     if gap <= FACTOR * torch.finfo(left.dtype).eps * scale:
         return 0.0
     return gap / scale if scale else gap

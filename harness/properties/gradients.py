@@ -14,10 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Batch, Sizes
 from harness.evidence import Blame, Evidence
-from harness.properties.calling import ModelRaisedError, NoGradientError, mode
-from harness.properties.carried_state import going_on
+from harness.properties.calling import mode
+from harness.properties.gradient_reach import (
+    STEPS,
+    among_chosen,
+    largest_gradients,
+    many_rows,
+    reached_by_other_weights,
+    reached_otherwise,
+    unreached_again,
+)
 from harness.properties.gradient_tracing import (
     GraphLines,
     calls_with_gradient,
@@ -26,11 +33,9 @@ from harness.properties.gradient_tracing import (
     is_alive,
     recording_graph,
 )
-from harness.properties.large_tensors import moments, reading_gradients, root_mean_square
-from harness.properties.noise import is_packed, quantised_part
-from harness.properties.optional_inputs import lacking, without
-from harness.properties.outputs import reached_by_outputs
-from harness.properties.places import names_read, shown_place
+from harness.properties.large_tensors import moments, root_mean_square
+from harness.properties.noise import quantised_part
+from harness.properties.places import shown_place
 from harness.properties.prerequisites import BACKWARD_RAISES
 from harness.properties.subject import Subject
 from harness.properties.tracing import path_of
@@ -38,15 +43,11 @@ from harness.runtime import seeded
 from harness.user_code import is_written_here
 from harness.wording import and_others, joined
 
-_STEPS = 3
-_STEPS_WHERE_ABSENT = 16
-_NUDGE = 1e-2
-_OTHER_WEIGHTS = 3
 _CUTS = 4
 """Lines that cut the graph that are tried one by one."""
 
-_STEP = "training_step"
-_LOSSES = ("loss", "compute_loss", "get_loss", "calculate_loss", "loss_function")
+_DEAD_UNITS = "units that are all dead by chance: a layer of few units behind a ReLU, or weights too small for its biases"
+_IDLE_EXPERTS = "experts that a fresh router gives no row: noise in the router, or a loss that balances them, brings them in"
 
 
 def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
@@ -57,7 +58,7 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
     """
     name = "gradient_flow"
     trainable = [path for path, p in subject.model.named_parameters() if p.requires_grad]
-    counterexample = f"{subject.typical.describe(subject.task)}, {_STEPS} batches, train mode, seed={seed}"
+    counterexample = f"{subject.typical.describe(subject.task)}, {STEPS} batches, train mode, seed={seed}"
     if not trainable:
         return Evidence.skipped(name, "the model has no trainable parameter")
     if part := quantised_part(subject.model):
@@ -65,17 +66,13 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
     if subject.backward_raises():
         return backward_error(subject, name)
     model = subject.fresh()
-    gradients = _accumulate(subject, model, seed)
+    gradients = largest_gradients(subject, model, seed)
     layers = layer_facts(model, gradients)
     unreached = [path for path in trainable if gradients.get(path, 0.0) == 0.0]
     if unreached:
-        unreached = _unreached_again(subject, model, unreached, gradients, seed)
-    elsewhere = _reached_elsewhere(subject, model, unreached, seed) if unreached else {}
-    elsewhere |= _trained_by_a_step(model, [path for path in unreached if path not in elsewhere and path not in gradients])
+        unreached = unreached_again(subject, model, unreached, gradients, seed)
+    elsewhere = reached_otherwise(subject, model, unreached, gradients, seed) if unreached else {}
     unreached = [path for path in unreached if path not in elsewhere]
-    if unreached:
-        elsewhere |= _reached_at_longer_sizes(subject, model, unreached, seed)
-        unreached = [path for path in unreached if path not in elsewhere]
     if unreached:
         found = _judge_unreached(subject, model, unreached, gradients, seed)
         return replace(found, counterexample=counterexample, details={"layers": layers, "unreached": unreached})
@@ -101,8 +98,14 @@ def _judge_unreached(
             cause="a bias that is subtracted again, as in the difference of two embeddings: leave it out (bias=False)",
             code="cancels",
         )
+    chosen = among_chosen(model, unreached, gradients)
+    seeds: list[str] = []
+    never = unreached
+    if chosen or all(path in gradients for path in unreached):
+        seeds, never = reached_by_other_weights(subject, unreached, many_rows(subject) if chosen else None, seed)
+    unreached = never or unreached
     why, blame = _cut(subject, model, unreached[0], gradients)
-    if all(path in gradients for path in unreached) and (seeds := _reached_by_other_weights(subject, unreached, seed)):
+    if not never:
         return Evidence.warned(
             name,
             f"parameter `{unreached[0]}` receives no gradient{and_others(len(unreached) - 1, 'parameter')} with the weights of seed "
@@ -110,7 +113,7 @@ def _judge_unreached(
             (len(unreached), 0, "parameters"),
             module=blame,
             place=blame.place,
-            cause="units that are all dead by chance: a layer of few units behind a ReLU, or weights too small for its biases",
+            cause=_IDLE_EXPERTS if chosen else _DEAD_UNITS,
             code="dead_by_chance",
         )
     return Evidence.failed(
@@ -123,80 +126,6 @@ def _judge_unreached(
         "multiplied by zero",
         code="no_gradient",
     )
-
-
-def _unreached_again(
-    subject: Subject, model: nn.Module, unreached: list[str], gradients: dict[str, float], seed: int
-) -> list[str]:
-    """Of some parameters without a gradient those that have none on a nudged copy either.
-
-    A gradient of exactly zero in train mode is forgiven where eval mode shows another one: a bias before a batch norm has none in train mode,
-    where the norm takes the mean away. One that is absent is not: autograd knows of no way to the parameter. A layer that training leaves out
-    at random has a few more batches to be met in.
-    """
-    absent = any(path not in gradients for path in unreached)
-    trained = _accumulate(subject, _nudged(subject.copies.of(model)), seed, steps=_STEPS_WHERE_ABSENT if absent else _STEPS)
-    left = [path for path in unreached if trained.get(path, 0.0) == 0.0]
-    zero = [path for path in left if path in gradients or path in trained]
-    if not zero:
-        return left
-    evaluated = _accumulate(subject, _nudged(subject.copies.of(model)), seed, train=False)
-    return [path for path in left if path not in zero or evaluated.get(path, 0.0) == 0.0]
-
-
-def _reached_by_other_weights(subject: Subject, unreached: list[str], seed: int) -> list[str]:
-    """Seeds of fresh weights with which a gradient reaches the parameters that it does not reach here; empty where one is never reached."""
-    if subject.rebuild is None or not subject.fresh_weights:
-        return []
-    left, seeds = set(unreached), []
-    for other in range(subject.seed + 1, subject.seed + 1 + _OTHER_WEIGHTS):
-        found = _accumulate(subject, subject.rebuild(other), seed)
-        if reached := {path for path in left if found.get(path, 0.0)}:
-            left -= reached
-            seeds.append(f"seed {other}")
-        if not left:
-            return seeds
-    return []
-
-
-def _reached_elsewhere(subject: Subject, model: nn.Module, unreached: list[str], seed: int) -> dict[str, str]:
-    """Of some parameters that the loss of the logits does not reach those that another output does, each with the output's name."""
-    nudged = _nudged(subject.copies.of(model))
-    with mode(nudged, True), seeded(seed):
-        by_output = reached_by_outputs(subject, nudged, seed)
-    return {path: name for name, paths in by_output.items() for path in unreached if path in paths}
-
-
-def _reached_at_longer_sizes(subject: Subject, model: nn.Module, unreached: list[str], seed: int) -> dict[str, str]:
-    """Of some parameters without a gradient those that have one at longer inputs, each with these in words.
-
-    Behind strides a short input is a single step, of which a recurrent layer has nothing to remember and attention nothing to choose.
-    """
-    found: dict[str, str] = {}
-    nudged = _nudged(subject.copies.of(model))
-    for sizes in subject.reach.longer():
-        try:
-            reached = _accumulate(subject, nudged, seed, steps=1, sizes=sizes)
-        except ModelRaisedError:  # a limit that the config does not say
-            break
-        found |= {
-            path: f"inputs of {sizes.describe(subject.task)}"
-            for path in unreached
-            if path not in found and reached.get(path, 0.0)
-        }
-        if len(found) == len(unreached):
-            break
-    return found
-
-
-def _trained_by_a_step(model: nn.Module, unreached: list[str]) -> dict[str, str]:
-    """Of some parameters without a gradient those that a Lightning module's training step, or a model's own loss, reads and forward does not.
-
-    Such are the critic of a GAN, the head that projects features for a contrastive loss, and the scale of similarities in a model's ``loss``.
-    """
-    method = next((each for each in (_STEP, *_LOSSES) if callable(getattr(model, each, None))), _STEP)
-    step, forward = (names_read(type(model), each) for each in (method, "forward"))
-    return {path: f"`{method}`" for path in unreached if path.partition(".")[0] in step - forward}
 
 
 def _cancelled(subject: Subject, model: nn.Module, unreached: list[str], gradients: dict[str, float]) -> dict[str, int]:
@@ -231,52 +160,6 @@ def layer_facts(model: nn.Module, gradients: dict[str, float]) -> list[dict[str,
             }
         )
     return facts
-
-
-def _accumulate(
-    subject: Subject, model: nn.Module, seed: int, train: bool = True, steps: int = _STEPS, sizes: Sizes | None = None
-) -> dict[str, float]:
-    """Largest gradient rms of each parameter over a few batches; a parameter without a gradient is absent."""
-    found: dict[str, float] = {}
-
-    def read(path: str, gradient: Tensor) -> None:
-        rms = root_mean_square(gradient)
-        found[path] = max(found.get(path, 0.0), rms if rms == rms else float("inf"))
-
-    with mode(model, train), seeded(seed), reading_gradients(model, read):
-        for number, batch in enumerate(_calls(subject, model, seed, steps, sizes)):
-            model.zero_grad(set_to_none=True)
-            try:
-                subject.backward(batch, model)
-            except NoGradientError:
-                return {}
-            except ModelRaisedError:
-                if number < steps:
-                    raise
-                continue  # that a call without an optional input raises is the matter of `optional_inputs`
-    model.zero_grad(set_to_none=True)
-    return {path: value for path, value in found.items() if value == value}
-
-
-def _calls(subject: Subject, model: nn.Module, seed: int, steps: int, sizes: Sizes | None) -> Iterator[Batch]:
-    """A few batches; then calls that continue from a state, and that lack optional inputs: what a gradient reaches there counts too."""
-    batches = [subject.batch(sizes, seed + step) for step in range(steps)]
-    yield from batches
-    if subject.task.signature.states:
-        yield going_on(subject, batches[-1], subject.outputs(batches[0], model))
-    if subject.task.declared is not None:
-        yield from (without(batches[0], names) for names in lacking(subject))
-
-
-def _nudged(model: nn.Module) -> nn.Module:
-    """The model, with weights moved by a hundredth of their size."""
-    rng = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.is_floating_point() and not is_packed(parameter):
-                scale = _NUDGE * max(float(parameter.abs().mean()), 1.0)
-                parameter.add_(scale * torch.randn(parameter.shape, generator=rng).to(parameter))
-    return model
 
 
 def _cut(subject: Subject, model: nn.Module, path: str, gradients: dict[str, float]) -> tuple[str, Blame]:

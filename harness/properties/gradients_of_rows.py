@@ -16,6 +16,7 @@ from harness.owners import owned_by
 from harness.properties.computed_dtypes import HIDDEN_BY, MARGIN, hidden_by, in_float64
 from harness.properties.gradient_tracing import GraphLines, is_finite, recording_graph
 from harness.properties.independence import row_of
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.noise import FACTOR, first_failure
 from harness.properties.prerequisites import (
     LENGTH_FIRST_CAUSE,
@@ -105,7 +106,7 @@ def _where_gradients_meet(
 
     def is_own(gradient: Tensor) -> bool:
         known = own.get(len(gradient)) if gradient.ndim else None
-        return known is None or _largest(gradient[~known.to(gradient.device)]) <= bound * _largest(gradient)
+        return known is None or largest_absolute(gradient[~known.to(gradient.device)]) <= bound * largest_absolute(gradient)
 
     with recording_graph(model) as calls, GraphLines(is_own) as lines:
         names = [each.name for each in _read_by_groups(subject.task.signature)]
@@ -135,12 +136,8 @@ def _foreign_share(read: list[Tensor], returned: list[Tensor], row: int, seed: i
                 return float("nan")
             is_own = (torch.arange(len(gradient)) if groups is None else groups).to(gradient.device) == row
             # A group may be without elements, or have all of them.
-            own, foreign = max(own, _largest(gradient[is_own])), max(foreign, _largest(gradient[~is_own]))
+            own, foreign = max(own, largest_absolute(gradient[is_own])), max(foreign, largest_absolute(gradient[~is_own]))
     return foreign / own if own else foreign
-
-
-def _largest(values: Tensor) -> float:
-    return float(values.abs().max()) if values.numel() else 0.0
 
 
 def _differentiable_inputs(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.evidence import Blame, Evidence, Status
 from harness.properties.calling import NoGradientError, mode
-from harness.properties.large_tensors import reading_gradients, root_mean_square
+from harness.properties.large_tensors import largest_absolute, reading_gradients, root_mean_square
 from harness.properties.model_variants import calibrated, untouched_statistics
 from harness.properties.noise import is_packed
 from harness.properties.places import line_that_calls
@@ -179,7 +179,7 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
 
     def spread_of(model: nn.Module) -> float:
         first, second = (subject.logits(subject.batch(seed=number), model).double() for number in (seed, seed + 1))
-        return float((first - second).abs().max())
+        return largest_absolute(first - second)
 
     def loudest_of(model: nn.Module) -> tuple[float, str]:
         with recording(model) as calls:

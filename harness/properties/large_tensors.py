@@ -44,8 +44,8 @@ def largest_gap(left: Tensor, right: Tensor) -> float:
 
 
 def largest_absolute(tensor: Tensor) -> float:
-    """Largest absolute value of a tensor; NaN where one is met."""
-    return float(torch.stack([piece.abs().max() for (piece,) in pieces(tensor.detach())]).max())
+    """Largest absolute value of a tensor, 0 of one without elements, as an expert has that was given no rows; NaN where one is met."""
+    return 0.0 if not tensor.numel() else float(torch.stack([piece.abs().max() for (piece,) in pieces(tensor.detach())]).max())
 
 
 def all_finite(tensor: Tensor) -> bool:

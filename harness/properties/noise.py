@@ -27,7 +27,7 @@ from harness.errors import ForwardError
 from harness.evidence import WHOLE, Evidence, Status
 from harness.models.wrapped import without_fast_path
 from harness.properties.computed_dtypes import HIDDEN_BY, MARGIN, coarsest_epsilon, float64_tells, hidden_by, in_float64
-from harness.properties.large_tensors import largest_gap, lending, views_of
+from harness.properties.large_tensors import largest_absolute, largest_gap, lending, views_of
 from harness.runtime import seeded
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def difference(left: Tensor, right: Tensor) -> float:
 
 def differs(left: Tensor, right: Tensor) -> bool:
     """Whether two outputs differ by more than rounding in their dtype."""
-    scale = float(left.abs().max()) if left.numel() else 0.0
+    scale = largest_absolute(left)
     return difference(left, right) > FACTOR * torch.finfo(left.dtype).eps * scale
 
 
@@ -124,7 +124,7 @@ def measure_floors(subject: Subject, call: Call) -> dict[str, NoiseFloor]:
         floors[name] = NoiseFloor(
             float64=None if exact is None or not _finite(exact) else exact,
             last_place=_or_zero(largest(name, shifted)),
-            scale=_or_zero(max(float(a[name].abs().max()) if a[name].numel() else 0.0 for a in outputs)),
+            scale=_or_zero(max(largest_absolute(a[name]) for a in outputs)),
             epsilon=epsilon,
         )
     return floors

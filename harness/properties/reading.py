@@ -19,6 +19,7 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.internal_errors import describe, is_internal
 from harness.properties.calling import ModelRaisedError
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.tracing import Call, View, calls_of, numbered, recording
 
 if TYPE_CHECKING:
@@ -189,6 +190,6 @@ def _apart(left: Call, right: Call, view: View) -> float | None:
         mine, its = view(one), view(other)
         if mine is None or its is None or mine.shape != its.shape or not mine.is_floating_point() or not mine.numel():
             continue
-        scale = float(one.double().abs().max()) or 1.0
-        shares.append(float((mine.double() - its.double()).abs().max()) / scale)
+        scale = largest_absolute(one.double()) or 1.0
+        shares.append(largest_absolute(mine.double() - its.double()) / scale)
     return max((share for share in shares if math.isfinite(share)), default=None)

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from harness.batches import Sizes
 from harness.compat import tree_leaves, unwrapped
 from harness.evidence import Blame
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.noise import difference
 from harness.properties.places import users_line
 
@@ -337,7 +338,7 @@ def _differs(left: Tensor | None, right: Tensor | None) -> bool:
     left, right = torch.where(both, left, 0), torch.where(both, right, 0)
     # Rounding left over from float32 kernels inside a float64 model must not be taken for the defect.
     resolution = 1e-9 if left.dtype == torch.float64 else 1e-5
-    return difference(left, right) > resolution * float(left.abs().max())
+    return difference(left, right) > resolution * largest_absolute(left)
 
 
 def numbered(entries: Iterable[T], *by: str) -> Iterator[tuple[Hashable, T]]:

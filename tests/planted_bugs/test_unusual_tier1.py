@@ -48,6 +48,7 @@ MODELS = (
     Unusual(unusual.HugeVocabulary, replace(CAUSAL, vocab_size=unusual.HugeVocabulary.VOCAB, max_seq_len=4)),
     Unusual(unusual.ReadsTheLength, TEXT),
     Unusual(unusual.PyTorchEncoder, TEXT),
+    Unusual(unusual.IdleExperts, TABLE),
 )
 
 

@@ -305,3 +305,41 @@ def test_the_line_whose_gradient_is_not_finite_is_named() -> None:
     assert found.status is Status.FAIL
     assert found.excerpt is not None
     assert "size.sqrt()" in found.excerpt.marked, found.explain()
+
+
+class Routed(nn.Module):
+    """Experts that each row chooses one of; most get no row of a small batch."""
+
+    experts_asked = 24
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(6, 24)
+        self.experts = nn.ModuleList(nn.Linear(6, 3) for _ in range(24))
+
+    def forward(self, features: Tensor) -> Tensor:
+        weight, chosen = self.router(features).softmax(-1).max(-1)
+        out = features.new_zeros(len(features), 3)
+        for number in chosen.unique().tolist():
+            rows = (chosen == number).nonzero()[:, 0]
+            out = out.index_copy(0, rows, weight[rows, None] * self.experts[min(number, self.experts_asked - 1)](features[rows]))
+        return out
+
+
+class LastLeftOut(Routed):
+    """The last expert's rows go to the one before it."""
+
+    experts_asked = 23
+
+
+def test_experts_that_few_rows_choose_are_asked_with_many_rows() -> None:
+    evidence = gradient_reaches(subject_of(Routed))
+
+    assert evidence.status in (Status.OK, Status.WARN), evidence.explain()
+    assert evidence.status is Status.OK or evidence.code == "dead_by_chance"
+
+
+def test_an_expert_that_no_row_can_choose_is_a_failure() -> None:
+    evidence = gradient_reaches(subject_of(LastLeftOut))
+
+    assert (evidence.status, evidence.module) == (Status.FAIL, "experts.23"), evidence.explain()

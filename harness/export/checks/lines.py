@@ -21,6 +21,7 @@ from harness.export.formats.exported_program import capture
 from harness.export.formats.torchscript import traced
 from harness.export.program import Outputs
 from harness.export.shape_grid import Point
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.noise import difference
 from harness.properties.places import file_of, line_that_fixes_a_size, made_at, parsed_file, users_line
 from harness.properties.watched_lines import operator_line
@@ -82,9 +83,7 @@ def line_of_a_decision(exports: Exports, point: Point, found: Outputs, output: s
         kept, _ = _run(exports, batch, {place: there[place] for place in places})
         if output not in kept or kept[output].shape != found[output].shape:
             continue
-        scale = (
-            float(found[output].abs().max()) if found[output].numel() else 0.0
-        )  # numbers of another call may make outputs larger
+        scale = largest_absolute(found[output])  # numbers of another call may make outputs larger
         if difference(kept[output], found[output]) <= max(bound, _ROUNDING * scale):
             return places[0]
     return ""

@@ -14,6 +14,7 @@ from harness.batches import Batch
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.noise import FACTOR, difference
 from harness.training.checks.averaged_weights import is_mean_of
 from harness.training.checks.gradient_noise import batch_norms
@@ -280,7 +281,7 @@ class _Tuning:
             "weights changed by hand (decay, an average, a clamp) without checking requires_grad, or momentum left over in the optimizer",
             "frozen_parameter_changes",
             name,
-            float((tuned.after[name] - tuned.before[name]).abs().max()),
+            largest_absolute(tuned.after[name] - tuned.before[name]),
         )
 
     def _unmoved(self, tuned: _Tuned) -> Evidence | None:
@@ -320,7 +321,7 @@ class _Tuning:
                         "batch norm in train mode; keep frozen ones in eval mode, in train() too",
                         "running_statistics_change",
                         path,
-                        float((tuned.after[moved[0]] - tuned.before[moved[0]]).abs().max()),
+                        largest_absolute(tuned.after[moved[0]] - tuned.before[moved[0]]),
                     ),
                     status=Status.OK,  # as PyTorch does by default, and many want it so: worth saying, and no fault of the model
                 )
@@ -344,5 +345,5 @@ def _rounding_of_modes(model: nn.Module) -> dict[str, float]:
     changing = [name for name, value in before.items() if not same_bits(value, folded[name]) and value.is_floating_point()]
     if not changing:
         return {}
-    sizes = {name: max(float(folded[name].abs().max()), float(before[name].abs().max())) for name in changing}
+    sizes = {name: max(largest_absolute(folded[name]), largest_absolute(before[name])) for name in changing}
     return {name: FACTOR * torch.finfo(before[name].dtype).eps * size for name, size in sizes.items()}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from harness.compat import BatchNorm, Dropout
 from harness.errors import TrainingError
 from harness.properties.computed_dtypes import coarsest_epsilon
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.noise import FACTOR, difference, is_packed
 from harness.properties.subject import Shared
 from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation
@@ -121,9 +122,9 @@ def find_gap(trial: Trial, left: Measure, right: Measure, *, confirm: bool = Tru
     double = in_double(trial)
     exact = None if double is None else _or_none(lambda: left(double, UNVARIED))
     nudged = [left(trial, Variation(_nudge, 1))]  # a step that draws random numbers is as uncertain as they make it
-    if any(difference(ours[name], nudged[0][name]) > _DRAWN * max(_size(ours[name]), 1e-30) for name in ours):
+    if any(difference(ours[name], nudged[0][name]) > _DRAWN * max(largest_absolute(ours[name]), 1e-30) for name in ours):
         nudged += [left(trial, Variation(None, seed)) for seed in _MORE_SEEDS]  # two draws may be close by chance
-    loudest = max((_size(tensor) for tensor in ours.values()), default=0.0)
+    loudest = max((largest_absolute(tensor) for tensor in ours.values()), default=0.0)
     gaps = {name: difference(ours[name], theirs[name]) for name in ours}
     bounds = {
         name: FACTOR
@@ -170,10 +171,6 @@ def _nudge(model: nn.Module) -> None:
         if parameter.is_floating_point() and not is_packed(parameter):
             signs = torch.randint(-1, 2, parameter.shape, generator=rng).to(parameter.device, parameter.dtype)
             parameter.mul_(1 + signs * torch.finfo(parameter.dtype).eps)
-
-
-def _size(tensor: Tensor) -> float:
-    return float(tensor.abs().max()) if tensor.numel() else 0.0
 
 
 def _ratio(gap: float, bound: float) -> float:

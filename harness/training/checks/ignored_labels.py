@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.owners import left_to, owned_by
 from harness.properties.contents import end_token
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.padding_in_training import with_more_padding
 from harness.tasks.kinds import mean_loss
 from harness.tasks.signature import Output, Signature
@@ -144,7 +145,7 @@ def _judge_smoothing(trial: Trial, line: Line, value: Tensor, slope: Tensor, bat
     scores, _ = aligned(signature, line.output, value, labels)
     ignored = ignored == IGNORED
     pulled, uniform = (each[ignored].double() for each in (slopes, scores.softmax(-1) - 1 / scores.shape[-1]))
-    if float(pulled.abs().max()) <= torch.finfo(slope.dtype).eps * float(slopes.abs().max()):
+    if largest_absolute(pulled) <= torch.finfo(slope.dtype).eps * largest_absolute(slopes):
         return None
     along = torch.nn.functional.cosine_similarity(pulled, uniform, dim=-1)
     if not bool((along > _PARALLEL).all()):

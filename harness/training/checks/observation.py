@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from harness.adapters import Adapter, CallPlan, SignatureAdapter, find_logits
 from harness.batches import Batch
 from harness.errors import OutputError
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.tracing import path_of
 from harness.tasks.axes import fits_shape
 from harness.tasks.calls import find_output, laid_out
@@ -351,7 +352,7 @@ def _reference(trial: Trial, batch: Batch, vary: Variation) -> dict[str, Any]:
 
 
 def _equal_to(reference: Tensor, candidates: list[Tensor], output: Output) -> list[Tensor]:
-    bound = _SAME * max(float(reference.abs().max()), torch.finfo(reference.dtype).tiny)
+    bound = _SAME * max(largest_absolute(reference), torch.finfo(reference.dtype).tiny)
     return [
         tensor
         for tensor in candidates

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from harness.compat import NormBase
 from harness.evidence import Evidence
 from harness.properties.calling import mode
+from harness.properties.large_tensors import largest_absolute
 from harness.runtime import seeded
 from harness.training.engines import gradients_of
 from harness.training.trial import Trial, TrialOptions
@@ -211,7 +212,7 @@ _SMALL = 0.1
 def small_scales(model: nn.Module) -> list[nn.Parameter]:
     """Trainable scales that begin as one small number, as those of branches do (``LayerScale``)."""
     several = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.numel() > 1]
-    return [p for p in several if 0 < float(p.detach().abs().max()) <= _SMALL and bool((p == p.flatten()[0]).all())]
+    return [p for p in several if 0 < largest_absolute(p) <= _SMALL and bool((p == p.flatten()[0]).all())]
 
 
 def leading_to(trial: Trial, output: str) -> set[str]:

@@ -15,6 +15,7 @@ from harness.batches import IGNORED, Batch
 from harness.compat import BatchNorm
 from harness.errors import DivergedError
 from harness.properties.calling import mode
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.subject import Subject
 from harness.runtime import processor_seconds
 from harness.tasks.signature import Output
@@ -330,7 +331,7 @@ def _predictions(subject: Subject, batch: Batch, model: nn.Module, names: Iterab
             share = float((scores.argmax(-1) == labels).double().mean())
         elif output.loss in OF_NUMBERS and value.numel() == labels.numel():
             scale = _scale_of(value.double().flatten(), labels.double().flatten())
-        found[output.name] = (share, float(value.abs().max()), scale)
+        found[output.name] = (share, largest_absolute(value), scale)
     return found
 
 

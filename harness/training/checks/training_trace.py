@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.compat import HOOKS_OF_MODULE, NAMES_OF_LIGHTNING_MODULE, buffers_of, saved_names, tree_leaves, unwrapped
+from harness.properties.large_tensors import largest_absolute
 from harness.properties.noise import FACTOR, difference
 from harness.properties.tracing import fields_of, hooked, numbered
 from harness.training.engines import gradients_of, weights_of
@@ -249,9 +250,7 @@ def find_mismatch(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Mi
     if not sizes:
         return None
     first, *_, last = (*sizes, *sizes)
-    scale = max(
-        (float(tensor.abs().max()) for tensor in left.values() if tensor.is_floating_point() and tensor.numel()), default=0.0
-    )
+    scale = max((largest_absolute(tensor) for tensor in left.values() if tensor.is_floating_point()), default=0.0)
     return Mismatch(first, last, max(sizes.values()), scale, _epsilon(left.get(first)), len(sizes))
 
 

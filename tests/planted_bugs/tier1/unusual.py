@@ -216,3 +216,21 @@ class PyTorchEncoder(nn.Module):
         hidden = self.encoder(self.tokens(input_ids) + self.places(places), src_key_padding_mask=attention_mask == 0)
         real = attention_mask[:, : hidden.shape[1], None].to(hidden.dtype)  # the fast path cuts off what no row needs
         return self.head((hidden * real).sum(1) / real.sum(1).clamp(min=1))
+
+
+class IdleExperts(nn.Module):
+    """Experts of which each reads its own rows; most of a small batch have none, and compute on tensors without elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("directions", torch.randn(8, FEATURES, generator=torch.Generator().manual_seed(0)))
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(FEATURES, WIDTH), nn.Tanh(), nn.Linear(WIDTH, CLASSES)) for _ in range(8)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = (x @ self.directions.T).argmax(-1)
+        out = x.new_zeros(len(x), CLASSES)
+        for place, expert in enumerate(self.experts):
+            out = out.index_copy(0, (chosen == place).nonzero()[:, 0], expert(x[chosen == place]))
+        return out
