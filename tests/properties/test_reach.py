@@ -54,9 +54,7 @@ def test_a_small_model_is_judged_at_five_rows_of_full_length() -> None:
     assert (Sizes(5, 64, 64), 1) in small.reach.anchors
 
 
-@pytest.mark.parametrize(
-    ("positions", "expected"), [(400, (5, 64)), (200, (3, 64)), (128, (2, 64)), (100, (2, 50)), (5, (2, 6))]
-)
+@pytest.mark.parametrize(("positions", "expected"), [(400, (5, 64)), (200, (3, 64)), (128, (2, 64)), (100, (2, 50)), (5, (2, 6))])
 def test_a_large_one_has_fewer_rows_and_then_shorter_ones(
     positions: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
