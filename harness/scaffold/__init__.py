@@ -31,7 +31,7 @@ from harness.partial_import import MISSING
 from harness.scaffold.bridge import Source, bridge_path, bridge_text, import_model, needs_bridge, refuse_elsewhere
 from harness.scaffold.building import agreeing, built, untrained
 from harness.scaffold.config_text import config_text
-from harness.scaffold.declared import Declared, declare, said_axes, with_near_classes
+from harness.scaffold.declared import Declared, declare, is_of_numbers, said_axes, with_near_classes
 from harness.scan import training_calls
 from harness.tasks import TaskType
 from harness.user_code import raised
@@ -297,7 +297,9 @@ def _task_of(
         try:
             axes = said_axes(made, model, module)
             guess = guess_task(build, only=told.task, shapes=shapes, axes=axes, patience=patience)
-            if told.task is not None or not _contradicts(made, guess):
+            if told.task is not None or not (
+                _contradicts(made, guess) or (guess.task.num_classes is not None and is_of_numbers(model))
+            ):
                 return guess, None
         except FactoryError:
             if told.task is not None:

@@ -29,6 +29,7 @@ SUGGESTIONS_FOLLOW = "# More, when you want it:"
 _PARTS = {
     "inputs": "what forward takes: a number is a fixed size, a name an axis",
     "outputs": "what forward returns; the first is the main one",
+    "labels": "what the outputs are trained towards, where that is not drawn at random",
     "axes": "sizes that work, as far as they were tried; promises such as order or padding are yours to add",
 }
 """The tables of a declared task, and what is said of each."""

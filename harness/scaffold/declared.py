@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,8 @@ from harness.models.first_call.hints import read_hints
 from harness.models.first_call.search import find_call
 from harness.models.first_call.tried import FoundCall
 from harness.models.followed.call_sites import written_examples
-from harness.tasks.axes import Formula
+from harness.models.followed.losses import WrittenLoss, written_losses
+from harness.tasks.axes import BATCH, Formula
 from harness.tasks.declared import SignatureError, read_signature
 from harness.tasks.finding import signature_from_call
 
@@ -75,7 +77,9 @@ def declare(
             if example.origin.startswith(FUNCTION):  # the user's own; that of a library may be of another kind of model
                 raise
         else:
-            return Declared(found.keys, {"inputs": example.origin, **found.reasons}, example.origin)
+            return _trained(
+                Declared(found.keys, {"inputs": example.origin, **found.reasons}, example.origin), found.names, model, made
+            )
     call = find_call(
         build,
         lambda called: read_hints(called, made.sizes, written_examples(module, called)),
@@ -96,7 +100,22 @@ def declare(
         read_signature(keys)
     except SignatureError as error:
         raise FactoryError(f"--input contradicts what forward does: {error.mistakes[0].message}") from error
-    return Declared(keys, reasons, call.shown)
+    return _trained(Declared(keys, reasons, call.shown), signature.names, model, made)
+
+
+def _trained(found: Declared, names: Mapping[str, str], model: nn.Module, made: Factory) -> Declared:
+    """What was found, with what the losses say that the repository trains the model by."""
+    method = made.method or "forward"
+    written = written_losses(type(model), list(inspect.signature(getattr(type(model), method)).parameters)[1:], method)
+    if set(names) == {""} and "0" in written:  # of a single tensor an entry is a row
+        written = {"": written["0"], **written}
+    losses = {names[raw]: loss for raw, loss in written.items() if raw in names}
+    keys, reasons = with_losses(found.keys, losses)
+    try:
+        read_signature(keys)
+    except SignatureError:
+        return found
+    return replace(found, keys=keys, reasons={**found.reasons, **reasons})
 
 
 def with_near_classes(keys: dict[str, Any], config: Path, module: tuple[Path, str] | None) -> dict[str, Any]:
@@ -140,6 +159,13 @@ def said_axes(made: Factory, model: nn.Module, module: ModuleType) -> int | None
     except (TypeError, ValueError):  # a forward without a signature
         return None
     return len(first.sizes) if first is not None and first.is_said else None
+
+
+def is_of_numbers(model: nn.Module) -> bool:
+    """Whether the repository trains what a model returns first by losses of numbers or of a yes or no each, and not as scores of classes."""
+    losses = written_losses(type(model), list(inspect.signature(model.forward).parameters))
+    names = {loss.name for output, loss in losses.items() if output in ("", "0")}
+    return bool(names) and not names & {"cross_entropy", "nll"}
 
 
 def _whole_arguments(given: Sequence[GivenInput]) -> Iterator[Argument]:
@@ -216,3 +242,62 @@ def _renamed(keys: Mapping[str, Any], was: str, now: int | str) -> dict[str, Any
     }
     limits = [re.sub(rf"\b{was}\b", str(now), limit) for limit in keys.get("limits", ())]
     return {**parts, "axes": axes, "limits": limits}
+
+
+def with_losses(keys: Mapping[str, Any], losses: Mapping[str, WrittenLoss]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The keys of a signature with what the losses say that a repository trains by, and where each was read.
+
+    A loss that does not fit the shape of its output says nothing.
+
+    Args:
+        keys: As they were found.
+        losses: By name of the output.
+    """
+    outputs: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+    inputs, labels = dict(keys["inputs"]), {}
+    for name, entry in keys["outputs"].items():
+        loss = losses.get(name)
+        said = None if loss is None else _as_trained(entry, loss)
+        outputs[name] = entry if said is None else said
+        if loss is None or said is None:
+            continue
+        reasons[f"outputs.{name}"] = f"trained by {loss.written} ({loss.place})"
+        is_number = said.get("kind", "values") in ("values", "probabilities")
+        if is_number and inputs.get(loss.label, {}).get("axes") == entry["axes"]:
+            labels[name], outputs[name] = {"from": loss.label}, {**said, "fits": False}
+            reasons[f"labels.{name}"] = f"the label in {loss.place}"
+            if said.get("kind") == "probabilities" and "values" not in inputs[loss.label]:
+                inputs[loss.label] = {**inputs[loss.label], "values": {"range": [0.0, 1.0]}}
+                reasons[f"inputs.{loss.label}"] = f"labels of {loss.written} lie between 0 and 1"
+    for name in outputs if reasons else ():
+        if f"outputs.{name}" not in reasons and "kind" not in outputs[name]:
+            outputs[name] = {**outputs[name], **({"kind": "other"} if labels else {"fits": False})}
+            reasons[f"outputs.{name}"] = "no loss of it was found where the model is trained"
+    return {**keys, "inputs": inputs, "outputs": outputs} | ({"labels": labels} if labels else {}), reasons
+
+
+def _as_trained(entry: Mapping[str, Any], loss: WrittenLoss) -> dict[str, Any] | None:
+    """The keys of an output that is trained by a loss; ``None`` where its shape or what it is known to be contradicts that."""
+    kind, axes, squash = entry.get("kind", "values"), entry["axes"], loss.part.squash
+    rest = {key: value for key, value in entry.items() if key not in ("range", "classes")}
+    is_plain = kind == "values" and "range" not in entry and not entry.get("constant")
+    if loss.name in ("cross_entropy", "nll"):
+        if kind == "class_scores" and loss.name == "nll":
+            return dict(entry)
+        place = 1 if len(axes) > 2 and not loss.part.moved else len(axes) - 1
+        has_classes = len(axes) > 1 and type(axes[place]) is int and axes[place] > 1
+        if not (is_plain and has_classes and squash == ("log_softmax" if loss.name == "nll" else "")):
+            return None
+        return {**rest, "kind": "class_scores"} | ({} if place == len(axes) - 1 else {"classes": place})
+    if loss.name == "ctc":
+        may_be = kind in ("values", "class_scores") and len(axes) == 3 and type(axes[-1]) is int and BATCH in axes[:2]
+        return {**rest, "kind": "ctc_scores"} | ({"blank": loss.blank} if loss.blank else {}) if may_be else None
+    if kind != "values":
+        return None
+    if loss.name == "log_loss" and entry.get("range") == [0.0, 1.0]:
+        return {**rest, "kind": "probabilities"}
+    if loss.name in ("bce", "log_loss"):
+        is_scores = is_plain and squash == ("sigmoid" if loss.name == "log_loss" else "")
+        return {**rest, "kind": "binary_scores"} if is_scores else None
+    return {**entry} if loss.name == "mse" else {**entry, "loss": loss.name}

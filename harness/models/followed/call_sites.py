@@ -9,7 +9,7 @@ import re
 import sys
 import textwrap
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -151,6 +151,28 @@ def _calls(
         except (TooLongError, RecursionError):
             pass
         yield from interpreter.calls
+
+
+def training_files(model: type) -> tuple[list[tuple[Path, ast.Module]], Callable[[str], tuple[Path, ast.Module] | None]]:
+    """The files of a repository that speak of a model or import what does, those first that train, and what finds a function's file.
+
+    Args:
+        model: The class of the model.
+    """
+    try:
+        file = Path(inspect.getsourcefile(model) or "").resolve()
+    except TypeError:
+        return [], lambda _: None
+    root = repository_of(file)
+    texts = dict(_python_files(root, file)) if root is not None else {file: _text_of(file)}
+    speak = [path for path, text in texts.items() if re.search(rf"\b{re.escape(model.__name__)}\b", text)]
+    near = sorted(_leading_to(texts, speak), key=lambda path: (path not in speak, _rank(path, root or file.parent, None)))
+
+    def defining(function: str) -> tuple[Path, ast.Module] | None:
+        paths = (path for path, text in texts.items() if f"def {function}(" in text)
+        return next(((path, tree) for path in paths if (tree := _parsed(path)) is not None), None)
+
+    return [(path, tree) for path in near[: 2 * _MOST_SCRIPTS] if (tree := _parsed(path)) is not None], defining
 
 
 def _python_files(root: Path, file: Path) -> Iterator[tuple[Path, str]]:

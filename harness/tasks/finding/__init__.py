@@ -23,10 +23,12 @@ class FoundSignature:
     Attributes:
         keys: The keys ``inputs``, ``outputs``, ``axes`` and ``limits`` of a config.
         reasons: What each was read from, a sentence by the path of its key, such as ``axes.time``.
+        names: The outputs' names by key or place in what forward returns; a single tensor has an empty one.
     """
 
     keys: dict[str, Any]
     reasons: dict[str, str] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
 
 
 def signature_from_call(
@@ -55,4 +57,6 @@ def signature_from_call(
     axes = {name: keys for name, keys in {**inputs.axes, **outputs.axes}.items() if keys}
     groups = {name: {"class": group.source} for name, group in inputs.call.groups.items()}
     keys = {"inputs": groups | inputs.keys, "outputs": outputs.keys, "axes": axes, "limits": inputs.limits}
-    return FoundSignature({key: value for key, value in keys.items() if value}, {**inputs.reasons, **outputs.reasons})
+    return FoundSignature(
+        {key: value for key, value in keys.items() if value}, {**inputs.reasons, **outputs.reasons}, outputs.names
+    )

@@ -30,6 +30,7 @@ class FoundOutputs:
         keys: The key ``outputs`` of a config.
         axes: The axes that follow from those of inputs.
         reasons: What each was read from, by the path of its key.
+        names: The outputs' names by key or place in what forward returns.
     """
 
     def __init__(self, inputs: FoundInputs) -> None:
@@ -39,6 +40,7 @@ class FoundOutputs:
         self.keys: dict[str, dict[str, Any]] = {}
         self.axes: dict[str, dict[str, Any]] = {}
         self.reasons: dict[str, str] = {}
+        self.names: dict[str, str] = {}
         self._left: dict[str, list[int]] = {}
         self._find()
 
@@ -51,7 +53,7 @@ class FoundOutputs:
         seen = {axis: self._seen(axis, typical) for axis in self._inputs.sizes}
         self._call.begin(_SECONDS)
         self._left = {axis: self._see_more(axis, typical, found) for axis, found in seen.items()}
-        names = names_of(self._call.forward, list(self._call.outputs))
+        names = self.names = names_of(self._call.forward, list(self._call.outputs))
         present = [name for name, value in self._call.outputs.items() if is_there(value)]
         present = [name for name in present if not self._is_input(self._call.outputs[name])] or present
         shapes = {raw: self._output_axes(raw, base[raw], typical, seen) for raw in present if isinstance(base[raw], Tensor)}
