@@ -74,7 +74,7 @@ def causal(study: Study) -> Evidence:
     subject = study.subject
     signature = subject.task.signature
     judged = list[_Stray]()
-    both = [subject.typical, subject.reach.largest(2)]
+    both = [subject.typical, subject.reach.largest(1 if subject.is_large else 2)]
     maps = [attention_maps(subject, subject.batch(sizes)) for sizes in both]
     wholes = [signature.complete(sizes.by_axis(subject.task)) for sizes in both]
     for axis in signature.with_order("causal"):

@@ -34,6 +34,9 @@ _EVERY = 4
 _NUDGES = (1e-5, 1e-3)
 """Steps of a finite difference, as shares of the path: for a model in float64 throughout, and for one that goes through float32."""
 
+_SURE = 1e-6
+"""Error of a derivative, as a share of the largest, from which on no other step is tried."""
+
 
 @dataclass(frozen=True)
 class _Path:
@@ -170,6 +173,8 @@ def _gap(path: _Path, shares: list[float], claimed: list[float]) -> tuple[float,
         derivatives = [path.derivative(share, nudge) for share in shares]
         doubled = [path.derivative(share, 2 * nudge) for share in shares]
         found.append((median(abs(one - two) for one, two in zip(derivatives, doubled, strict=True)), derivatives))
+        if found[-1][0] < _SURE * max(map(abs, derivatives)):
+            break
     error, derivatives = min(found)
     resolution = torch.finfo(torch.float64).eps * max(map(abs, (*derivatives, *claimed))) / _NUDGES[0]
     return median(abs(one - two) for one, two in zip(derivatives, claimed, strict=True)), error + resolution, derivatives

@@ -148,7 +148,9 @@ def full_length(subject: Subject, batch: int, seed: int = 0) -> Evidence:
     declared = " and ".join(f"{axis.most} along `{axis.name}`" for axis in axes if axis.most is not None and axis.name != BATCH)
     at = f"the declared max_seq_len of {longest} tokens" if longest else f"the declared `max` of {declared}"
     cause = f"a position table, mask buffer or rotary cache shorter than {'max_seq_len' if longest else 'that'}, often by one"
-    found = _judge_full_length(subject, largest_sizes(subject.task, batch), seed, at, cause)
+    # Of a large model a call of as many rows as were asked at the beginning, which need not be repeated.
+    rows = min(batch, 2) if subject.is_large else batch
+    found = _judge_full_length(subject, largest_sizes(subject.task, rows), seed, at, cause)
     if found.status is not Status.FAIL:
         return found
     shorter = shape_contract(subject, smallest_sizes(subject.task) if batch == 1 else subject.typical)
@@ -160,6 +162,9 @@ def full_length(subject: Subject, batch: int, seed: int = 0) -> Evidence:
 def _judge_full_length(subject: Subject, sizes: Sizes, seed: int, at: str, cause: str) -> Evidence:
     expected, counterexample = sizes.logits_shape(subject.task), f"{sizes.describe(subject.task)}, seed={seed}"
     finding = partial(Evidence, "full_length", Status.FAIL, counterexample=counterexample, cause=cause)
+    seen = subject.seen_at(sizes, seed) if subject.is_large else None
+    if seen and seen.finite and same_shape(seen.like, expected):
+        return replace(finding(f"works at {at}"), status=Status.OK, cause="")
     try:
         logits = subject.logits(batch := subject.batch(sizes, seed))
     except ModelRaisedError as error:

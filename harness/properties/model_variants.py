@@ -91,8 +91,8 @@ _OF_BLOCKS = (
 _ON_THE_WHOLE = 2
 """How many examples of these are asked of all blocks of a large model."""
 
-_FIRST_OF_FEW = ("gradient_flow[finite]",)
-"""Of which the first example takes one call for each kind of content; the second one asks them of all blocks in one call."""
+_FIRST_OF_FEW = ("gradient_flow[finite]", "stateless")
+"""Of which the first example takes many calls or two steps of training; the second one asks all blocks in a call or in two steps more."""
 
 _OF_FEW_BLOCKS = (
     "batch_independence[gradient]",
@@ -142,8 +142,13 @@ def _shortened(subject: Subject) -> Iterator[tuple[nn.Module, Shared]]:
     with suppress(UserError):
         done = shorten(model, rows, lambda: subject.raw_logits(batch, model))
         if done and bool(subject.raw_logits(batch, subject.copies.of(model).eval()).isfinite().all()):
+            known = subject.shared
             found = Shared(
-                prerequisite_failure=PrerequisiteFailure(), length_first=subject.shared.length_first, reach=subject.reach
+                prerequisite_failure=PrerequisiteFailure(),
+                length_first=known.length_first,
+                left_by_build=known.left_by_build,
+                reach=subject.reach,
+                process=known.process,
             )
             found.blocks = "; ".join(row.describe() for row in done)
             yield model, found

@@ -286,6 +286,20 @@ def test_a_block_of_a_large_model_that_is_unlike_the_others_is_named(
     assert (found.status, found.module.partition(".layer")[0]) == (Status.FAIL, "blocks.5")
 
 
+class Sets(Branch):
+    """A block that sets the default dtype."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        torch.set_default_dtype(torch.float64)
+        return super().forward(hidden)
+
+
+def test_a_block_of_a_large_model_that_changes_the_process_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.runtime._LARGE", 1)
+    found = judge_model(partial(with_another_block, Sets), TASK, only=["stateless"])["stateless"]
+    assert (found.status, found.code) == (Status.FAIL, "changes_process")
+
+
 def test_gradients_at_the_input_of_a_large_model_are_asked_of_few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.runtime._LARGE", 1)
     sound, found = (

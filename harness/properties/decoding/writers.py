@@ -35,8 +35,8 @@ _END = re.compile(r"(eos|stop|end)(_token)?(_id)?")
 
 _TEMPERATURES = (0.0, 1e-4)
 
-NEW = 8
-"""Most tokens that are written."""
+NEW, FEW_NEW = 8, 4
+"""Most tokens that are written, and by a large model."""
 
 
 class CannotWriteError(Exception):
@@ -121,7 +121,7 @@ class TransformersWriter:
     def __init__(self, subject: Subject, text: Text) -> None:
         assert text.ids is not None
         plan = subject.adapter.plan(subject.model)
-        self.new = _new(text)
+        self.new = _new(subject, text)
         config = getattr(subject.model, "config", None)
         self.is_seq2seq = bool(getattr(config, "is_encoder_decoder", False))
         left_out = {text.ids.name} if self.is_seq2seq else set()
@@ -169,7 +169,7 @@ class OwnWriter:
 
     def __init__(self, subject: Subject, text: Text) -> None:
         assert text.ids is not None
-        self._text, self.new = text, _new(text)
+        self._text, self.new = text, _new(subject, text)
         parameters = dict(inspect.signature(subject.model.generate).parameters)  # type: ignore[arg-type]
         named = [name for name, each in parameters.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
         if not named:
@@ -268,6 +268,6 @@ class OwnWriter:
         raise CannotWriteError(f"`generate` returns {list(found.shape)} token ids for a prompt of {list(prompt.shape)}")
 
 
-def _new(text: Text) -> int:
+def _new(subject: Subject, text: Text) -> int:
     longest = int(text.signature.axes[text.axis].choices()[-1])
-    return max(1, min(NEW, longest // 2))
+    return max(1, min(FEW_NEW if subject.is_large else NEW, longest // 2))
