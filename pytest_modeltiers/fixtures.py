@@ -367,7 +367,8 @@ def _look_for_fix(item: pytest.Function, judge: Judge, suite: Suite) -> None:
         }
         return made[fixture]()
 
-    case = str(item.callspec.params["case"]) if hasattr(item, "callspec") else None
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    case = str(given["case"]) if "case" in given else None  # other plugins may repeat a test by parameters of theirs
     is_own = any(_overrides(item, name) for name in ("model", "adapter", "task_spec"))
     helping = item.config.stash.setdefault(_HELP, Help(float(item.config.getoption("model_hints"))))
     helping.add(judge, case, remake, suite.budget.part, None if is_own else suite.source)

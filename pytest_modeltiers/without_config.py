@@ -30,6 +30,11 @@ _SHORTEST_COMMENT = 24
 _LIMITED = re.compile(r"(\w+) = .* # sizes from .*, (in steps of \d+)(?: \((.*)\))?;")
 """A line of a config about an axis that cannot have every size."""
 
+_TURNED = (
+    "called with token ids as [length, batch], the order that its layers read; if you pass [batch, length], its rows mix: "
+    "give the layers batch_first=True"
+)
+
 _SAID = pytest.StashKey[list[str]]()
 """What the header says of the configs that were written."""
 
@@ -126,7 +131,7 @@ def said(config: pytest.Config) -> list[str]:
 
 
 def limits_found(config: pytest.Config, path: Path) -> list[str]:
-    """What was read off a model that has no config, and would be a bug if it were not meant: axes that take some sizes only.
+    """What was read off a model that has no config, and would be a bug if it were not meant: sizes of axes, and the order of two.
 
     Args:
         config: pytest's.
@@ -135,9 +140,11 @@ def limits_found(config: pytest.Config, path: Path) -> list[str]:
     if path not in config.stash[SHOWN_AS]:
         return []
     found: dict[tuple[str, str], list[str]] = {}
-    for name, step, raises in _LIMITED.findall(path.read_text(encoding="utf-8")):
+    text = path.read_text(encoding="utf-8")
+    for name, step, raises in _LIMITED.findall(text):
         found.setdefault((step, raises), []).append(name)
-    return [f"{' and '.join(names)} judged only {step}{f': {why}' if why else ''}" for (step, why), names in found.items()]
+    sizes = [f"{' and '.join(names)} judged only {step}{f': {why}' if why else ''}" for (step, why), names in found.items()]
+    return [*sizes, *([_TURNED] if 'adapter = "length_first"' in text else [])]
 
 
 def _wrapped(line: str, width: int) -> list[str]:

@@ -247,6 +247,8 @@ def _kind(check: Mapping[str, Any]) -> tuple[object, ...]:
 def _figures(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
     old, new = then.get("details", {}), now.get("details", {})
     share, share_now = _share(then), _share(now)
+    if min(share, share_now) > 1:  # it passed with more than its bound, which is the least that is allowed
+        share, share_now = 1 / share, 1 / share_now
     if max(share, share_now) >= _LEAST_MARGIN and _moved(share, share_now, _MARGIN_FACTOR):
         yield "margin", Figure(name, 100 * share, 100 * share_now, "%")
     seconds = float(then.get("duration_seconds", 0)), float(now.get("duration_seconds", 0))

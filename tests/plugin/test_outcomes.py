@@ -368,3 +368,36 @@ def test_a_summary_that_cannot_be_written_is_said_in_one_line(project: Any, monk
     assert "Traceback" not in output(result)
     assert "INTERNALERROR" not in output(result)
     result.assert_outcomes(passed=1)
+
+
+REPEATED = """
+import pytest
+
+@pytest.fixture
+def repetition(request):
+    return request.param
+
+def pytest_generate_tests(metafunc):
+    metafunc.fixturenames.append("repetition")
+    metafunc.parametrize("repetition", [1, 2], indirect=True)
+"""
+
+
+def test_a_plugin_that_repeats_tests_by_a_parameter_of_its_own_changes_no_verdict(project: Any) -> None:
+    project.config(only=("causal", "finite_output"))
+    project.write("conftest.py", REPEATED)
+
+    project.run("--model-config", "cfg.json").assert_outcomes(passed=6, skipped=2)
+
+
+def test_what_fails_beside_a_verdict_is_told_rather_than_the_verdict(project: Any) -> None:
+    project.config()
+    wrapper = (
+        "@pytest.hookimpl(wrapper=True)\ndef pytest_pyfunc_call(pyfuncitem):\n    yield\n    raise ValueError('beside it')\n"
+    )
+    project.write("conftest.py", f"import pytest\n\n{wrapper}")
+
+    result = project.run("--model-config", "cfg.json")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*ValueError: beside it*"])

@@ -58,6 +58,27 @@ def test_sizes_that_do_not_work_are_said_with_the_line_that_refuses_them(project
     assert said in " ".join(output(result).split())
 
 
+TURNED = """
+from torch import nn
+
+class Tagger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.lstm, self.head = nn.Embedding(40, 8), nn.LSTM(8, 8), nn.Linear(8, 5)
+
+    def forward(self, sentence):
+        return self.head(self.lstm(self.embed(sentence))[0])
+"""
+
+
+def test_the_order_of_axes_that_a_recurrent_layer_reads_by_default_is_said(project: Project) -> None:
+    project.write("tagger.py", TURNED)
+
+    result = project.run("--model", "tagger.py", "-m", "tier1", "-k", "rng_untouched")
+
+    assert "if you pass [batch, length], its rows mix: give the layers batch_first=True" in " ".join(output(result).split())
+
+
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
