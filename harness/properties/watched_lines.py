@@ -15,7 +15,8 @@ from torch.overrides import TorchFunctionMode
 
 from harness.compat import OpOverload, TorchDispatchMode, memory_key, parameters_of, tree_leaves, without_compiler
 from harness.evidence import WHOLE
-from harness.properties.places import users_line
+from harness.properties.places import shown_place, users_frame, users_line
+from harness.user_code import is_written_here
 
 _DRAWS = torch.Tag.nondeterministic_seeded
 _SETS_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
@@ -141,13 +142,14 @@ def switching_line(run: Callable[[], object], model: nn.Module, path: str = "") 
     module = model if path in ("", WHOLE) else model.get_submodule(path)
 
     def watched(self: nn.Module, mode: bool = True) -> nn.Module:
-        if module in self.modules():
-            found.append(users_line(sys._getframe(1)))
+        frame = users_frame(sys._getframe(1), is_written_here) if module in self.modules() else None
+        if frame is not None:  # an engine switches modes itself
+            found.append(shown_place(frame.f_code.co_filename, frame.f_lineno))
         return switch(self, mode)
 
     with patch.object(nn.Module, "train", watched):
         run()
-    return next(filter(None, found), "")
+    return next(iter(found), "")
 
 
 class _Makers(TorchFunctionMode):
@@ -222,7 +224,7 @@ class LinesOfParameters:
                 self._replaced[id(module), name] = users_line(sys._getframe(1))
             register(module, name, param)
 
-        with Writes() as writes, _Settings(self._shared, self._frozen), patch.object(nn.Module, "register_parameter", watched):
+        with Writes() as writes, Settings(self._shared, self._frozen), patch.object(nn.Module, "register_parameter", watched):
             self._model = build()
         self._writes = writes
 
@@ -283,7 +285,7 @@ class Writes(TorchDispatchMode):
         return self.places.get(memory_key(tensor), "") if tensor.layout is torch.strided else ""
 
 
-class _Settings(TorchFunctionMode):
+class Settings(TorchFunctionMode):
     """Notes the lines that last gave a tensor other data, ``a.data = b.data``, and that said whether it is trained."""
 
     def __init__(self, shared: dict[int, str], frozen: dict[int, str]) -> None:

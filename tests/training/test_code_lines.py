@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 
 from harness.evidence import Status
-from tests.planted_bugs.tier3.training import TABLE, LitScores, ManualScores, Scores, Training
+from tests.planted_bugs.tier3.training import FEATURES, TABLE, LitScores, ManualScores, Scores, Training
 
 
 class Summed(LitScores):
@@ -88,6 +89,69 @@ class ClippedLate(ManualScores):
         clip_grad_norm_(self.parameters(), 1e-3)
 
 
+class SparedByName(LitScores):
+    """Spares biases; the scale of its norm is called otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(FEATURES)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.net(self.norm(features))
+
+    def configure_optimizers(self) -> Any:
+        decayed, spared = [], []
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                if name.endswith("bias"):
+                    spared.append(parameter)
+                else:
+                    decayed.append(parameter)
+        return torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": spared, "weight_decay": 0.0}], lr=1e-2)
+
+
+class Clocked(LitScores):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = self.loss(self(batch["features"]), batch["labels"])
+        share = time.time() % 1
+        return loss * (1 + share)
+
+
+def falling() -> Callable[[], float]:
+    """A rate that falls with the number of calls, which no checkpoint holds."""
+    calls = 0
+
+    def rate() -> float:
+        nonlocal calls
+        calls += 1
+        return 0.1 * 0.7**calls
+
+    return rate
+
+
+class OwnRate(ManualScores):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = falling()
+
+    def on_train_batch_start(self, *_batch: Any) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.param_groups[0]["lr"] = self.rate()
+
+
+class ThawedByTrain(LitScores):
+    def train(self, mode: bool = True) -> Any:
+        for parameter in self.net.parameters() if mode else ():
+            parameter.requires_grad = True
+        return super().train(mode)
+
+
+class WithoutGraphOfTheFrozen(Scores):
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.hidden.weight.requires_grad):
+            return super().forward(features)
+
+
 class Misshapen(LitScores):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return F.mse_loss(logits, labels.view(2, -1).float())
@@ -147,6 +211,11 @@ def test_a_hook_that_raises_after_the_step_came_furthest(tmp_path: Path) -> None
         (NeverCleared, "accumulation", "optimizer.step()"),
         (StillFromTheStart, "step_updates", "LambdaLR(optimizer"),
         (FrozenByAFlag, "step_updates", "requires_grad = False"),
+        (SparedByName, "parameter_groups[decay]", 'if name.endswith("bias")'),
+        (Clocked, "seeded_repeat", "share = time.time()"),
+        (OwnRate, "resume", "calls += 1"),
+        (ThawedByTrain, "fine_tuning", "requires_grad = True"),
+        (WithoutGraphOfTheFrozen, "fine_tuning", "with torch.set_grad_enabled"),
     ],
 )
 def test_a_finding_names_the_line(build: Callable[[], nn.Module], test: str, line: str, tmp_path: Path) -> None:

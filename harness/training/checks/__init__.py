@@ -1,42 +1,31 @@
 """What must hold of a model's training, one file a family: from a trial to evidence.
 
-Here is how a check is run, what is said of a model that cannot be trained, and which line of the user's training code to look at: where a
-loss is made or ceases to be finite, an optimizer is made, a schedule is stepped.
+Here is how a check is run, and what is said of a model that cannot be trained; `lines` has the line of the user's training code to look at.
 """
 
 from __future__ import annotations
 
 import linecache
 import re
-import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import replace
-from types import FrameType
-from typing import Any
-from unittest.mock import patch
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.overrides import TorchFunctionMode
 
-from harness.batches import Batch
 from harness.catalogue import CATALOGUE
-from harness.compat import tree_leaves
 from harness.errors import DivergedError, UserError
 from harness.evidence import Blame, Evidence, Status, guarded
 from harness.internal_errors import is_from_backward
 from harness.owners import left_to, owned_by
 from harness.properties.calling import BackwardRaisedError
-from harness.properties.places import method_of, shown_place
+from harness.properties.places import shown_place
 from harness.properties.prerequisites import GRADIENT_OWNER, broken_weight
-from harness.properties.watched_lines import LinesOfParameters, Writes, switching_line
-from harness.training.trial import Trial, TrialOptions, too_long
-from harness.user_code import is_ours, raised
+from harness.training.checks.lines import with_line
+from harness.training.trial import Trial, too_long
+from harness.user_code import raised
 from harness.wording import joined
+
+_WORD = re.compile(r"[A-Za-z_]\w*")
 
 _OWNERS = ("overfits_one_batch", "step_updates")
 """The checks that say that a model cannot be trained: the first that makes sense for the task."""
@@ -124,240 +113,3 @@ def first_failure(checks: Mapping[str, Callable[[Trial], Evidence]], trial: Tria
         trial: The model.
     """
     return next(((name, found) for name, check in checks.items() if (found := check(trial)).status is Status.FAIL), None)
-
-
-_OF_LOSS = ("initial_loss", "training_loss", "accumulation", "overfits_one_batch")
-_OF_OPTIMIZERS = ("parameter_groups", "optimizer_coverage")
-_OF_WRITES = (
-    "average_without_buffers",
-    "average_in_part",
-    "average_follows_at_once",
-    "average_moves_away",
-    "frozen_parameter_changes",
-    "buffer_changes",
-)
-"""Codes of findings on what is written into a part of the model."""
-
-_OF_SCHEDULES = ("learning_rate_schedule",)
-_OF_RATES = ("rate_is_zero", "rates_overwritten", "only_with_other_rate")
-"""Codes of findings on the learning rate, which a schedule sets, or else the optimizer."""
-
-_OF_CLEARING = ("gradient_not_cleared", "gradient_of_another_loss")
-"""Codes of findings on gradients that are left from another step."""
-
-_WORD = re.compile(r"[A-Za-z_]\w*")
-_NAMED = re.compile(r"`(\w+)`")
-_ENGINES = ("lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning", "torchmetrics")
-
-
-def with_line(evidence: Evidence, trial: Trial, diverged: bool = False) -> Evidence:
-    """A finding with the line of the user's code to look at, as far as there is one.
-
-    Args:
-        evidence: The finding.
-        trial: What was judged.
-        diverged: Whether it is that a training ceased to be finite.
-    """
-    if evidence.status not in (Status.FAIL, Status.WARN) or evidence.place or "owner" in evidence.details:
-        return evidence
-    if place := _line_by_code(trial, evidence):
-        return evidence.at(place)
-    if evidence.name in _OF_SCHEDULES:
-        return evidence.at(_schedule_line(trial, evidence.message))
-    if evidence.name in _OF_OPTIMIZERS and trial.is_own:
-        return evidence.at(next(iter(_calling_lines(trial, Optimizer, "__init__").values()), ""))
-    if evidence.code in _OF_WRITES:
-        return evidence.at(_writing_line(trial, evidence.module))
-    if evidence.code == "validation_leaves_mode":
-        model = trial.new_model()
-        return evidence.at(switching_line(lambda: _short_training(trial, model, validates=True), model, evidence.module))
-    if evidence.code == "frozen_statistics_change":
-        return evidence.at(method_of(trial.subject.model, "train") or _freezing_line(trial, evidence.module))
-    if evidence.module or not (diverged or evidence.name in _OF_LOSS):
-        return evidence
-    earlier = evidence.investigate
-
-    def look() -> str:
-        found = earlier() if earlier is not None else ""
-        return found or Blame("", loss_line(trial))
-
-    return replace(evidence, investigate=look)
-
-
-def _line_by_code(trial: Trial, evidence: Evidence) -> str:
-    """The line of the training code that a finding of some kind is about; empty for other kinds, and for models that have no such code."""
-    if evidence.code == "flag_freezes_nothing":
-        return _flag_line(trial, (_NAMED.findall(evidence.message) or [""])[-1])
-    if not trial.is_own:
-        return ""
-    if evidence.code == "no_step":
-        return method_of(trial.subject.model, "training_step")
-    if evidence.code in _OF_RATES:
-        made = [*_calling_lines(trial, LRScheduler, "__init__").values(), *_calling_lines(trial, Optimizer, "__init__").values()]
-        return next(iter(made), "")
-    if evidence.code in _OF_CLEARING:
-        cleared = _calling_lines(trial, Optimizer, "zero_grad", 2 * max(1, trial.batches_per_step))
-        return next(iter(cleared.values()), "") or _step_line(trial)
-    return ""
-
-
-def _flag_line(trial: Trial, flag: str) -> str:
-    """The user's line that last gives a module an attribute."""
-    found = [""]
-    original = nn.Module.__setattr__
-
-    def note(module: nn.Module, name: str, value: Any) -> None:
-        if name == flag and (line := users_line(sys._getframe(1))):
-            found.append(line)
-        original(module, name, value)
-
-    with suppress(Exception), patch.object(nn.Module, "__setattr__", note):
-        trial.new_model()
-    return found[-1]
-
-
-def _step_line(trial: Trial) -> str:
-    """The user's line that last has an optimizer take a step."""
-    found = [""]
-
-    def note(*_call: Any) -> None:
-        if line := users_line(sys._getframe(1)):
-            found.append(line)
-
-    with register_optimizer_step_pre_hook(note):
-        _short_training(trial, trial.new_model())
-    return found[-1]
-
-
-def _writing_line(trial: Trial, path: str) -> str:
-    """The user's line that last writes into a weight or buffer in a short training, or else into others of the modules around it."""
-    model = trial.new_model()
-    with Writes() as writes:
-        _short_training(trial, model)
-    places = {name: writes.line_of(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    while path:
-        if place := next((at for name, at in places.items() if at and f"{name}.".startswith(f"{path}.")), ""):
-            return place
-        path = path.rpartition(".")[0]
-    return ""
-
-
-def _freezing_line(trial: Trial, path: str) -> str:
-    """The user's line that froze a module."""
-    lines = LinesOfParameters(trial.new_model)
-    places = (lines.frozen(name) for name, _ in trial.subject.model.named_parameters() if name.startswith(f"{path}."))
-    return next(filter(None, places), "")
-
-
-def _short_training(trial: Trial, model: nn.Module, validates: bool = False) -> None:
-    batches = [trial.subject.batch(seed=seed) for seed in range(2 * max(1, trial.batches_per_step))]
-    with suppress(Exception):  # it was measured already; what is wanted is a line on the way
-        trial.train(batches, TrialOptions(epochs=2), model=model, held_out=[trial.held_out] if validates else None)
-
-
-class _Lines(TorchFunctionMode):
-    """Notes lines of the user's code up to the backward pass.
-
-    Attributes:
-        loss: Where the last scalar with a gradient was made.
-        broken: Where a number first was undefined (NaN), of defined ones.
-        is_defined: Whether that scalar was a number.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loss = self.broken = ""
-        self.is_defined = True
-        self._ended = False
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "backward":
-            self._ended = True
-        result = func(*args, **(kwargs or {}))
-        if not self._ended:
-            self._note(result, (args, kwargs))
-        return result
-
-    def _note(self, result: Any, given: Any) -> None:
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-        scalar = next((leaf for leaf in made if leaf.ndim == 0 and leaf.requires_grad), None)
-        is_logged = _is_of_an_engine(_first_outside_of_torch(sys._getframe(2)))  # `self.log` copies the loss
-        if scalar is not None and not is_logged and (line := users_line(sys._getframe(2), overriding=True)):
-            self.loss, self.is_defined = line, not bool(scalar.isnan())
-        if not self.broken and _is_undefined(made) and not _is_undefined(tree_leaves(given)):
-            self.broken = users_line(sys._getframe(2))
-
-
-def _is_undefined(leaves: Sequence[Any]) -> bool:
-    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() and bool(leaf.detach().isnan().any()) for leaf in leaves)
-
-
-def loss_line(trial: Trial, batch: Batch | None = None) -> str:
-    """The line that makes the loss of a training step, or, of a loss that is undefined, the line that was so first.
-
-    Args:
-        trial: The training.
-        batch: What it learns; by default a usual batch.
-    """
-    lines = _Lines()
-    with suppress(Exception), lines:
-        batches = [trial.subject.batch() if batch is None else batch] * max(1, trial.batches_per_step)
-        trial.train(batches, TrialOptions(limit=1))
-    return lines.loss if lines.is_defined else lines.broken or lines.loss
-
-
-def _calling_lines(trial: Trial, kind: type, method: str, batches: int = 1) -> dict[str, str]:
-    """The last of the user's lines that called a method in a short training, by the class of the object."""
-    seen: dict[str, str] = {}
-    original: Callable[..., Any] = getattr(kind, method)
-
-    def note(self: Any, *args: Any, **more: Any) -> Any:
-        if line := users_line(sys._getframe(1)):
-            seen[type(self).__name__] = line
-        return original(self, *args, **more)
-
-    with suppress(Exception), patch.object(kind, method, note):
-        trial.train([trial.subject.batch()] * batches, TrialOptions(epochs=2))
-    return seen
-
-
-def _schedule_line(trial: Trial, message: str) -> str:
-    """Where a schedule is stepped by the model's own code, or else where it is made."""
-    named = _NAMED.findall(message)
-    made = _calling_lines(trial, LRScheduler, "__init__")
-    stepped = {}
-    if not getattr(trial.subject.model, "automatic_optimization", True):
-        stepped = _calling_lines(trial, LRScheduler, "step", 2 * max(1, trial.batches_per_step))
-    lines = [found[name] for found in (stepped, made) for name in named if name in found]
-    return next(iter(lines), "")
-
-
-def users_line(frame: FrameType | None, overriding: bool = False) -> str:
-    """The innermost line that is neither torch's, nor an engine's, nor this project's, which ends the search; empty where there is none.
-
-    Args:
-        frame: Where to begin.
-        overriding: Whether of a method that another one of its name calls, as by ``super()``, the line that calls it is meant.
-    """
-    while frame is not None and not is_ours(frame.f_code.co_filename):
-        if not _is_of_an_engine(frame) and (place := shown_place(frame.f_code.co_filename, frame.f_lineno)):
-            outer = frame.f_back
-            if not (overriding and outer is not None and _is_overridden_by(outer, frame)):
-                return place
-        frame = frame.f_back
-    return ""
-
-
-def _is_overridden_by(outer: FrameType, inner: FrameType) -> bool:
-    is_of_its_name = outer.f_code.co_name == inner.f_code.co_name
-    return is_of_its_name and outer.f_locals.get("self", outer) is inner.f_locals.get("self", inner)
-
-
-def _is_of_an_engine(frame: FrameType | None) -> bool:
-    return frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in _ENGINES
-
-
-def _first_outside_of_torch(frame: FrameType | None) -> FrameType | None:
-    while frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "torch":
-        frame = frame.f_back
-    return frame

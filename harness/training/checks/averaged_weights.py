@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.evidence import Evidence, Status
-from harness.training.engines import weights_of
 from harness.training.trial import Trial, TrialOptions, too_long
 from harness.wording import and_others, counted
 
@@ -82,7 +81,7 @@ class _Watch:
     def start(self, model: nn.Module) -> None:
         """The model before it is trained."""
         self.pairs, self.copies = find_pairs(model), find_trained_copies(model)
-        self.before = weights_of(model)
+        self.before = _tensors(model)
 
     def look(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """A step is about to be taken."""
@@ -131,7 +130,12 @@ def _are_copies(own: Values, theirs: Values) -> bool:
 
 
 def _parameters(model: nn.Module) -> Values:
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
+def _tensors(model: nn.Module) -> Values:
+    """All parameters and buffers, each by every name that it has."""
+    return _parameters(model) | {name: buffer.detach().clone() for name, buffer in model.named_buffers(remove_duplicate=False)}
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
@@ -158,7 +162,7 @@ def averaged_weights(trial: Trial) -> Evidence:
     watch = _Watch()
     batches = [trial.subject.batch(seed=seed) for seed in range(count)]
     model = trial.train(batches, TrialOptions(epochs=_EPOCHS), prepare=watch.start, on_gradients=watch.look).model
-    after = weights_of(model)
+    after = _tensors(model)
     for pair in watch.copies:
         if found := _judge_trained(pair, model, watch, after):
             return found
@@ -168,7 +172,7 @@ def averaged_weights(trial: Trial) -> Evidence:
     if any(_is_late(_shares(pair, model, watch, after)) for pair in averages):  # still warming up, or for good
         watch = _Watch()
         model = trial.train(batches, TrialOptions(epochs=_MORE), prepare=watch.start, on_gradients=watch.look).model
-        after = weights_of(model)
+        after = _tensors(model)
     for pair in averages:
         found = (
             _judge_way(pair, model, watch, after)

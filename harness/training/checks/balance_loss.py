@@ -8,21 +8,23 @@ through the outputs is computed apart, and subtracted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch
-from harness.evidence import Evidence, Status
+from harness.evidence import Blame, Evidence, Status
 from harness.properties.calling import mode
 from harness.runtime import seeded
 from harness.tasks.signature import Output
 from harness.training.checks.gradient_noise import disable_dropout_and_freeze_batch_norms
+from harness.training.checks.lines import ScalarLines
 from harness.training.checks.observation import Observation, loss_name, observe
 from harness.training.checks.training_loss import share_of
-from harness.training.trial import Prepare, Trial, Variation
+from harness.training.trial import Prepare, Trial, TrialOptions, Variation
 
 _NAME = "training_loss"
 _ROUTER = re.compile(r"rout|gat(e|ing)|switch", re.IGNORECASE)
@@ -31,6 +33,9 @@ _LEAD = 1.5
 
 _NOISE = 1e-4
 """Share of a gradient, or of a loss, below which what is left is rounding."""
+
+_SAME = 1e-3
+"""Share of a value within which another one is the same."""
 
 _MOST = 2
 """Routers that are judged."""
@@ -134,11 +139,15 @@ def _judge(trial: Trial, router: Router, batch: Batch) -> Evidence | None:
     if before is None or after is None:
         return None
     who = loss_name(trial)
+
+    def find() -> str:
+        return Blame(router.path, "" if before.value is None else _line_of_term(trial, batch, before.value))
+
     if max(before.size, after.size) <= _NOISE:
         if after.value is None or abs(after.value) <= _NOISE * abs(after.loss):
             return None
         return _finding(
-            router,
+            find,
             Status.FAIL,
             f"{who} holds a term of {after.value:.3g} beside that of the outputs, which has no gradient, so it keeps no expert busy",
             "a balance loss over the wrong axis, which is then a constant, or of choices or detached shares only: the mean share of each expert "
@@ -150,7 +159,7 @@ def _judge(trial: Trial, router: Router, batch: Batch) -> Evidence | None:
     if push < -_NOISE * scale:
         falls = before.value is not None and after.value is not None and after.value < before.value
         return _finding(
-            router,
+            find,
             Status.FAIL if falls else Status.WARN,
             f"where router `{router.path}` prefers one expert for every token, the auxiliary part of {who} raises that expert's scores further",
             "a balance loss with the wrong sign, or one that rewards confident choices and is larger than what balances them",
@@ -251,5 +260,20 @@ def _through_outputs(trial: Trial, batch: Batch, prepare: Prepare, seen: Observa
     }
 
 
-def _finding(router: Router, status: Status, message: str, cause: str, code: str) -> Evidence:
-    return Evidence(_NAME, status, message, module=router.path, cause=cause, code=code)
+def _line_of_term(trial: Trial, batch: Batch, value: float) -> str:
+    """The user's line that last makes a scalar of a value in a training step."""
+    found = [""]
+
+    def note(made: Tensor, line: str) -> None:
+        if line and abs(float(made.detach()) - value) <= _SAME * abs(value):
+            found.append(line)
+
+    with suppress(Exception), ScalarLines(note):
+        trial.train(
+            [batch] * max(1, trial.batches_per_step), TrialOptions(limit=1), prepare=disable_dropout_and_freeze_batch_norms
+        )
+    return found[-1]
+
+
+def _finding(find: Callable[[], str], status: Status, message: str, cause: str, code: str) -> Evidence:
+    return Evidence(_NAME, status, message, investigate=find, cause=cause, code=code)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from harness.evidence import Evidence, Status
-from harness.training.checks import users_line
+from harness.training.checks.lines import users_line
 from harness.training.checks.observation import loss_name
 from harness.training.checks.optimizer_coverage import tensors_of
 from harness.training.optimisation import Clip, replaced_clipping

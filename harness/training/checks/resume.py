@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, takewhile
 from pathlib import Path
@@ -15,9 +16,11 @@ from torch.optim import Optimizer
 
 from harness.batches import Batch
 from harness.errors import CheckpointError
-from harness.evidence import Evidence, Status
+from harness.evidence import Blame, Evidence, Status
 from harness.owners import owned_by
+from harness.properties.places import forward_of
 from harness.training.checkpoints import LAST
+from harness.training.checks.followed_lines import Line, LinesRun, following, parting_line, unlike_line
 from harness.training.checks.training_trace import (
     FirstDifference,
     TrainingTrace,
@@ -117,7 +120,7 @@ class _Interruption:
             "resumed_run_differs",
             size,
             bound,
-            lambda: self._find_unsaved(whole, part, rest) or _differing_part(difference, whole, rest),
+            lambda: self._origin(difference, whole, part, rest),
         )
         # What no optimizer holds is cleared by none: its gradients add up from the start, or from the checkpoint.
         is_held = difference is None or difference.kind != "gradient" or difference.mismatch.name in _held(whole.training)
@@ -132,6 +135,7 @@ class _Interruption:
                 "schedule_differs",
                 difference.mismatch.size,
                 0.0,
+                lambda: Blame("", parting_line(*(self._first_lines() for _ in range(2)))),
             )
         return Evidence.skipped(
             _NAME, f"the training is not repeatable, interrupted or not: {difference.describe()} (see seeded_repeat)"
@@ -159,9 +163,16 @@ class _Interruption:
             code=code,
         )
 
-    def _run(self, options: TrialOptions | None = None, prepare: Prepare | None = None) -> _Run:
+    def _run(self, options: TrialOptions | None = None, prepare: Prepare | None = None, lines: LinesRun | None = None) -> _Run:
         trace, options = TrainingTrace(), replace(options or TrialOptions(), epochs=_EPOCHS)
-        training = self.trial.train(self.batches, options, model=self.trial.new_model(), prepare=prepare, on_gradients=trace)
+        with nullcontext() if lines is None else following(lines.see):
+
+            def look(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+                trace(model, optimizers)
+                if lines is not None:
+                    lines.steps.append(len(lines.lines))
+
+            training = self.trial.train(self.batches, options, model=self.trial.new_model(), prepare=prepare, on_gradients=look)
         return _Run(training, trace.close(training))
 
     def _resume(self, prepare: Prepare | None = None) -> _Run:
@@ -184,13 +195,35 @@ class _Interruption:
                     return path
         return next(chain(_other_attributes(whole.training.optimizers, rest.training.optimizers), suspects), "")
 
+    def _origin(self, difference: FirstDifference | None, whole: _Run, part: _Run, rest: _Run) -> str:
+        """What a checkpoint leaves out; where no line gives it its value, with that which reads it."""
+        path = self._find_unsaved(whole, part, rest) or _differing_part(difference, whole, rest)
+        return path if path and forward_of(self.trial.subject.model, path) else Blame(path, self._unlike_line())
+
+    def _first_lines(self) -> list[Line]:
+        run = LinesRun()
+        self._run(TrialOptions(limit=_CUT), lines=run)
+        return run.lines
+
+    def _unlike_line(self) -> str:
+        """The line of the user's code that a resumed run is seen to leave other values behind than the uninterrupted one."""
+        whole, rest = LinesRun(), LinesRun()
+        with tempfile.TemporaryDirectory(prefix="modeltiers-resume-") as folder:
+            self._run(TrialOptions(limit=_CUT, folder=Path(folder)))
+            self._run(lines=whole)
+            self._run(TrialOptions(resume=Path(folder) / LAST), lines=rest)
+        return unlike_line(whole.lines[whole.steps[_CUT - 1] :], rest.lines) if len(whole.steps) > _CUT else ""
+
     def _is_healed_by(self, paths: Sequence[str], saved: nn.Module, whole: _Run) -> bool:
         """Whether the rest of the run is the uninterrupted one if attributes are carried over by hand."""
 
         def carry_over(model: nn.Module) -> None:
             for path in paths:
                 owner, _, name = path.rpartition(".")
-                setattr(model.get_submodule(owner), name, copy.deepcopy(getattr(saved.get_submodule(owner), name)))
+                value = getattr(saved.get_submodule(owner), name)
+                # A tensor that was computed from weights cannot be deep-copied.
+                value = value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+                setattr(model.get_submodule(owner), name, value)
 
         rest = self._resume(carry_over)
         return _after(whole, rest) is None and torch.equal(self._logits(whole), self._logits(rest))

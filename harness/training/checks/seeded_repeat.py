@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch
-from harness.evidence import Evidence, Status
+from harness.evidence import Blame, Evidence, Status
 from harness.properties.noise import FACTOR
 from harness.runtime import processor_seconds
 from harness.training.checks.child_processes import Answer, PackingError, TrialSpec, run_in_processes
+from harness.training.checks.followed_lines import Line, LinesRun, following, parting_line
 from harness.training.checks.gradient_noise import in_double
 from harness.training.checks.training_trace import (
     FirstDifference,
@@ -62,7 +63,7 @@ def seeded_repeat(trial: Trial) -> Evidence:
     saved = models[0].state_dict().keys()  # a cache made by torch.empty may hold anything; where it is read, the losses differ
     mismatch = find_mismatch(*(_only(saved, weights_of(model)) for model in models))
     if mismatch is not None:
-        return _built_otherwise(mismatch, counterexample)
+        return _built_otherwise(trial, mismatch, counterexample)
     first, second = (_trained(trial, batches, model).trace for model in models)
     first.weights, second.weights = _only(saved, first.weights), _only(saved, second.weights)
     difference = find_first_difference(first, second)
@@ -83,17 +84,24 @@ def _batches(trial: Trial) -> list[Batch]:
     return [trial.subject.batch(seed=number) for number in range(_STEPS * max(1, trial.batches_per_step))]
 
 
-def _built_otherwise(mismatch: Mismatch, counterexample: str) -> Evidence:
+def _built_otherwise(trial: Trial, mismatch: Mismatch, counterexample: str) -> Evidence:
     return Evidence.failed(
         _NAME,
         f"the same seed builds models with different weights: `{mismatch.name}` differs{and_others(mismatch.count - 1, 'tensor')}",
         (mismatch.size, 0.0, "between the weights"),
         counterexample=counterexample,
-        module=mismatch.name,
+        investigate=lambda: Blame(mismatch.name, parting_line(*(_lines_of_start(trial) for _ in range(2)))),
         cause="an initialisation that uses its own random generator, such as np.random.default_rng() without a seed, or depends on the clock or "
         "on earlier models",
         code="initial_weights_differ",
     )
+
+
+def _lines_of_start(trial: Trial) -> list[Line]:
+    run = LinesRun()
+    with following(run.see):
+        trial.new_model(_SEED)
+    return run.lines
 
 
 def _verdict(trial: Trial, batches: Sequence[Batch], difference: FirstDifference, counterexample: str) -> Evidence:
@@ -155,9 +163,9 @@ def _in_another_process(
     def find() -> str:
         if difference.kind != "loss":
             return _named(difference)
-        mine = _trained(trial, batches, trial.new_model(_SEED), traced=difference.step).entries
+        mine = _trained(trial, batches, trial.new_model(_SEED), traced=difference.step)
         again = _ask(trial, batches, seconds, traced=difference.step).result
-        return first_differing_module(mine, again.entries) or _outside(trial)
+        return _between(trial, mine, again)
 
     return Evidence.judged(
         _NAME,
@@ -185,10 +193,12 @@ class _Trained:
     Attributes:
         trace: Its updates.
         entries: The calls of its modules, in as many steps as were asked for.
+        lines: The lines of the user's code in these steps, with what they left behind.
     """
 
     trace: TrainingTrace
     entries: list[ModuleCall]
+    lines: list[Line]
 
 
 @dataclass(frozen=True)
@@ -202,7 +212,7 @@ def train_again(work: _Work) -> _Trained:
     """Trains in another process."""
     trial = work.spec.trial()
     trained = _trained(trial, work.batches, trial.subject.model, work.traced)
-    return _Trained(trained.trace.to(torch.device("cpu")), trained.entries)
+    return _Trained(trained.trace.to(torch.device("cpu")), trained.entries, trained.lines)
 
 
 def _ask(trial: Trial, batches: Sequence[Batch], seconds: float, traced: int = 0) -> Answer:
@@ -215,11 +225,13 @@ def _ask(trial: Trial, batches: Sequence[Batch], seconds: float, traced: int = 0
 
 
 def _trained(trial: Trial, batches: Sequence[Batch], model: nn.Module, traced: int = 0) -> _Trained:
-    trace = TrainingTrace()
+    trace, run = TrainingTrace(), LinesRun()
     with ExitStack() as stack:
         entries: list[ModuleCall] = stack.enter_context(tracing_modules(model)) if traced else []
+        if traced:
+            stack.enter_context(following(run.see))
         trace.close(trial.train(batches, TrialOptions(limit=traced or None, seed=_SEED), model=model, on_gradients=trace))
-    return _Trained(trace, entries)
+    return _Trained(trace, entries, run.lines)
 
 
 def _culprit(trial: Trial, batches: Sequence[Batch], difference: FirstDifference) -> str:
@@ -227,14 +239,15 @@ def _culprit(trial: Trial, batches: Sequence[Batch], difference: FirstDifference
     if difference.kind != "loss":
         return _named(difference)
     first, second = (_trained(trial, batches, trial.new_model(_SEED), traced=difference.step) for _ in range(2))
-    return first_differing_module(first.entries, second.entries) or _outside(trial)
+    return _between(trial, first, second)
+
+
+def _between(trial: Trial, first: _Trained, second: _Trained) -> Blame:
+    """The module whose computation differs between two trainings that were traced, and the line where they part."""
+    module = first_differing_module(first.entries, second.entries) or ("training_step" if trial.is_own else "")
+    return Blame(module, parting_line(first.lines, second.lines))
 
 
 def _named(difference: FirstDifference) -> str:
     """The tensor that differs: of gradients, the one nearest to the loss, where what flows back differs first."""
     return {"gradient": difference.mismatch.last, "weights": difference.mismatch.name}.get(difference.kind, "")
-
-
-def _outside(trial: Trial) -> str:
-    """Where a loss is made of equal module outputs."""
-    return "training_step" if trial.is_own else ""

@@ -16,8 +16,8 @@ from harness.evidence import Evidence, Status
 from harness.properties.places import placed_at
 from harness.tasks.signature import Output, Signature
 from harness.tasks.teaching import own_labels, targeted
-from harness.training.checks import loss_line
 from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
+from harness.training.checks.lines import loss_line
 from harness.training.checks.observation import Observation, loss_name, observe
 from harness.training.trial import UNVARIED, Trial, Variation
 from harness.user_code import raised

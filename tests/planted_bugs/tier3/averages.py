@@ -57,6 +57,18 @@ class WithoutBuffers(Averaged):
         pass
 
 
+class OfTwoNames(Averaged):
+    """What is averaged holds a network that the model holds under a name of its own too."""
+
+    def begin(self) -> nn.Module:
+        self.online = nn.Sequential(self.net)
+        return copy.deepcopy(self.online)
+
+
+class OfTwoNamesWithoutBuffers(OfTwoNames, WithoutBuffers):
+    pass
+
+
 class BuiltAnew(Averaged):
     def begin(self) -> nn.Module:
         return network()
@@ -158,6 +170,15 @@ for name, buggy, sound, code, module, status, says in (
         "average.1",
         Status.FAIL,
         "and not its buffers",
+    ),
+    (
+        "average_of_two_names_without_buffers",
+        OfTwoNamesWithoutBuffers,
+        Training(TABLE, OfTwoNames),
+        "average_without_buffers",
+        "average.0.1",
+        Status.FAIL,
+        "",
     ),
     (
         "average_built_anew",
