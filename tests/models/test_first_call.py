@@ -56,6 +56,21 @@ def test_a_flattened_image_has_the_side_that_the_linear_layer_says() -> None:
     assert {(side - 3) // 2 + 1 for side in shapes(call)["x"][2:]} == {23}
 
 
+def test_an_image_soon_has_the_side_of_a_weight_that_is_multiplied_with_it() -> None:
+    calls = 0
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        capsules = self.layers[1](self.layers[0](x).relu()).view(len(x), -1, 1, 4)
+        return (capsules @ self.layers[2].weight.view(144, 4, 2)).sum((1, 2))
+
+    call = found(forward, nn.Conv2d(1, 8, 9), nn.Conv2d(8, 16, 9, stride=2), nn.Embedding(144, 8))
+    assert shapes(call)["x"][:2] == (3, 1)
+    assert {(side - 8 - 9) // 2 + 1 for side in shapes(call)["x"][2:]} == {6}
+    assert calls < 20
+
+
 def test_a_sequence_has_the_length_of_the_table_of_positions() -> None:
     places = nn.Parameter(torch.zeros(1, 50, 8))
 

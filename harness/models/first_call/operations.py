@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -206,8 +207,27 @@ def repaired_sizes(guesses: Guesses, failure: Failure) -> Repairs:
         yield from rule(guesses, failure)
 
 
+_AGAINST = re.compile(r"size of tensor a \((\d+)\) must match the size of tensor b \((\d+)\)")
+
+_LARGEST_SIDE = 512
+
+
+def _width(failure: Failure) -> tuple[int, int] | None:
+    """The size that came and the one that a weight has, of a linear layer, or of a weight that a tensor is multiplied with."""
+    if failure.operation == "linear":
+        given, weight = (*failure.tensors, None, None)[:2]
+        return (given.shape[-1], weight.shape[-1]) if given and weight and given.shape else None
+    if (pair := _AGAINST.search(failure.message)) is None:
+        return None
+    own, came = (
+        {size for seen in failure.tensors if bool(seen.sources) is is_given for size in seen.shape} & {int(pair[1]), int(pair[2])}
+        for is_given in (False, True)
+    )
+    return (min(came - own), min(own)) if len(own) == 1 and came - own else None
+
+
 class Sides:
-    """Remembers which width each side of images gave at the first linear layer, as no formula gives it behind strides."""
+    """Remembers which width each side of images gave where it met a weight of a fixed size, as no formula gives it behind strides."""
 
     def __init__(self) -> None:
         self._widths: dict[tuple[str, int], dict[int, int]] = {}
@@ -219,9 +239,9 @@ class Sides:
             guesses: The arguments of the call that failed.
             failure: How it failed.
         """
-        if failure.operation != "linear" or len(failure.tensors) < 2 or not failure.tensors[0].shape:
+        if (width := _width(failure)) is None:
             return
-        got, wanted = failure.tensors[0].shape[-1], failure.tensors[1].shape[-1]
+        got, wanted = width
         for path in sorted(failure.sources):
             argument = guesses.at(path)
             if argument is None or not argument.is_free or len(argument.sizes) < _IMAGE_AXES:
@@ -230,9 +250,15 @@ class Sides:
             widths[argument.sizes[-1]] = got
             low = max((side for side, width in widths.items() if width < wanted), default=None)
             high = min((side for side, width in widths.items() if width > wanted), default=None)
+            area = len(argument.sizes) - 2
+            if failure.operation != "linear" and (
+                low is None or high is None
+            ):  # a linear layer's other end is found by its formula
+                side = 2 * low if low else (high or 0) // 2
+                if 0 < side <= _LARGEST_SIDE:
+                    yield 1, guesses.put(path, replace(argument, sizes=argument.sizes[:2] + (side,) * area, made=None))
             if low is None or high is None or high - low < 2:
                 continue
-            area = len(argument.sizes) - 2
             ends = [widths[side] ** (1 / area) for side in (low, high)]
             share = (wanted ** (1 / area) - ends[0]) / (ends[1] - ends[0])
             for side in dict.fromkeys((round(low + share * (high - low)), (low + high) // 2)):
