@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from harness.errors import UserError
+from harness.models.argument_uses import compared_word, is_called, is_counted
 from harness.models.arguments import Table, factory_arguments
 from harness.models.factory import Factory
 from harness.models.followed import UNKNOWN, Built, Object
@@ -23,7 +24,7 @@ from harness.models.instantiated import class_in, instantiated
 from harness.models.settings import (
     ObjectArgument,
     annotated_settings,
-    compared_word,
+    class_argument,
     found_settings,
     is_count,
     makes_something,
@@ -35,6 +36,9 @@ from harness.models.settings import (
 )
 from harness.models.usual_values import snake_case, usual_value
 from harness.models.written_calls import WrittenCalls
+
+_LETTERS = "abcdefgh"
+"""What is given for something that the model only counts, such as labels or an alphabet."""
 
 _SAYS_MUCH = 5
 """Letters of an argument's name from which on a class that has them in its name is taken for what it means."""
@@ -211,6 +215,7 @@ def _objects(
     for parameter in wants:
         settings = found_settings(module, target, parameter, given)
         made = settings or space_argument(parameter.name) or vectors_argument(parameter.name, target, kwargs)
+        made = made or class_argument(module, target, parameter.name)
         part = _part(module, target, parameter.name, written) if has_parts and made is None else None
         if made is not None or part is not None:
             found[parameter.name] = made or part  # type: ignore[assignment]
@@ -240,6 +245,8 @@ def _part(module: ModuleType, target: Any, argument: str, written: WrittenCalls)
     same = [name for name in classes if _letters(name) == wanted]
     like = [name for name in classes if wanted in _letters(name) and len(wanted) >= _SAYS_MUCH]
     for name in same or like:
+        if is_called(argument, target):  # it takes the class, and makes the parts itself
+            return ObjectArgument(argument, name, partial(getattr, module, name), (name,), (argument,))
         made = with_arguments(module, name, classes[name], {}, written, has_parts=False)
         if isinstance(made, Factory) and makes_something(made.outline):
             names = (name, *(each for one in made.objects for each in one.names))
@@ -346,6 +353,9 @@ def _fill(
             guessed.append(name)
         elif snake_case(name) in options:
             kwargs[name] = options[snake_case(name)]
+            guessed.append(name)
+        elif is_counted(name, target):
+            kwargs[name] = _LETTERS
             guessed.append(name)
         else:
             wants.append(parameter)

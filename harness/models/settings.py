@@ -9,7 +9,6 @@ import re
 import sys
 import textwrap
 import typing
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import partial
@@ -19,6 +18,8 @@ from typing import Any
 
 from torch import nn
 
+from harness.models.argument_uses import compared_word, is_switch, nodes_of
+from harness.models.arguments import Table
 from harness.models.usual_values import SIZES, usual_value
 from harness.user_code import raised
 
@@ -65,47 +66,6 @@ class ObjectArgument:
     path: Path | None = None
 
 
-def compared_word(name: str, target: Any) -> str | None:
-    """The word that the code of a factory compares an argument or setting with most often, such as a mode; ``None`` where it does with none."""
-    return next(iter(compared_words(name, target)), None)
-
-
-def compared_words(name: str, target: Any) -> list[str]:
-    """The words that the code of a factory compares an argument or setting with: those of most comparisons first, then as in the code.
-
-    Args:
-        name: The argument or setting, also as the attribute that it is kept in.
-        target: What makes the model.
-    """
-    words: list[str] = []
-    compared = [node for node in _nodes_of(target) if isinstance(node, ast.Compare)]
-    for node in sorted(compared, key=lambda node: (node.lineno, node.col_offset)):
-        sides = [node.left, *node.comparators]
-        if any(_name_of(side) == name for side in sides):
-            inner = [item for side in sides for item in (getattr(side, "elts", None) or [side])]
-            words += [item.value for item in inner if isinstance(item, ast.Constant) and isinstance(item.value, str)]
-    return [word for word, _ in Counter(words).most_common()]
-
-
-def is_switch(name: str, target: Any) -> bool:
-    """Whether the code of a factory only asks of an argument or setting whether it holds: ``if args.static:``."""
-    tests = [node.test for node in _nodes_of(target) if isinstance(node, (ast.If, ast.IfExp))]
-    asked = [node.operand if isinstance(node, ast.UnaryOp) else node for node in tests]
-    return any(_name_of(node) == name for node in asked)
-
-
-def _nodes_of(target: Any) -> list[ast.AST]:
-    try:
-        return list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(target)))))
-    except (OSError, TypeError, SyntaxError):
-        return []
-
-
-def _name_of(node: ast.AST) -> str | None:
-    found: str | None = getattr(node, "attr", getattr(node, "id", None))
-    return found
-
-
 class Wanted:
     """Stands for a settings object: gives what is read from it a usual size, and remembers it.
 
@@ -128,6 +88,7 @@ class Wanted:
         self._as_by_default = as_by_default
         self._target = target
         self._read: dict[str, Any] = {}
+        self._by_key = False
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -147,14 +108,26 @@ class Wanted:
         return self._read[name]
 
     def __getitem__(self, name: str) -> Any:
+        self._by_key = True
         try:
             return getattr(self, name)
         except AttributeError as error:
             raise KeyError(str(error)) from None
 
-    def read(self) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """What was read from it, and what of that nobody gave."""
-        return dict(self._read), tuple(name for name in self._read if name not in self._given)
+    def read(self) -> dict[str, Any]:
+        """What was read from it."""
+        return dict(self._read)
+
+    def written(self, argument: str) -> ObjectArgument:
+        """An object for what was read, for the argument that it was given for: a table where some of it was read by key."""
+        read, guessed = self.read(), tuple(name for name in self._read if name not in self._given)
+        if self._by_key:
+            imports = ("from harness.models.arguments import Table",)
+            return ObjectArgument(
+                argument, f"Table({read!r}, {argument!r})", partial(Table, read, argument), guessed=guessed, imports=imports
+            )
+        settings = ", ".join(f"{name}={value!r}" for name, value in read.items())
+        return ObjectArgument(argument, f"SimpleNamespace({settings})", partial(SimpleNamespace, **read), guessed=guessed)
 
 
 def found_settings(
@@ -186,7 +159,7 @@ def is_count(name: str, target: Any) -> bool:
     """Whether an argument that is called like a space is how many numbers there are: the code counts with it."""
     if not any(re.fullmatch(pattern, name.lower()) for pattern in _SPACES):
         return False
-    sums = [node for node in _nodes_of(target) if isinstance(node, ast.BinOp)]
+    sums = [node for node in nodes_of(target) if isinstance(node, ast.BinOp)]
     return any(isinstance(side, ast.Name) and side.id == name for node in sums for side in (node.left, node.right))
 
 
@@ -203,6 +176,20 @@ def space_argument(name: str) -> ObjectArgument | None:
     box = sys.modules[f"{package}.spaces"].Box
     imports = (f"from {package}.spaces import Box",)
     return ObjectArgument(name, f"Box(-1.0, 1.0, ({size},))", partial(box, -1.0, 1.0, (size,)), guessed=(name,), imports=imports)
+
+
+def class_argument(module: ModuleType, target: Any, name: str) -> ObjectArgument | None:
+    """A class of layers for an argument that takes one: what another function or class of the file has for it by default."""
+    makers = [
+        value for value in vars(module).values() if value is not target and getattr(value, "__module__", "") == module.__name__
+    ]
+    taken = [_parameters(maker).get(name) for maker in makers if callable(maker)]
+    found = next(
+        (p.default for p in taken if p is not None and inspect.isclass(p.default) and issubclass(p.default, nn.Module)), None
+    )
+    if found is None or not found.__module__.startswith("torch.nn."):
+        return None
+    return ObjectArgument(name, f"nn.{found.__name__}", lambda: found, guessed=(name,), imports=("from torch import nn",))
 
 
 def takes_settings(name: str) -> bool:
@@ -250,19 +237,14 @@ def read_settings(
             return f"reads its settings from {named}: {str(error.args[0]).strip()}"
         return f"needs {named}"
     except (Exception, SystemExit) as error:
-        read = {name: value for each in objects.values() for name, value in each.read()[0].items()}
+        read = {name: value for each in objects.values() for name, value in each.read().items()}
         if not read:
             return f"needs {named}"
         tried = ", ".join(f"{name}={value!r}" for name, value in read.items())
         return f"reads its settings from {named}; with {tried} it raises {raised(error)}; give others as --arg NAME=VALUE"
-    if not all(each.read()[0] for each in objects.values()):
+    if not all(each.read() for each in objects.values()):
         return f"needs {named}"
-    return [_namespace(argument, *each.read()) for argument, each in objects.items()]
-
-
-def _namespace(argument: str, read: dict[str, Any], guessed: tuple[str, ...]) -> ObjectArgument:
-    written = ", ".join(f"{name}={value!r}" for name, value in read.items())
-    return ObjectArgument(argument, f"SimpleNamespace({written})", partial(SimpleNamespace, **read), guessed=guessed)
+    return [each.written(argument) for argument, each in objects.items()]
 
 
 def reads_from(argument: str, target: Any) -> list[str]:

@@ -60,7 +60,7 @@ _LIKE: tuple[tuple[str, Any], ...] = (
         r"(?:n|num|nb)?_?class(?:es)?(?:_(?:count|num|number))?|target_class(?:es)?|n_?labels|dim_output|d_output|num_outputs|ch_out|out_ch(?:an)?s",
         4,
     ),
-    (r"max_?action|act(?:ion)?_(?:bound|limit|scale|range)", 1.0),
+    (r"max_?action|act(?:ion)?_(?:bound|lim(?:it)?|scale|range)", 1.0),
     (r"(?:.*_)?(?:path|file|dir|ckpt|checkpoint|pretrained)", ""),
     (r".*stride", 1),
     (r"categories", [10, 6, 4]),

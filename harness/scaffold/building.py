@@ -17,11 +17,11 @@ from torch import nn
 
 from harness.compat import compiler_left_out
 from harness.errors import FactoryError
+from harness.models.argument_uses import compared_word, compared_words, is_switch
 from harness.models.arguments import MissingSettingError
 from harness.models.attempts import methods_to_call
 from harness.models.factory import Factory, acting_part, called_through, has_forward, inner_model
 from harness.models.loading import NO_NETWORK
-from harness.models.settings import compared_word, compared_words, is_switch
 from harness.models.structure import StoppedError, stopping_at
 from harness.models.usual_values import usual_value
 from harness.models.wrapped import call_by
@@ -67,6 +67,9 @@ def built(made: Factory) -> tuple[Factory, nn.Module]:
     """
     try:
         model = _built_unless_vast(made)
+        agreed = _with_its_padding(made, model)
+        if agreed is not made:
+            made, model = agreed, _built_unless_vast(agreed)
     except FactoryError as error:
         filled = _with_a_setting_more(made, error) or _without_nones(made, error) or _without_trained_weights(made, error)
         if filled is not None:
@@ -87,6 +90,18 @@ def built(made: Factory) -> tuple[Factory, nn.Module]:
         call_by(model, methods[0], made.name)
         return replace(made, method=methods[0]), model
     return (replace(made, through=through), called_through(model, through)) if through else (made, model)
+
+
+_NAMES_PADDING = re.compile(r"(?:.*_)?pad(?:ding)?_?(?:idx|id|index|token|token_id)")
+
+
+def _with_its_padding(made: Factory, model: nn.Module) -> Factory:
+    """The factory whose guessed token of padding is that of the model's tables, where these have one."""
+    tables = {each.padding_idx for each in model.modules() if isinstance(each, nn.Embedding)} - {None}
+    guesses = [name for name in made.guessed if name in made.kwargs and _NAMES_PADDING.fullmatch(name)]
+    if len(tables) != 1 or all(made.kwargs[name] in tables for name in guesses):
+        return made
+    return replace(made, kwargs={**made.kwargs, **dict.fromkeys(guesses, tables.pop())})
 
 
 def _without_nones(made: Factory, refused: FactoryError) -> Factory | None:

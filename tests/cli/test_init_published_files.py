@@ -222,3 +222,55 @@ def test_what_no_argument_changes_is_no_reason_to_give_one(tmp_path: Path) -> No
     (tmp_path / "broken_inside.py").write_text(BROKEN)
     with pytest.raises(FactoryError, match=r"Correct the call in broken_inside.py, line 11, which no argument of Net changes"):
         scaffold(tmp_path / "broken_inside.py")
+
+
+RECOGNISER = """
+from torch import nn
+
+class Block(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, x):
+        return self.layer(x)
+
+class Recurrent(nn.Module):
+    def __init__(self, width, rnn_type=nn.GRU):
+        super().__init__()
+        self.rnn = rnn_type(width, width, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(x)[0]
+
+class Net(nn.Module):
+    def __init__(self, rnn_type, labels, audio_conf, block):
+        super().__init__()
+        width = audio_conf["hidden_size"]
+        self.table = nn.Embedding(20, width, padding_idx=1)
+        self.rnn = Recurrent(width, rnn_type)
+        self.block = block(width)
+        self.head = nn.Linear(width, len(labels))
+
+    def forward(self, ids):
+        return self.head(self.block(self.rnn(self.table(ids))))
+
+class Padded(Net):
+    def __init__(self, pad_idx, rnn_type, labels, audio_conf, block):
+        super().__init__(rnn_type, labels, audio_conf, block)
+        self.pad_idx = pad_idx
+        self.out = len(labels), audio_conf["hidden_size"], block(3)
+"""
+
+
+def test_classes_of_layers_labels_and_settings_by_key_are_what_the_code_does_with_them(tmp_path: Path) -> None:
+    (tmp_path / "recogniser.py").write_text(RECOGNISER)
+    found = scaffold(tmp_path / "recogniser.py")
+    assert found.factory.kwargs == {"labels": "abcdefgh", "pad_idx": 1}  # the token that the table pads with, not a usual one
+    assert {each.argument: each.expression for each in found.factory.objects} == {
+        "rnn_type": "nn.GRU",
+        "block": "Block",
+        "audio_conf": "Table({'hidden_size': 64}, 'audio_conf')",
+    }
+    model = model_source(load_config(found.config)).build()
+    assert (type(model).__name__, type(model.block).__name__, model.head.out_features) == ("Padded", "Block", 8)

@@ -1,0 +1,64 @@
+"""What the code of a factory does with an argument or a setting: compares it with words, only asks whether it holds, counts it, calls it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections import Counter
+from typing import Any
+
+
+def compared_word(name: str, target: Any) -> str | None:
+    """The word that the code of a factory compares an argument or setting with most often, such as a mode; ``None`` where it does with none."""
+    return next(iter(compared_words(name, target)), None)
+
+
+def compared_words(name: str, target: Any) -> list[str]:
+    """The words that the code of a factory compares an argument or setting with: those of most comparisons first, then as in the code.
+
+    Args:
+        name: The argument or setting, also as the attribute that it is kept in.
+        target: What makes the model.
+    """
+    words: list[str] = []
+    compared = [node for node in nodes_of(target) if isinstance(node, ast.Compare)]
+    for node in sorted(compared, key=lambda node: (node.lineno, node.col_offset)):
+        sides = [node.left, *node.comparators]
+        if any(_name_of(side) == name for side in sides):
+            inner = [item for side in sides for item in (getattr(side, "elts", None) or [side])]
+            words += [item.value for item in inner if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+    return [word for word, _ in Counter(words).most_common()]
+
+
+def is_switch(name: str, target: Any) -> bool:
+    """Whether the code of a factory only asks of an argument or setting whether it holds: ``if args.static:``."""
+    tests = [node.test for node in nodes_of(target) if isinstance(node, (ast.If, ast.IfExp))]
+    asked = [node.operand if isinstance(node, ast.UnaryOp) else node for node in tests]
+    return any(_name_of(node) == name for node in asked)
+
+
+def is_counted(name: str, target: Any) -> bool:
+    """Whether the code of a factory takes the length of an argument: ``len(labels)``, ``len(self.labels)``."""
+    calls = [node for node in nodes_of(target) if isinstance(node, ast.Call) and len(node.args) == 1]
+    return any(_name_of(node.func) == "len" and _name_of(node.args[0]) == name for node in calls)
+
+
+def is_called(name: str, target: Any) -> bool:
+    """Whether the code of a factory calls an argument itself, as it does with a class of layers: ``block(width)``."""
+    return any(
+        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name for node in nodes_of(target)
+    )
+
+
+def nodes_of(target: Any) -> list[ast.AST]:
+    """The syntax tree of a factory's code as a list; empty where it cannot be read."""
+    try:
+        return list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(target)))))
+    except (OSError, TypeError, SyntaxError):
+        return []
+
+
+def _name_of(node: ast.AST) -> str | None:
+    found: str | None = getattr(node, "attr", getattr(node, "id", None))
+    return found
