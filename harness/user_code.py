@@ -8,6 +8,7 @@ import dis
 import importlib
 import importlib.util
 import json
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ from harness.runtime import seeded
 from harness.scan import part_run
 
 _OUT_OF_MEMORY = "out of memory: a smaller max_seq_len or image_size in the config, or a machine with more of it"
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""How a terminal is told colours, as in messages of torch."""
 
 _LEVELS = 6
 """How far above a file the root of its repository is looked for."""
@@ -312,7 +316,7 @@ def raised(error: BaseException) -> str:
     """
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({Path(error.filename or '').name}, line {error.lineno})"
-    text = [_OUT_OF_MEMORY] if _is_out_of_memory(error) else str(error).strip().splitlines()
+    text = [_OUT_OF_MEMORY] if _is_out_of_memory(error) else _COLOURS.sub("", str(error)).strip().splitlines()
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if is_users_file(frame.filename) and not _is_standard_library(frame.filename)]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno}{_called_at(own)})" if own else ""

@@ -251,10 +251,8 @@ class Judge:
 
     def meets(self, error: Exception) -> None:
         """Records what the test itself raised, outside of a check."""
-        if self._is_unusable():
-            self._keep(self._left_as_unusable())
-        else:
-            self._keep(internal_error(self.name, error) if is_internal(error) else self._raised(error, {}))
+        found = internal_error(self.name, error) if is_internal(error) else self._raised(error, {})
+        self._keep(self._left_as_unusable() if self._is_unusable() else found)
 
     def _is_own_failure(self, evidence: Evidence) -> bool:
         """Whether a failure is this test's to report."""
@@ -375,8 +373,10 @@ class Judge:
             self.worst, self._again = evidence, again
 
     def _rank(self, evidence: Evidence) -> tuple[int, bool, float, bool]:
-        """Worse is larger: a failure of this property before one that is left to another; among equals one that measured something."""
-        return (evidence.status.severity, self._is_own_failure(evidence), evidence.excess, evidence.measured is not None)
+        """Worse is larger: a failure of this property before one left to another, then what measured something; last, that small sizes fail."""
+        own = self._is_own_failure(evidence)
+        spared = not own and evidence.code in ("raises", "not_finite") and self.subject.prerequisite_failure.small_only
+        return (-1 if spared else evidence.status.severity, own, evidence.excess, evidence.measured is not None)
 
 
 def conclude(evidence: Evidence, strict: bool) -> None:

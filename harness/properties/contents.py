@@ -131,6 +131,8 @@ def flat_rows_are_taught(subject: Subject, seed: int = 0) -> Evidence:
     # A copy for each: what a model keeps of a call in eval mode may belong to the graph of that call.
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return Evidence.skipped(NAME, "no parameter is trained")
+    if not subject.logits_with_grad(batch, model).requires_grad:
+        return Evidence.skipped(NAME, f"output `{subject.task.signature.main.name}` is detached: it teaches no layer")
     usual, silent = (_slopes(subject, given, subject.copies.of(model).eval()) for given in (batch, flat))
     alive = {path: slope for path, slope in usual.items() if slope > 0 and path in silent}
     if not alive:

@@ -56,7 +56,25 @@ def depends_on_tokens(subject: Subject, seed: int = 0) -> Evidence:
         return same, {**same, field: changed}
 
     cause = "a pooling that reads only some positions, a mask that hides real tokens, or an unused embedding"
-    return _judge(_Study(subject, changes, own, seed), "the logits do not depend on {}", cause, rare)
+    found = _judge(_Study(subject, changes, own, seed), "the logits do not depend on {}", cause, rare)
+    unread = found.details.get("ignored", [])
+    if not task.is_per_position or len(unread) < subject.batch()[field].shape[1] or found.status is not Status.FAIL:
+        return found
+    elsewhere = _judge(_Study(subject, changes, lambda logits, _: logits, seed), "{}", cause).details.get("ignored", [])
+    return found if len(elsewhere) == len(unread) else _shifted(found, task.has_inputs_as_labels)
+
+
+def _shifted(found: Evidence, has_shifted_labels: bool) -> Evidence:
+    """A finding on a model of which each position reads other tokens than its own."""
+    twice = (
+        ", and the loss of the task shifts once more: the model learns to tell the token after next" if has_shifted_labels else ""
+    )
+    return replace(
+        found,
+        message=f"a position's logits do not depend on its own token, only on others: forward shifts its input{twice}",
+        cause="tokens that are shifted to the right in forward, as for a model whose labels are its inputs as they are: shift once",
+        code="shifted_input",
+    )
 
 
 def depends_on_source(subject: Subject, seed: int = 0) -> Evidence:

@@ -150,16 +150,19 @@ def _differentiable_inputs(
     ids = {each.name for each in subject.task.signature.inputs if isinstance(each.values, Ids)}
     signature = subject.task.signature
     with_rows = elements or [name for name in subject.task.facts.inputs if BATCH in signature.axes_of(name)]
-    tokens = [tensor for name, tensor in batch.items() if name in ids and name in with_rows]
-    captured: list[Tensor] = []
     turned = getattr(subject.adapter, "length_first", False)
+    tokens = [tensor.t() if turned else tensor for name, tensor in batch.items() if name in ids and name in with_rows]
+    reads = _reads_of_tables(subject, batch, model) if tokens else []
+    if (
+        tokens and not turned and not any(torch.equal(read, given) for read in reads for given in tokens)
+    ):  # shifted, or offset, in forward
+        tokens = _reads_by_row(subject, batch, model, reads)
+    captured: list[Tensor] = []
 
     def keep(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         # Positions are embedded too, some by modules that are given the ids and return one row for all.
         read = args[0] if args else None
-        if not isinstance(read, Tensor) or read.shape != output.shape[:-1]:
-            return None
-        if not any(torch.equal(read, ids.t() if turned else ids) for ids in tokens):
+        if not isinstance(read, Tensor) or read.shape != output.shape[:-1] or not any(torch.equal(read, ids) for ids in tokens):
             return None
         # A new leaf: embeddings whose weights are frozen have no gradient either. Its first axis is the batch.
         leaf = (output.transpose(0, 1) if turned else output).detach().requires_grad_()
@@ -180,3 +183,31 @@ def _differentiable_inputs(
             handle.remove()
     floating = [fields[name] for name in with_rows if name in fields and fields[name].requires_grad]
     return floating + captured, logits
+
+
+def _reads_of_tables(subject: Subject, batch: Batch, model: nn.Module) -> list[Tensor]:
+    """What the tables of embeddings are given in a call."""
+    reads: list[Tensor] = []
+
+    def note(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        reads.extend(each for each in args[:1] if isinstance(each, Tensor))
+
+    handles = [m.register_forward_pre_hook(note) for m in model.modules() if isinstance(m, nn.Embedding)]
+    try:
+        subject.logits(batch, model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return reads
+
+
+def _reads_by_row(subject: Subject, batch: Batch, model: nn.Module, reads: list[Tensor]) -> list[Tensor]:
+    """Of what tables are given that which holds the rows in order: with the rows turned round it is the same turned round."""
+    rows = subject.task.signature.row_count(batch)
+    turned = _reads_of_tables(subject, subject.task.signature.rows(batch, [*reversed(range(rows))]), model)
+    pairs = zip(reads, turned, strict=False)
+    return [
+        a
+        for a, b in pairs
+        if a.ndim and len(a) == rows and a.shape == b.shape and torch.equal(a.flip(0), b) and not torch.equal(a, b)
+    ]

@@ -72,7 +72,7 @@ class Part:
 
 def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
     """Some output depends on each part of each input, and each output on some input, unless it is declared constant."""
-    if subject.prerequisite_failure.not_finite:
+    if subject.prerequisite_failure.not_finite and not subject.prerequisite_failure.small_only:
         return not_finite(subject.prerequisite_failure, _NAME)
     double = calibrated_double(subject)
     model = double if double is not None else calibrated(subject)
@@ -100,10 +100,10 @@ def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
         if unread:
             return _unread_end(subject, unread[0], seed, counterexample)
         return Evidence.ok(_NAME, "every part of every input matters", counterexample=counterexample)
-    if all(_may_act_later(subject, part, missing) for part in missing):
+    if all(_is_last_and_causal(subject, part, missing) for part in missing):
         return Evidence.warned(
             _NAME,
-            f"no output depends on {missing[0].told}, the last one: right only where it acts on what comes later, as what ends an episode does",
+            f"no output depends on {missing[0].told}, the last one: right only where {_why_unread(subject, missing[0])}",
             counterexample=counterexample,
             cause="a slice or a shift that leaves the last place out",
             investigate=lambda: _where_lost(subject, missing[0], seed),
@@ -120,16 +120,24 @@ def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
     )
 
 
-def _may_act_later(subject: Subject, part: Part, missing: list[Part]) -> bool:
-    """Whether a part is the last element, and all that is not read, of one of several inputs along a causal axis."""
+def _is_last_and_causal(subject: Subject, part: Part, missing: list[Part]) -> bool:
+    """Whether a part is the last element, and all that is not read, of an input along a causal axis."""
     signature = subject.task.signature
     if part.place is None or any(other.input is part.input and other is not part for other in missing):
         return False
     axis = part.input.axes[rows_first(part.input.axes)[part.place]]
     size = signature.complete(subject.typical.by_axis(subject.task)).get(str(axis))
-    others = (each for each in signature.inputs if each is not part.input and not isinstance(each.values, (LengthsOf, MaskOf)))
     is_causal = isinstance(axis, str) and axis in signature.axes and signature.axes[axis].order == "causal"
-    return is_causal and part.stop == size and any(axis in each.axes for each in others)
+    return is_causal and part.stop == size
+
+
+def _why_unread(subject: Subject, part: Part) -> str:
+    """Why nothing may depend on the last element along an axis, by whether other inputs have the axis too."""
+    axis = part.input.axes[rows_first(part.input.axes)[part.place or 0]]
+    others = (each for each in subject.task.signature.inputs if each is not part.input)
+    if any(axis in each.axes and not isinstance(each.values, (LengthsOf, MaskOf)) for each in others):
+        return "it acts on what comes later, as what ends an episode does"
+    return "forward shifts its input and tells each element from those before it"
 
 
 def _unread_end(subject: Subject, part: Part, seed: int, counterexample: str) -> Evidence:

@@ -174,7 +174,7 @@ def judge_loading(
     subject: Subject,
     load: Load,
     wrong: str | Callable[[], str],
-    cause: str,
+    cause: str | Callable[[], str],
     code: str,
     seed: int,
     second: Callable[[], nn.Module] | None = None,

@@ -73,8 +73,7 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
         subject,
         load_what_saw_a_batch,
         f"saved by {how}, and loaded, the model gives different logits",
-        "a method that initialises weights runs after loading, a weight has another name in the file, or a buffer with persistent=False is "
-        "computed in __init__ only",
+        lambda: _cause_of_loss(moved(subject), names),
         "state_dict_incomplete",
         seed,
         second=None if load is _by_path else lambda: subject.model,
@@ -99,10 +98,28 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
             second=lambda: subject.model,
         )
     place = in_part[0] if in_part and found.code == "state_dict_incomplete" else ""
+    if found.code == "does_not_load" and load is _by_path:
+        found = replace(found, cause=f"{names[1]} reads another format, other names or fewer weights than {names[0]} writes")
     if found.code in ("does_not_load", "second_save_incomplete"):
         # What is tied is tied again at the end of loading; what forward lacks was not saved.
         place = end_of(subject.model, names[1]) if "are tied" in found.message else method_of(subject.model, names[0])
     return unless_owned(subject, "own_methods", placed_at(found, place))
+
+
+def _cause_of_loss(source: nn.Module, names: list[str]) -> str:
+    """What usually changes the logits of a model that its own methods save and load, by whether the file holds all weights."""
+    if callable(getattr(source, names[0], None)):
+        with tempfile.TemporaryDirectory() as folder, _quiet(), contextlib.suppress(ProbeUnsupportedError):
+            written(source, names[0], Path(folder))
+            saved, weights = _weights_in(Path(folder), source), [name for name, _ in source.named_parameters()]
+            if saved and (lost := [name for name in weights if name not in saved]):
+                return f"{names[0]} leaves out {listed(lost, 3)}"
+            if saved and names[0] != _SAVE:
+                return f"{names[0]} writes every weight, and {names[1]} leaves one out, looks for another name, or makes one again afterwards"
+    return (
+        "a method that initialises weights runs after loading, a weight has another name in the file, or a buffer with persistent=False is "
+        "computed in __init__ only"
+    )
 
 
 def _as_trained(model: nn.Module) -> dict[str, tuple[bool, torch.dtype]]:
@@ -153,7 +170,7 @@ def _by_path(source: nn.Module, other: nn.Module) -> nn.Module:
     before = [parameter.detach().clone() for parameter in other.parameters()]
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = written(source, pair[0], Path(folder))
-        holds_all = _holds_weights(Path(folder), source)
+        holds_all = _weights_in(Path(folder), source) == {name for name, _ in source.named_parameters()}
         try:
             loaded = getattr(other, pair[1])(str(path))
         except Exception as error:
@@ -166,8 +183,8 @@ def _by_path(source: nn.Module, other: nn.Module) -> nn.Module:
     return other
 
 
-def _holds_weights(folder: Path, source: nn.Module) -> bool:
-    """Whether what was written to a folder holds every weight of a model, whatever their names are."""
+def _weights_in(folder: Path, source: nn.Module) -> set[str]:
+    """The parameters of a model that what was written to a folder holds, whatever their names are there; none where it cannot be read."""
     found: list[Tensor] = []
     for file in folder.rglob("*"):
         if file.suffix == ".safetensors":
@@ -178,10 +195,11 @@ def _holds_weights(folder: Path, source: nn.Module) -> bool:
         elif file.is_file():
             with contextlib.suppress(Exception):  # no file of tensors only, of which nothing is known
                 found += [leaf for leaf in tree_leaves(torch.load(file, weights_only=True)) if isinstance(leaf, Tensor)]
-    return bool(found) and all(
-        any(each.shape == weight.shape and torch.equal(each.to(weight), weight) for each in found)
-        for weight in source.parameters()
-    )
+
+    def is_there(weight: Tensor) -> bool:
+        return any(each.shape == weight.shape and torch.equal(each.to(weight), weight) for each in found)
+
+    return {name for name, weight in source.named_parameters() if is_there(weight)}
 
 
 def written(source: nn.Module, save: str, folder: Path) -> Path:

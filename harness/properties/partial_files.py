@@ -107,7 +107,9 @@ def missing_weights_are_told(subject: Subject, seed: int = 0) -> Evidence:
     worst = next((found for found in judged if found.status is not Status.OK), None)
     if judged:
         return unless_owned(subject, "partial", worst or judged[0])
-    return Evidence.skipped(NAME, "weights are loaded by PyTorch's own load_state_dict, which refuses a part of them")
+    return Evidence.skipped(
+        NAME, "no code of your own loads weights; PyTorch's load_state_dict refuses a file in which one is missing"
+    )
 
 
 def _weight_to_leave_out(model: nn.Module) -> str:

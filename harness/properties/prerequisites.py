@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters import LENGTH_FIRST, same_shape
-from harness.batches import Batch, Sizes
+from harness.batches import Batch, Sizes, smallest_sizes
 from harness.errors import OutputError, UserError
 from harness.evidence import WHOLE, Evidence, Status
 from harness.owners import left_to, owned_by, owners_of
@@ -124,12 +124,14 @@ class PrerequisiteFailure:
         random: Whether logits, or other outputs of a declared task, depend in eval mode on the global random state;
             ``eval_deterministic`` fails on it.
         weight: A weight that is NaN or infinite; ``parameter_validation`` fails on it, or ``finite_output``.
+        small_only: Whether it raises, or is not finite, at the smallest sizes only, so that others are judged.
     """
 
     raises: str = ""
     not_finite: str = ""
     random: bool = False
     weight: BrokenWeight | None = None
+    small_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class Unusable:
 
 def find_prerequisite_failure(subject: Subject) -> PrerequisiteFailure:
     """Calls fresh copies of a model at its anchors, and notes what they gave."""
-    raises, not_finite, random = "", "", False
+    raises, not_finite, random, failed = "", "", False, set[Sizes]()
     for number, (sizes, seed) in enumerate(subject.reach.anchors):
         batch, at = subject.batch(sizes, seed), f"{sizes.describe(subject.task)}, seed={seed}"
         try:
@@ -172,16 +174,21 @@ def find_prerequisite_failure(subject: Subject) -> PrerequisiteFailure:
             bound = subject.floor.repeat_bound if again else 0.0
         except ModelRaisedError as error:
             raises = raises or f"forward raises at {at}: {error}"
+            failed.add(sizes)
             continue
         seen = AnchorLogits(first[0].to("meta"), all_finite(first[0]))
         subject.shared.anchor_logits[sizes, seed] = seen
-        not_finite = not_finite or ("" if seen.finite else f"logits are not finite at {at}")
+        if not seen.finite:
+            failed.add(sizes)
+            not_finite = not_finite or f"logits are not finite at {at}"
         random = random or any(
             difference(one.nan_to_num(), other.nan_to_num()) > bound
             for others in again
             for one, other in zip(first, others, strict=True)
         )
-    return PrerequisiteFailure(raises, not_finite, random, broken_weight(subject.model))
+    weight = broken_weight(subject.model)
+    small_only = weight is None and failed == {smallest_sizes(subject.task)}
+    return PrerequisiteFailure(raises, not_finite, random, weight, small_only)
 
 
 def find_backward_error(subject: Subject, train: bool) -> str:
@@ -248,9 +255,9 @@ def hidden_by(failure: PrerequisiteFailure, name: str) -> Evidence | None:
         failure: What is wrong with the model at its anchors.
         name: The property that is not judged.
     """
-    if failure.raises:
+    if failure.raises and not failure.small_only:
         return left_to(name, SHAPE_OWNER, failure.raises, code="raises")
-    if failure.not_finite:
+    if failure.not_finite and not failure.small_only:
         return not_finite(failure, name)
     return left_to(name, RANDOM_OWNER, RANDOM, code="random_logits") if failure.random else None
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch
-from harness.evidence import Evidence
+from harness.evidence import WHOLE, Evidence
 from harness.properties.large_tensors import reading_gradients
 from harness.properties.model_variants import calibrated
 from harness.properties.prerequisites import hidden_by
@@ -41,25 +42,25 @@ def over_depth(subject: Subject, seed: int = 0) -> Evidence:
         return failure
     model = calibrated(subject)
     rows = list(_rows_of_blocks(model))
+    signals, slopes = _scales(subject, subject.batch(seed=seed), model) if rows else ({}, {})
+    rows = [met for row in rows if len(met := _of_one_shape([p for p in row if p in signals and p in slopes], signals)) >= _LEAST]
     if not rows:
-        return Evidence.skipped(_NAME, f"there are no {_LEAST} blocks of one class in a row")
-    signals, slopes = _scales(subject, subject.batch(seed=seed), model)
+        return Evidence.skipped(
+            _NAME, f"nowhere are there {_LEAST} layers or blocks of one class with outputs of one shape, so there is no depth"
+        )
     counterexample = f"{subject.typical.describe(subject.task)}, eval mode, seed={seed}"
     worst, found = 1.0, list[tuple[float, str, str, str]]()
     for row in rows:
-        met = [path for path in row if path in signals and path in slopes]
-        if len(met) < _LEAST or len({signals[path][1] for path in met}) > 1:
-            continue
-        first, last = met[0], met[-1]
+        first, last = row[0], row[-1]
         for what, ratio in (
             ("the signal", _ratio(signals[last][0], signals[first][0])),
             ("the gradient on its way back", _ratio(slopes[first], slopes[last])),
         ):
             worst = max(worst, ratio)
             if ratio > _GROWTH:
-                found.append((ratio, what, f"grows by a factor of {ratio:.1e}", last))
+                found.append((ratio, what, f"grows by a factor of {ratio:.1e}", _holder_of(row)))
             elif 0 < ratio < _DECAY and what != "the signal":  # none at all is the matter of gradient_flow
-                found.append((1 / ratio, what, f"fades by a factor of {1 / ratio:.1e}", first))
+                found.append((1 / ratio, what, f"fades by a factor of {1 / ratio:.1e}", _holder_of(row)))
     if not found:
         return Evidence.ok(
             _NAME, "signals and gradients keep their scale over depth", (worst, _GROWTH, "times"), counterexample=counterexample
@@ -67,10 +68,10 @@ def over_depth(subject: Subject, seed: int = 0) -> Evidence:
     ratio, what, does, path = max(found)
     return Evidence.warned(
         _NAME,
-        f"{what} {does} over the blocks of `{path.rpartition('.')[0]}`",
+        f"{what} {does} over the blocks of `{path}`",
         (ratio, _GROWTH, "times"),
         counterexample=counterexample,
-        module=path.rpartition(".")[0],
+        module=path,
         cause=_CAUSE,
         code="changes_scale_with_depth",
     )
@@ -114,12 +115,26 @@ def _unfit(subject: Subject) -> Evidence | None:
 
 
 def _rows_of_blocks(model: nn.Module) -> Iterator[list[str]]:
-    """Paths of children of one class that follow each other in one container."""
+    """Paths of children of one class in one module, whatever stands between them; of lists of layers those at one place of each list."""
     for path, parent in model.named_modules():
-        for _, group in groupby(parent.named_children(), key=lambda child: type(child[1])):
-            names = [f"{path}.{name}".lstrip(".") for name, child in group if any(True for _ in child.parameters())]
-            if len(names) >= _LEAST:
-                yield names
+        rows: dict[tuple[str, type], list[str]] = defaultdict(list)
+        for name, child in parent.named_children():
+            for place, block in child.named_children() if isinstance(child, nn.ModuleList) else [("", child)]:
+                if any(True for _ in block.parameters()):
+                    rows[place, type(block)].append(".".join(filter(None, (path, name, place))))
+        yield from (row for row in rows.values() if len(row) >= _LEAST)
+
+
+def _of_one_shape(row: list[str], signals: dict[str, tuple[float, tuple[int, ...]]]) -> list[str]:
+    """Those of some blocks whose outputs have the most usual shape: the first and last layers often have another."""
+    usual = Counter(signals[path][1] for path in row).most_common(1)
+    return [path for path in row if signals[path][1] == usual[0][0]]
+
+
+def _holder_of(row: list[str]) -> str:
+    """Path of the module that holds some blocks."""
+    pairs = zip(row[0].split("."), row[-1].split("."), strict=True)
+    return ".".join(part for part, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) or WHOLE
 
 
 def _scales(

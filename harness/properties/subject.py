@@ -327,7 +327,8 @@ class Subject:
     def train_mode_failure(self) -> str:
         """Why nothing can be judged in train mode; empty where it can."""
         if self.shared.train_mode is None:
-            self.shared.train_mode = "" if self.prerequisite_failure.raises else find_train_mode_failure(self)
+            failure = self.prerequisite_failure
+            self.shared.train_mode = "" if failure.raises and not failure.small_only else find_train_mode_failure(self)
         return self.shared.train_mode
 
     @property

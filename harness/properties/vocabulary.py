@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, smallest_sizes
 from harness.evidence import Evidence, Status
+from harness.owners import owned_by
 from harness.properties.calling import ModelRaisedError
+from harness.properties.places import users_line
 from harness.properties.subject import Subject
 from harness.properties.tracing import finite, recording
 from harness.tasks.values import LengthsOf, MaskOf
@@ -24,6 +29,12 @@ _TRIES = 16
 
 _ENDS = 2
 """Tokens that are tried at the end of a row, where the one that stands there may not be readable itself."""
+
+_DRAWN_ROWS = 16
+"""So many that two inputs of ids hold the same only by a rare chance."""
+
+_SPECIAL = 4
+"""Rows that a table may have beyond the ids of its input, for padding and the like."""
 
 
 @dataclass
@@ -63,7 +74,49 @@ def full_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
     vocabulary is too large for that, and of ids that are no text, the first and last ids and evenly spaced ones between them are read.
     """
     found = [_vocabulary_of(subject, name, seed) for name in _fields(subject)]
-    return max(found, key=lambda evidence: (evidence.status.severity, evidence.excess))
+    worst = max(found, key=lambda evidence: (evidence.status.severity, evidence.excess))
+    return (worst.status is Status.OK and _read_by_another_input(subject, seed)) or worst
+
+
+def _read_by_another_input(subject: Subject, seed: int) -> Evidence | None:
+    """A warning of a table as large as one input's ids, and larger than those of another input that reads it beside a table of its own size.
+
+    No id is out of range then, and every table has a gradient. Tables that are all made as large as the largest are read by one input each.
+    """
+    batch = subject.batch(replace(subject.typical, batch=_DRAWN_ROWS), seed)
+    counts = {each.name: int(each.values.count) for each in subject.task.looked_up if each.name in batch}  # type: ignore[attr-defined]
+    if len(set(counts.values())) < 2:
+        return None
+    tables = {path: each for path, each in subject.model.named_modules() if isinstance(each, nn.Embedding)}
+    readers: dict[str, dict[str, str]] = defaultdict(dict)  # by the path of a table, the inputs that read it, and at which line
+
+    def note(path: str, args: tuple[Any, ...]) -> None:
+        for name in counts:
+            if args and isinstance(args[0], Tensor) and torch.equal(args[0].flatten(), batch[name].flatten()):
+                readers[path].setdefault(name, users_line(sys._getframe(2)))
+
+    handles = [each.register_forward_pre_hook(lambda _m, args, path=path: note(path, args)) for path, each in tables.items()]
+    try:
+        subject.logits(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    at_home = {name for path, names in readers.items() for name in names if tables[path].num_embeddings == counts[name]}
+    for path, names in readers.items():
+        rows = tables[path].num_embeddings
+        meant = next((name for name, count in counts.items() if count == rows), None)
+        for name, line in names.items():
+            if meant is not None and name in at_home and rows > counts[name] + _SPECIAL:
+                return Evidence.warned(
+                    _NAME,
+                    f"`{path}` has a row for each of the {rows} ids of `{meant}` and is read by `{name}`, which has {counts[name]} ids",
+                    counterexample=f"{counts[name]} ids of `{name}`, one a row",
+                    module=path,
+                    place=line,
+                    cause=f"a table that is given the wrong ids: `{name}` in place of `{meant}`, which raises nothing as the table is larger",
+                    code="table_of_another_input",
+                )
+    return None
 
 
 def unreadable_token(subject: Subject, batch: Batch) -> str:
@@ -193,6 +246,7 @@ def _told_apart(subject: Subject, reading: _Reading, vocab: int) -> Evidence:
         (len(twins), 0, "ids read as another"),
         counterexample=" and ".join(map(reading.shown, pair)),
         cause="ids clamped, wrapped with % or hashed before the embedding, or a special token's row copied",
+        details=owned_by("input_dependence[tokens]") if everything else {},
         investigate=lambda: _where_ids_meet(subject, reading, pair),
         code="ids_ignored" if everything else "ids_read_alike",
     )

@@ -245,3 +245,38 @@ def test_the_largest_sizes_are_judged_whatever_is_drawn_and_made_smaller_where_t
     judge.for_all(check, st.just({"sizes": Sizes(1, 2)}), examples=1)
     judge.holds_at_corner(check, sizes=Sizes(5, 12))
     assert judge.finish().counterexample == "seq=10"
+
+
+class NoisyAndNotForShortTexts(nn.Module):
+    """Refuses texts shorter than its window, and drops in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.window, self.head = nn.Embedding(20, 8), nn.Conv1d(8, 8, 3), nn.Linear(8, 3)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        read = self.window(self.embed(input_ids).mT).relu().mean(-1)
+        return self.head(nn.functional.dropout(read, 0.3))
+
+
+class MixedAndNaNForOneToken(NoisyAndNotForShortTexts):
+    """Divides by the deviation of a text's tokens, which one token has none of, and reads the other rows."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        read = self.embed(input_ids)
+        scaled = read.mean(1) / read.std(1)
+        return self.head(scaled - scaled.mean(0))
+
+
+@pytest.mark.parametrize(
+    ("model", "red"),
+    [
+        (NoisyAndNotForShortTexts, {"shape_contract", "eval_deterministic"}),
+        (MixedAndNaNForOneToken, {"finite_output[typical]", "batch_independence[forward]"}),
+    ],
+)
+def test_what_fails_at_the_smallest_sizes_hides_no_other_bug(model: type[nn.Module], red: set[str]) -> None:
+    task = TaskSpec(TaskType.SEQUENCE_CLASSIFICATION, vocab_size=20, max_seq_len=12, num_classes=3)
+    asked = ["shape_contract", "finite_output", "eval_deterministic", "batch_independence", "memory_layout"]
+    found = judge_model(model, task, share=0.1, only=asked)
+    assert {name for name, each in found.items() if each.status is Status.FAIL} - {"batch_independence[gradient]"} == red

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.evidence import Status
+
+from ..register import HUMBATOVA, RECIPE
 from .declared import Keys, plant_declared
 
 NODES: Keys = {
@@ -136,31 +139,74 @@ plant_declared(
 
 
 class EmbeddingDotBias(nn.Module):
-    def __init__(self, wrong: bool = False, n_users=12, n_items=20) -> None:
+    def __init__(self, wrong: bool | str = False, n_users=12, n_items=20) -> None:
         super().__init__()
-        rows = [n_users, n_items] if wrong else [n_users + 1, n_items + 1]
+        self.wrong = wrong
+        rows = [n_users, n_items] if wrong is True else [n_users + 1, n_items + 1]
         self.u_weight, self.i_weight = (nn.Embedding(n, 5) for n in rows)
         self.u_bias, self.i_bias = (nn.Embedding(n, 1) for n in rows)
 
     def forward(self, users, items):
         dot = self.u_weight(users) * self.i_weight(items)  # here
-        return dot.sum(1) + self.u_bias(users).squeeze(1) + self.i_bias(items).squeeze(1)
+        which = users if self.wrong == "bias" else items
+        return dot.sum(1) + self.u_bias(users).squeeze(1) + self.i_bias(which).squeeze(1)  # bias
+
+
+class OneTable(nn.Module):
+    """All fields in one table, each behind those before it."""
+
+    def __init__(self, wrong: bool = False, field_dims=(20, 6, 5)) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.register_buffer("offsets", torch.tensor((0, *field_dims)).cumsum(0)[:-1])
+        self.embedding, self.fc = nn.Embedding(sum(field_dims), 4), nn.Linear(12, 1)
+
+    def forward(self, fields):
+        read = self.embedding(fields + self.offsets).flatten(1)
+        if self.wrong:
+            read = read + read.mean(0) - read.mean(0).detach()  # here
+        return self.fc(read).squeeze(1)
 
 
 plant_declared(
+    "straight_through_the_rows",
+    OneTable,
+    {
+        "inputs": {"fields": {"axes": ["batch", 3], "values": {"ids": [20, 6, 5]}}},
+        "outputs": {"click": {"axes": ["batch"], "kind": "binary_scores"}},
+    },
+    "batch_independence[gradient]",
+    line="# here",
+    source=f"{RECIPE}: use backprop to chart dependencies",
+)
+
+RATINGS = {
+    "inputs": {
+        "users": {"axes": ["batch"], "values": {"ids": 13}},
+        "items": {"axes": ["batch"], "values": {"ids": 21}},
+    },
+    "outputs": {"rating": {"axes": ["batch"]}},
+}
+plant_declared(
     "categories_counted_from_one",
     EmbeddingDotBias,
-    {
-        "inputs": {
-            "users": {"axes": ["batch"], "values": {"ids": 13}},
-            "items": {"axes": ["batch"], "values": {"ids": 21}},
-        },
-        "outputs": {"rating": {"axes": ["batch"]}},
-    },
+    RATINGS,
     "full_vocabulary",
     also=("shape_contract",),
     line="# here",
     source="fastai/fastai#1423",
+)
+plant_declared(
+    "bias_of_items_for_users",
+    EmbeddingDotBias,
+    RATINGS,
+    "full_vocabulary",
+    wrong="bias",
+    code="table_of_another_input",
+    module="i_bias",
+    line="# bias",
+    status=Status.WARN,
+    source=f"{HUMBATOVA}: wrong input of a layer",
 )
 
 

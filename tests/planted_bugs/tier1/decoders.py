@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from harness.evidence import Status
 
-from ..register import HUMBATOVA, ISLAM, PYTORCH, RECIPE, ZHANG, planted
+from ..register import HUGGING_FACE, HUMBATOVA, ISLAM, PYTORCH, RECIPE, ZHANG, planted
 from ..tasks import CAUSAL, LENGTH, VOCAB
 from .parts import DEPTH, WIDTH, Attention, Block, Embedding, earlier, real_keys
 
@@ -102,6 +102,12 @@ class MeanOfTheSequenceAdded(Decoder):
 class EveryPositionSeesItselfAlone(Decoder):
     def visible(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         return super().visible(input_ids, attention_mask) & earlier(input_ids.shape[1], input_ids.device).mT
+
+
+@planted("input_dependence[tokens]", task=CAUSAL, sound=Decoder, code="shifted_input", source=HUGGING_FACE)
+class ShiftedInForwardToo(Decoder):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return super().forward(torch.cat((torch.ones_like(input_ids[:, :1]), input_ids[:, :-1]), 1), attention_mask)
 
 
 @planted("full_length", task=CAUSAL, sound=Decoder, module="embed.positions", source=f"{ZHANG}: unaligned tensor, off by one")

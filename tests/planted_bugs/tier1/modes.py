@@ -420,6 +420,32 @@ plant_declared(
 )
 
 
+class Tower(nn.Module):
+    """Twelve layers with an activation behind each; that of the bug passes little of a gradient on."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        act = nn.Sigmoid if wrong else nn.Tanh
+        middle = (layer for _ in range(12) for layer in (act(), nn.Linear(32, 32)))
+        self.layers = nn.Sequential(nn.Linear(6, 32), *middle, act(), nn.Linear(32, 4))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layers(features)
+
+
+plant_declared(
+    "gradients_that_fade_with_depth",
+    Tower,
+    TABLE,
+    "initialisation[depth]",
+    module="layers",
+    code="changes_scale_with_depth",
+    status=Status.WARN,
+    also=("initialisation[scale]",),
+    source="Glorot and Bengio 2010: Understanding the difficulty of training deep feedforward neural networks",
+)
+
+
 class Unrolled(nn.Module):
     """A recurrent layer without gates; the bug draws a recurrent matrix that makes the state larger with every step."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.evidence import Status
 
+from ..register import ISLAM
 from .declared import Keys, plant_declared
 
 
@@ -206,4 +208,33 @@ plant_declared(
     status=Status.WARN,
     code="unread_end",
     source="chengxuxin/extreme-parkour#12, what ends an episode acts on what follows",
+)
+
+
+class Past(nn.Module):
+    """A level for each step from those up to it; the bug shifts them, so that the last one is never read."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.read, self.head = nn.Conv1d(2, 8, 3), nn.Conv1d(8, 2, 1)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        steps = F.pad(steps[..., :-1], (3, 0)) if self.wrong else F.pad(steps, (2, 0))
+        return self.head(self.read(steps).tanh())
+
+
+plant_declared(
+    "steps_shifted_by_one",
+    Past,
+    {
+        "inputs": {"steps": {"axes": ["batch", 2, "time"]}},
+        "outputs": {"level": {"axes": ["batch", 2, "time"]}},
+        "axes": {"time": {"min": 2, "max": 8, "order": "causal"}},
+    },
+    "input_dependence[inputs]",
+    status=Status.WARN,
+    code="unread_end",
+    says="shifts its input",
+    source=f"{ISLAM}: data bug, shifted by one",
 )
