@@ -97,6 +97,7 @@ EXPORT = (
         "No active Dropout and no norm over the batch is left in the file",
         "harness.export.checks.files:inference_mode",
         formats=_holds_computation,
+        owned_by=("eval_deterministic",),
     ),
     Property(
         "invalid_input",

@@ -62,6 +62,9 @@ _BESIDE = 3.0
 _NOISE = re.compile(r"noise|epsilon$", re.IGNORECASE)
 """Names of buffers that hold drawn noise, as of the noisy layers of a DQN."""
 
+_RATE = re.compile(r".*drop.*|mask_(\w+_)?prob", re.IGNORECASE)
+"""Names of settings that say how much is dropped, or masked in training only, as by SpecAugment."""
+
 _DROPS = re.compile(r"drop|stochastic_?depth", re.IGNORECASE)
 """Names of the classes of layers that drop something at random."""
 
@@ -338,7 +341,7 @@ def still(model: nn.Module) -> None:
                 setattr(module, name, torch.zeros_like(noise))  # not in place: copies share memory
         for holder in (module, *_settings_of(module)):
             for name, value in list(vars(holder).items()):
-                if "drop" in name.lower() and type(value) is float:
+                if type(value) is float and _RATE.fullmatch(name):
                     setattr(holder, name, 0.0)
 
 

@@ -25,6 +25,7 @@ def grouped(*checks: CheckResult) -> list[list[str]]:
     [
         ("causal", "padding_ignored"),
         ("eval_deterministic", "rng_untouched"),
+        ("eval_deterministic", "inference_mode[onnx]"),
         ("inputs_unchanged", "memory_layout"),
         ("inputs_unchanged", "stateless"),
         ("inputs_unchanged", "input_dependence[tokens]"),

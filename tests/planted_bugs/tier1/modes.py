@@ -420,6 +420,32 @@ plant_declared(
 )
 
 
+class Masked(nn.Module):
+    """Some of what is heard is hidden at random in training; the bug halves the rest there too."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong, self.mask_time_prob = wrong, 0.2
+        self.hear, self.head = nn.Linear(6, 16), nn.Linear(16, 4)
+
+    def forward(self, features: Tensor) -> Tensor:
+        heard = self.hear(features).tanh()
+        if self.training and self.mask_time_prob > 0:
+            heard = heard * (torch.rand_like(heard) >= self.mask_time_prob)
+        if self.training and self.wrong:
+            heard = heard / 2
+        return self.head(heard)
+
+
+plant_declared(
+    "halved_beside_masks_of_training",
+    Masked,
+    TABLE,
+    "train_mode[equals_eval]",
+    source="Park et al. 2019, SpecAugment; wav2vec 2.0 masks in training only",
+)
+
+
 class Tower(nn.Module):
     """Twelve layers with an activation behind each; that of the bug passes little of a gradient on."""
 
