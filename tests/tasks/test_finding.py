@@ -631,3 +631,25 @@ def test_a_size_that_only_train_mode_refuses_is_too_small() -> None:
     keys = signature_from_call(model, {"input": torch.randn(3, 1, 16, 16)}, seconds=3.0).keys
     least = [keys["axes"][name].get("min", 1) for name in keys["inputs"]["input"]["axes"][2:]]
     assert model.train()(torch.randn(3, 1, *least)).numel() > 3 * 2  # more than one element of each map
+
+
+class Moved(nn.Module):
+    """Points that move by what their neighbours send, beside what they hold; any number of points works while the positions fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent, self.pull = nn.Linear(5, 6), nn.Linear(5, 1)
+        nn.init.constant_(self.pull.weight, 1e-5)
+
+    def forward(self, h: Tensor, x: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+        source, target = edges
+        near = torch.cat([h[source], (x[source] - x[target]).square().sum(1, keepdim=True)], 1)
+        moved = torch.zeros_like(x).index_add(0, target, (x[source] - x[target]) * self.pull(near))
+        return torch.zeros(len(h), 6, dtype=h.dtype, device=h.device).index_add(0, target, self.sent(near)), x + moved
+
+
+def test_inputs_that_positions_lead_to_share_the_axis_of_nodes() -> None:
+    example = {"h": torch.randn(8, 4), "x": torch.randn(8, 3), "edges": torch.randint(5, (2, 12))}
+    keys = signature_from_call(Moved(), example).keys["inputs"]
+    assert [keys[name]["axes"][0] for name in ("h", "x")] == ["nodes", "nodes"]
+    assert keys["edges"] == {"axes": [2, "edges"], "values": {"index_of": "nodes"}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations, islice, product
 from typing import Any
@@ -37,19 +37,39 @@ class Rows:
     inside: frozenset[str] = frozenset()
 
 
-def find_rows(call: Call, indices: Collection[str]) -> Rows | None:
+def addressed_by(call: Call, indices: Mapping[str, str]) -> list[Place]:
+    """The first axes that positions lead to: with fewer elements than the largest position says, the model refuses the call.
+
+    Args:
+        call: The call.
+        indices: Inputs that hold positions, each with an input along whose first axis they are.
+    """
+    found = []
+    for positions, along in indices.items():
+        count, largest = call.inputs[along].shape[0], int(call.inputs[positions].max())
+        for name, tensor in call.inputs.items():
+            is_long = tensor.ndim > 0 and tensor.shape[0] == count > largest > 0
+            if is_long and name not in indices and call.tried({**call.inputs, name: tensor[:largest]}) is None:
+                found.append((name, 0))
+    return list(dict.fromkeys(found))
+
+
+def find_rows(call: Call, indices: Mapping[str, str]) -> Rows | None:
     """The axis of rows: with twice as many rows there is twice as much in an output, and rows do not change each other.
 
     Args:
         call: The call.
-        indices: Inputs that hold positions along another axis, which is therefore none of rows.
+        indices: Inputs that hold positions along another axis, which is therefore none of rows; each with an input that has it.
     """
+    addressed = dict(addressed_by(call, indices))
     again = call.tried(call.inputs, seed=1)
     is_random = again is None or not same(call.outputs, again)
     mixed: Rows | None = None
     for number, places in enumerate(_plans(call.inputs)):
         if call.is_over and number:
             break
+        if addressed.keys() & places.keys():
+            continue
         others = _other_rows(call, places)
         doubled = {name: torch.cat((t, others[name]), places[name]) if name in places else t for name, t in call.inputs.items()}
         found = call.tried(doubled)
@@ -69,13 +89,15 @@ def find_rows(call: Call, indices: Collection[str]) -> Rows | None:
     return None if mixed is None or indices or _has_square(call.inputs, mixed.places) else mixed
 
 
-def find_ties(call: Call, rows: Mapping[str, int]) -> list[list[Place]]:
+def find_ties(call: Call, rows: Mapping[str, int], indices: Mapping[str, str]) -> list[list[Place]]:
     """The free axes beside that of rows, each with the places where inputs have it, in order.
 
     Args:
         call: The call.
         rows: Where the inputs have the axis of rows.
+        indices: See ``find_rows``.
     """
+    addressed = addressed_by(call, indices)
     places = [(name, axis) for name, tensor in call.inputs.items() for axis in range(tensor.ndim) if rows.get(name, -1) != axis]
     found: list[list[Place]] = []
     taken: set[Place] = set()
@@ -83,7 +105,8 @@ def find_ties(call: Call, rows: Mapping[str, int]) -> list[list[Place]]:
         if place in taken or _size(call.inputs, place) == 0 or call.is_over:
             continue
         alike = [other for other in places if other not in taken and _size(call.inputs, other) == _size(call.inputs, place)]
-        for together in _groups(place, alike):
+        nodes = [other for other in addressed if other in alike] if place in addressed else []
+        for together in ([nodes] if len(nodes) > 1 else []) + list(_groups(place, alike)):
             if _can_change(call, together):
                 found.append(together)
                 taken.update(together)

@@ -110,7 +110,7 @@ class FoundInputs:
                 "there was no time to try more rows" if self.call.is_over else "a larger first axis does not give a larger output"
             )
             self.reasons["inputs"] = f"no axis of rows was found: {why}"
-        for places in find_ties(self.call, {} if rows is None else rows.places):
+        for places in find_ties(self.call, {} if rows is None else rows.places, self._indices):
             if all(name in self._indices and tensors[name].shape[place] == 2 for name, place in places):
                 continue
             name = self._free_name(places)
