@@ -239,7 +239,8 @@ def main() -> int:
     request = json.loads(path.read_text(encoding="utf-8"))
     if request["run_in"]:
         os.chdir(request["run_in"])
-    sys.path.extend(entry for entry in request["import_paths"] if entry not in sys.path)
+    # In the order of the process that asks, where a package of the user's comes before an installed one of its name.
+    sys.path[:] = [*request["import_paths"], *(entry for entry in sys.path if entry not in request["import_paths"])]
     if request["one_by_one"]:
         answer_each(request, path.parent)
         return 0

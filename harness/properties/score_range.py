@@ -98,7 +98,7 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
     model = calibrated(subject)
     with torch.enable_grad(), recording_graph(model) as calls, GraphLines() as lines:
         logits = subject.logits_with_grad(subject.batch(seed=seed), model)
-    node = _last_operator(logits)
+    node = last_operator(logits)
     if node is None:
         return Evidence.skipped(_NAME, "no gradient reaches the logits, so the operation that computes them is unknown")
     found = _ACTIVATIONS.get(_kind(node))
@@ -110,7 +110,7 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
         return Evidence.ok(
             _NAME, "no activation bounds the logits from below", (lowest, None, "lowest logit"), counterexample=counterexample
         )
-    module = next((call.module for call in calls if any(_last_operator(t) is node for t in call.outputs)), "")
+    module = next((call.module for call in calls if any(last_operator(t) is node for t in call.outputs)), "")
     tells = (
         _TWICE if found is _ACTIVATIONS["Sigmoid"] and isinstance(subject.task.signature.main.kind, BinaryScores) else found.tells
     )
@@ -128,7 +128,7 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
     )
 
 
-def _last_operator(tensor: Tensor) -> Any:
+def last_operator(tensor: Tensor) -> Any:
     """The node that computed a tensor's values; what only rearranges them is passed over."""
     node: Any = tensor.grad_fn
     while node is not None and _kind(node) in _SHAPE_ONLY and node.next_functions:

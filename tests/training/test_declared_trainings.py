@@ -410,3 +410,23 @@ def test_labels_that_a_loss_never_reads_are_none(tmp_path: Path, name: str, has_
         evidence = verdict_of(check, trial, case)
         assert evidence.status is (Status.OK if has_labels else Status.SKIPPED), evidence.explain()
         assert has_labels or evidence.message.startswith("the loss reads no labels")
+
+
+class Coder(nn.Module):
+    """Returns a code and what it makes of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(6, 2), nn.Linear(2, 6)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.encoder(x)
+        return 40 * self.decoder(code), code
+
+
+def test_an_output_that_another_is_computed_from_is_pushed_by_the_loss_of_both() -> None:
+    outputs = {"again": {"axes": ["batch", 6], "kind": "values"}, "code": {"axes": ["batch", 2], "kind": "values"}}
+    found = verdict_of(
+        "training_loss", trial_of({"inputs": {"x": {"axes": ["batch", 6]}}, "outputs": outputs}, Coder()), "targets"
+    )
+    assert found.status is Status.OK, found.explain()

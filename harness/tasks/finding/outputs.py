@@ -70,8 +70,10 @@ class FoundOutputs:
             elif raw in lengths:
                 keys, why = {"kind": "lengths", "of": lengths[raw]}, f"at several sizes the size of `{lengths[raw]}`"
             elif isinstance(value, Tensor) and is_constant.get(raw):
-                learns = {} if keys.get("kind") == "other" else {"fits": False}  # no label of a row's own
-                keys, why = {**keys, "constant": True, **learns}, "it is the same for all inputs"
+                keys, why = (
+                    {**keys, "kind": "other", "constant": True},
+                    "it is the same for all inputs, so that no label could teach it",
+                )
             self.keys[name] = {"axes": axes, **keys}
             self.reasons[f"outputs.{name}"] = why
         self._raise_smallest(shapes)

@@ -12,6 +12,9 @@ from torch import Tensor
 from harness.batches import IGNORED, Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
+from harness.properties.gradient_tracing import graph_of
+from harness.properties.score_range import last_operator
+from harness.runtime import seeded
 from harness.tasks.axes import BATCH
 from harness.tasks.signature import Output, Signature
 from harness.tasks.teaching import guessing, targeted
@@ -77,9 +80,11 @@ def _judge_output(judged: _Judged, seen: Observation) -> Evidence:
         what = "the logits" if judged.trial.subject.task.declared is None else f"output `{judged.output.name}`"
         return Evidence.skipped(_NAME, f"{what} of {loss_name(judged.trial)} cannot be told from other tensors")
     labels = labels_in(judged.signature, judged.output, judged.batch)
-    if labels.is_floating_point():
-        return judged.numbers(value, slope, labels)
-    return judged.classes(value, slope, labels)
+    found = judged.numbers(value, slope, labels) if labels.is_floating_point() else judged.classes(value, slope, labels)
+    if found.status is Status.FAIL and bool(slope.any()) and (reader := judged.read_by):
+        message = f"output `{reader}` is computed from output `{judged.output.name}`, so that the losses of both push it"
+        return Evidence.skipped(_NAME, message, counterexample=judged.counterexample)
+    return found
 
 
 def _telling_batch(trial: Trial) -> tuple[Batch, Sizes]:
@@ -125,6 +130,16 @@ class _Judged:
     def signature(self) -> Signature:
         """The task's."""
         return self.trial.subject.task.signature
+
+    @property
+    def read_by(self) -> str:
+        """Another output with labels that is computed from this one, as the picture of an autoencoder is from its code; empty for none."""
+        subject = self.trial.subject
+        with seeded(0), torch.enable_grad():
+            values = subject.outputs_with_grad(self.batch, subject.fresh())
+        own = last_operator(values[self.output.name])
+        others = (each.name for each in targeted(self.signature) if each is not self.output)
+        return next((name for name in others if own in graph_of(values[name])), "") if own is not None else ""
 
     @property
     def is_one_of_several(self) -> bool:
