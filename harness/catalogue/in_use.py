@@ -123,6 +123,12 @@ MODES = (
                 "harness.properties.train_mode:after_eval",
                 owned_by=("eval_deterministic", "stateless"),
             ),
+            "own_answers": Case(
+                "The model's own `predict` leaves the mode as it was, and answers each row alike in both modes",
+                "harness.properties.own_answers:own_answers",
+                owned_by=("eval_deterministic", "stateless", "batch_independence"),
+                sign=facts.OWN_ANSWERS,
+            ),
             "statistics": Case(
                 "Statistics of the batches lead eval mode to where train mode is",
                 "harness.properties.running_statistics:statistics_settle",

@@ -45,6 +45,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "modes",
         "reshapes",
         "starts",
+        "answers",
     ),
     2: (
         "attention",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.evidence import Status
 from tests.planted_bugs.setups import Model
 
 from .register import FirstRun, pair_of_one_class, task_of
@@ -207,28 +208,28 @@ add(
     "Answers are given in the mode that training left, with dropout and with statistics of the batch",
     "yanx27/GACNet#8",
     "graphs",
-    "mode_round_trip",
+    "train_mode[own_answers]",
     Clouds,
     other_among_others,
     POINTS,
     area="train_mode",
-    line="found = self(points)",
+    line="def predict",
+    status=Status.WARN,
     first_run=FirstRun("26469ef1", found=False, named=False, said="nothing: predict is called by no test"),
-    missed="not judged yet",
 )
 add(
     "eval_mode_after_an_answer",
     "A model that has given an answer stays in eval mode, and trains on in it",
     "Lightning-AI/pytorch-lightning#21410",
     "tables",
-    "mode_round_trip",
+    "train_mode[own_answers]",
     Answering,
     mode_changed_by_an_answer,
     TABLE,
     area="state",
-    line="self.eval()",
+    line="def predict",
+    status=Status.WARN,
     first_run=FirstRun("26469ef1", found=False, named=False, said="nothing: predict is called by no test"),
-    missed="not judged yet",
 )
 add(
     "one_environment_alone",
