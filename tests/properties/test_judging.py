@@ -15,6 +15,8 @@ from harness.adapters import make_adapter
 from harness.batches import Sizes
 from harness.evidence import Evidence, Status
 from harness.models.stubs import LMStub, build_stub
+from harness.properties.calling import CALLS
+from harness.properties.numerics import finite_at_extremes
 from harness.properties.subject import Subject
 from harness.tasks import FACTS, TaskSpec, TaskType
 from pytest_modeltiers.live import judge_model
@@ -280,3 +282,11 @@ def test_what_fails_at_the_smallest_sizes_hides_no_other_bug(model: type[nn.Modu
     asked = ["shape_contract", "finite_output", "eval_deterministic", "batch_independence", "memory_layout"]
     found = judge_model(model, task, share=0.1, only=asked)
     assert {name for name, each in found.items() if each.status is Status.FAIL} - {"batch_independence[gradient]"} == red
+
+
+def test_extreme_contents_that_are_the_same_of_ids_are_asked_once(subject: Subject) -> None:
+    subject.logits(subject.batch())  # before which the model is tried
+    before = dataclasses.replace(CALLS)
+    assert finite_at_extremes(subject, Sizes(1, 4)).status is Status.OK
+    # The first id everywhere, the last one, a single last one, and both in turn.
+    assert CALLS.since(before).rows == 4
