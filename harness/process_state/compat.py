@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.nn.modules import module
@@ -34,6 +37,16 @@ def print_options() -> dict[str, Any]:
     Without it, options that one model sets stay for the next model.
     """
     return dict(vars(torch._tensor_str.PRINT_OPTS))
+
+
+@contextmanager
+def without_export_log() -> Iterator[None]:
+    """A block in which torch's TorchScript-based exporter writes no graph to the process's output: ``torch._C._jit_onnx_log``.
+
+    Without it, the whole graph stands beside the finding of an export that failed.
+    """
+    with patch.object(torch._C, "_jit_onnx_log", lambda *_: None, create=True):
+        yield
 
 
 class ModeStacks:

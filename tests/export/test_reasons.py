@@ -24,11 +24,12 @@ class Bessel(Scores):
         return super().forward(torch.special.bessel_j0(features))
 
 
-def test_exports_says_the_innermost_cause_uncut(tmp_path: Path) -> None:
+def test_exports_says_the_innermost_cause_uncut_and_nothing_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     message = judge_export("exports", make_exports(Bessel(), tmp_path), "onnx").message
     assert "No ONNX function found for <OpOverload(op='prims.bessel_j0', overload='default')>" in message
     assert "Exporting the operator 'aten::special_bessel_j0' to ONNX opset version 20 is not supported" in message
     assert "Error when translating node" not in message
+    assert capfd.readouterr() == ("", "")  # such as the graph, which the exporter of TorchScript writes to the process's output
 
 
 def chained(*errors: BaseException) -> BaseException:

@@ -136,6 +136,7 @@ def test_a_notebook_shows_findings_and_folds_the_rest(tmp_path: Path) -> None:
     html = found._repr_html_()
     assert html.count("<div") == html.count("</div>")
     assert "Failed</strong> <code>tier1::batch_independence[forward]</code>" in html
+    assert re.search(r"<pre[^>]*>[^<]*&gt; \d+ \| [^<]*</pre>", html)  # the line of the code
     assert re.search(r"<summary>\d+ passed</summary>", html)
     assert not re.search("<script|<style|<link|class=|id=", html)  # nothing that reaches beyond the output
     page = found.save(tmp_path)

@@ -22,6 +22,7 @@ from harness.export import one_line
 from harness.export.formats import Attempt, ExportError
 from harness.export.program import Program
 from harness.models.wrapped import without_fast_path
+from harness.process_state.compat import without_export_log
 from harness.properties.places import users_frame
 from harness.runtime import seeded
 from harness.user_code import is_users_file, is_written_here
@@ -222,7 +223,7 @@ def quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), without_export_log():
             warnings.simplefilter("ignore")
             yield
     finally:
