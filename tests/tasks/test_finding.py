@@ -653,3 +653,18 @@ def test_inputs_that_positions_lead_to_share_the_axis_of_nodes() -> None:
     keys = signature_from_call(Moved(), example).keys["inputs"]
     assert [keys[name]["axes"][0] for name in ("h", "x")] == ["nodes", "nodes"]
     assert keys["edges"] == {"axes": [2, "edges"], "values": {"index_of": "nodes"}}
+
+
+class Frontend(nn.Module):
+    """Halves twice the frequencies of a spectrogram, rounded down, so that 19 to 22 of them are one width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.head = nn.Sequential(nn.Conv2d(1, 2, 3, 2), nn.Conv2d(2, 2, 3, 2)), nn.Linear(2 * 4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers(x[:, None]).transpose(1, 2).flatten(2))
+
+
+def test_a_width_that_strides_round_is_that_of_the_example() -> None:
+    assert signature_from_call(Frontend(), {"x": torch.randn(3, 12, 20)}).keys["inputs"]["x"]["axes"] == ["batch", "time", 20]
