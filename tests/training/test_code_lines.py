@@ -65,9 +65,22 @@ class WithoutStep(ManualScores):
 
 
 class NeverCleared(ManualScores):
+    """Of a loss that is no mean either."""
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, reduction="sum")
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         self.manual_backward(self.loss(self(batch["features"]), batch["labels"]))
         optimizer: Any = self.optimizers()
+        optimizer.step()
+
+
+class ClearedTooEarly(ManualScores):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self.manual_backward(self.loss(self(batch["features"]), batch["labels"]))
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
         optimizer.step()
 
 
@@ -209,6 +222,7 @@ def test_a_hook_that_raises_after_the_step_came_furthest(tmp_path: Path) -> None
         (Turned, "training_loss[targets]", "labels.roll(1)"),
         (WithoutStep, "step_updates", "def training_step"),
         (NeverCleared, "accumulation", "optimizer.step()"),
+        (ClearedTooEarly, "step_updates", "optimizer.zero_grad()"),
         (StillFromTheStart, "step_updates", "LambdaLR(optimizer"),
         (FrozenByAFlag, "step_updates", "requires_grad = False"),
         (SparedByName, "parameter_groups[decay]", 'if name.endswith("bias")'),

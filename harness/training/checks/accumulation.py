@@ -260,9 +260,10 @@ def _sound(gap: Gap, message: str, counterexample: str) -> Evidence:
 
 def _finding(trial: Trial, gap: Gap, message: str, cause: str, code: str, status: Status = Status.FAIL) -> Evidence:
     module = gap.where if len(gap.differing) == 1 else ""
-    owner = first_failure(_OWNERS, trial) if status is Status.FAIL else None
+    may_follow = status is Status.FAIL and code != "gradient_not_cleared"  # which is wrong whatever the loss is
+    owner = first_failure(_OWNERS, trial) if may_follow else None
     name = "" if owner is None else owner[0]
-    if status is Status.FAIL and not name and reduction(trial).status is Status.WARN:
+    if may_follow and not name and reduction(trial).status is Status.WARN:
         name = "training_loss[reduction]"  # which is not sure that it is no mean on purpose, and says all the same what is wrong
     facts = {"parameters": list(gap.differing), **(owned_by(name) if name else {})}
     return Evidence.judged(

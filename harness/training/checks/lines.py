@@ -25,7 +25,7 @@ from harness.properties.places import method_of, shown_place
 from harness.properties.watched_lines import LinesOfParameters, Settings, Writes, switching_line
 from harness.training.checks.followed_lines import LinesOfValue, following, line_that_tells_apart
 from harness.training.trial import Trial, TrialOptions
-from harness.user_code import is_ours
+from harness.user_code import is_ours, is_written_here
 
 _OF_LOSS = ("initial_loss", "training_loss", "accumulation", "overfits_one_batch")
 _OF_OPTIMIZERS = ("parameter_groups", "optimizer_coverage")
@@ -106,6 +106,8 @@ def _line_by_code(trial: Trial, evidence: Evidence) -> str:
     if evidence.code in _OF_RATES:
         made = [*_calling_lines(trial, LRScheduler, "__init__").values(), *_calling_lines(trial, Optimizer, "__init__").values()]
         return next(iter(made), "")
+    if evidence.code == "no_gradient_at_step":
+        return _line_without_gradient(trial)
     if evidence.code in _OF_CLEARING:
         cleared = _calling_lines(trial, Optimizer, "zero_grad", 2 * max(1, trial.batches_per_step))
         return next(iter(cleared.values()), "") or _step_line(trial)
@@ -290,6 +292,20 @@ def loss_line(trial: Trial, batch: Batch | None = None) -> str:
     return lines.loss if lines.is_defined else lines.broken or lines.loss
 
 
+def _line_without_gradient(trial: Trial) -> str:
+    """The user's line that clears the gradients of a loss that has some, or else that makes a loss that has none."""
+    if loss_line(trial):
+        cleared = [
+            *_calling_lines(trial, Optimizer, "zero_grad").values(),
+            *_calling_lines(trial, nn.Module, "zero_grad").values(),
+        ]
+        return next(iter(cleared), "")
+    made = [""]
+    with suppress(Exception), ScalarLines(lambda _scalar, line: made.append(line or made[-1])):
+        trial.train([trial.subject.batch()], TrialOptions(limit=1))
+    return made[-1]
+
+
 def _cutting_line(trial: Trial, head: str) -> str:
     """The user's line that first switches gradients off in a training step in which all but a head is frozen."""
     model, found = trial.new_model(), list[str]()
@@ -334,19 +350,22 @@ def _schedule_line(trial: Trial, message: str) -> str:
 
 
 def users_line(frame: FrameType | None, overriding: bool = False) -> str:
-    """The innermost line that is neither torch's, nor an engine's, nor this project's, which ends the search; empty where there is none.
+    """The innermost line that the user can change, up to this project's code; or else one of a package that is neither torch nor an engine.
 
     Args:
         frame: Where to begin.
         overriding: Whether of a method that another one of its name calls, as by ``super()``, the line that calls it is meant.
     """
+    found = ""
     while frame is not None and not is_ours(frame.f_code.co_filename):
         if not _is_of_an_engine(frame) and (place := shown_place(frame.f_code.co_filename, frame.f_lineno)):
             outer = frame.f_back
             if not (overriding and outer is not None and _is_overridden_by(outer, frame)):
-                return place
+                found = found or place
+                if is_written_here(frame.f_code.co_filename):
+                    return place
         frame = frame.f_back
-    return ""
+    return found
 
 
 def _is_overridden_by(outer: FrameType, inner: FrameType) -> bool:
