@@ -302,14 +302,14 @@ def load_into(model: nn.Module, state: State, assign: bool = False, strict: bool
     """Loads a state dict.
 
     Raises:
-        NotLoadedError: It does not fit.
+        NotLoadedError: It does not fit; it names a weight that only the file has, or else one that only the model has.
     """
-    options = {**({"assign": True} if assign else {}), **({} if strict else {"strict": False})}
     try:
-        model.load_state_dict(state, **options)
+        model.load_state_dict(state, **({"assign": True} if assign else {}), **({} if strict else {"strict": False}))
     except RuntimeError as error:
-        extra = next((name for name in state if name not in model.state_dict()), "")  # as of what the first call makes
-        raise NotLoadedError(f"the saved state dict does not load into a second instance: {_first_line(error)}", extra) from error
+        extra, lacking = (set(state) - set(model.state_dict()), {name for name, _ in model.named_parameters()} - set(state))
+        told = f"the saved state dict does not load into a second instance: {_first_line(error)}"
+        raise NotLoadedError(told, min(extra or lacking, default="")) from error
 
 
 def tie_again(model: nn.Module) -> None:

@@ -283,7 +283,6 @@ add(
     area="loading",
     module="table",
     first_run=FirstRun("26469ef1", found=True, named=False, said="serialisation[state_dict] fails, without a place"),
-    unnamed="names no place, or another method",
 )
 add(
     "adapter_without_a_head",
