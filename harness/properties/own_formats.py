@@ -25,7 +25,7 @@ from harness.properties.loading import NAME, Load, NotLoadedError, judge_loading
 from harness.properties.meta_loading import filling_what_is_empty
 from harness.properties.model_variants import moved
 from harness.properties.noise import judge_equal
-from harness.properties.places import end_of, line_that_calls, method_of, placed_at
+from harness.properties.places import end_of, line_that_calls, method_of, placed_at, raising_line
 from harness.properties.resuming import in_train_mode
 from harness.properties.subject import Subject, in_dtype_of
 from harness.properties.watched_lines import lines_that_load_in_part
@@ -56,15 +56,19 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
     if load is None:
         return Evidence.skipped(NAME, how)
 
-    changed, in_part, names = "", list[str](), how.split(" and ")
+    changed, in_part, names, refused = "", list[str](), how.split(" and "), ""
 
     def load_what_saw_a_batch(source: nn.Module, other: nn.Module) -> nn.Module:
-        nonlocal changed
+        nonlocal changed, refused
         with contextlib.suppress(ProbeUnsupportedError):  # without a train mode there are no statistics to save
             in_train_mode(subject, source, seed + 1)
         before = _as_trained(source)
-        with lines_that_load_in_part() as lines:
-            loaded = load(source, other)
+        try:
+            with lines_that_load_in_part() as lines:
+                loaded = load(source, other)
+        except NotLoadedError as error:
+            refused = raising_line(error.__cause__) if isinstance(error.__cause__, AttributeError) else ""
+            raise
         in_part.extend(lines)
         changed = changed or next((name for name, facts in _as_trained(source).items() if before.get(name, facts) != facts), "")
         return loaded
@@ -101,8 +105,8 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
     if found.code == "does_not_load" and load is _by_path:
         found = replace(found, cause=f"{names[1]} reads another format, other names or fewer weights than {names[0]} writes")
     if found.code in ("does_not_load", "second_save_incomplete"):
-        # What is tied is tied again at the end of loading; what forward lacks was not saved.
-        place = end_of(subject.model, names[1]) if "are tied" in found.message else method_of(subject.model, names[0])
+        # What is tied is tied again at the end of loading; what a loader asks the model for is its own matter; else it was not saved.
+        place = end_of(subject.model, names[1]) if "are tied" in found.message else refused or method_of(subject.model, names[0])
     return unless_owned(subject, "own_methods", placed_at(found, place))
 
 

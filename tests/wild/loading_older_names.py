@@ -250,7 +250,6 @@ add(
     area="loading",
     line="getattr(place, part)",
     first_run=FirstRun("26469ef1", found=True, named=False, said="serialisation[own_methods] fails, with the first line of save"),
-    unnamed="names no place, or another method",
 )
 add(
     "part_left_out_of_the_file",
