@@ -150,19 +150,16 @@ def _differentiable_inputs(
     ids = {each.name for each in subject.task.signature.inputs if isinstance(each.values, Ids)}
     signature = subject.task.signature
     with_rows = elements or [name for name in subject.task.facts.inputs if BATCH in signature.axes_of(name)]
-    turned = getattr(subject.adapter, "length_first", False)
-    tokens = [tensor.t() if turned else tensor for name, tensor in batch.items() if name in ids and name in with_rows]
+    tokens = [tensor for name, tensor in batch.items() if name in ids and name in with_rows]
     reads = _reads_of_tables(subject, batch, model) if tokens else []
-    if (
-        tokens and not turned and not any(torch.equal(read, given) for read in reads for given in tokens)
-    ):  # shifted, or offset, in forward
+    if tokens and all(_is_turned(read, tokens) is None for read in reads):  # shifted, or offset, in forward
         tokens = _reads_by_row(subject, batch, model, reads)
     captured: list[Tensor] = []
 
     def keep(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         # Positions are embedded too, some by modules that are given the ids and return one row for all.
         read = args[0] if args else None
-        if not isinstance(read, Tensor) or read.shape != output.shape[:-1] or not any(torch.equal(read, ids) for ids in tokens):
+        if not isinstance(read, Tensor) or read.shape != output.shape[:-1] or (turned := _is_turned(read, tokens)) is None:
             return None
         # A new leaf: embeddings whose weights are frozen have no gradient either. Its first axis is the batch.
         leaf = (output.transpose(0, 1) if turned else output).detach().requires_grad_()
@@ -183,6 +180,13 @@ def _differentiable_inputs(
             handle.remove()
     floating = [fields[name] for name in with_rows if name in fields and fields[name].requires_grad]
     return floating + captured, logits
+
+
+def _is_turned(read: Tensor, tokens: list[Tensor]) -> bool | None:
+    """Whether a table that reads some ids is given them as ``[length, batch]``; ``None`` where it does not read them."""
+    if any(torch.equal(read, ids) for ids in tokens):
+        return False
+    return True if read.ndim == 2 and any(torch.equal(read.t(), ids) for ids in tokens) else None
 
 
 def _reads_of_tables(subject: Subject, batch: Batch, model: nn.Module) -> list[Tensor]:
