@@ -294,12 +294,12 @@ def loss_line(trial: Trial, batch: Batch | None = None) -> str:
 
 def _line_without_gradient(trial: Trial) -> str:
     """The user's line that clears the gradients of a loss that has some, or else that makes a loss that has none."""
-    if loss_line(trial):
+    if loss := loss_line(trial):
         cleared = [
             *_calling_lines(trial, Optimizer, "zero_grad").values(),
             *_calling_lines(trial, nn.Module, "zero_grad").values(),
         ]
-        return next(iter(cleared), "")
+        return next(iter(cleared), loss)
     made = [""]
     with suppress(Exception), ScalarLines(lambda _scalar, line: made.append(line or made[-1])):
         trial.train([trial.subject.batch()], TrialOptions(limit=1))
