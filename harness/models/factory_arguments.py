@@ -23,6 +23,7 @@ from harness.models.followed.call_sites import FoundCall, found_call, held_value
 from harness.models.instantiated import class_in, instantiated
 from harness.models.settings import (
     ObjectArgument,
+    adjacency_argument,
     annotated_settings,
     class_argument,
     found_settings,
@@ -215,7 +216,7 @@ def _objects(
     for parameter in wants:
         settings = found_settings(module, target, parameter, given)
         made = settings or space_argument(parameter.name) or vectors_argument(parameter.name, target, kwargs)
-        made = made or class_argument(module, target, parameter.name)
+        made = made or class_argument(module, target, parameter.name) or adjacency_argument(parameter.name, kwargs)
         part = _part(module, target, parameter.name, written) if has_parts and made is None else None
         if made is not None or part is not None:
             found[parameter.name] = made or part  # type: ignore[assignment]

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import torch
 from torch import nn
 
 from harness.models.argument_uses import compared_word, is_switch, nodes_of
@@ -176,6 +177,27 @@ def space_argument(name: str) -> ObjectArgument | None:
     box = sys.modules[f"{package}.spaces"].Box
     imports = (f"from {package}.spaces import Box",)
     return ObjectArgument(name, f"Box(-1.0, 1.0, ({size},))", partial(box, -1.0, 1.0, (size,)), guessed=(name,), imports=imports)
+
+
+_ADJACENCY = re.compile(r"(?:\w+_)?adj(?:acency)?(?:_?mat(?:rix)?|_mx)?|graph_?mat(?:rix)?|laplacian(?:_matrix)?")
+_COUNT_OF_NODES = re.compile(r"(?:num|n)_?(?:of_)?(?:nodes?|vertices|vertex|sensors|stations)|nodes?_(?:num|count)")
+_NODES = 8
+
+
+def adjacency_argument(name: str, kwargs: Mapping[str, Any]) -> ObjectArgument | None:
+    """The graph of a ring for an argument that takes the matrix of one, with as many nodes as another argument says."""
+    if not _ADJACENCY.fullmatch(name.lower()):
+        return None
+    nodes = next(
+        (value for key, value in kwargs.items() if _COUNT_OF_NODES.fullmatch(key.lower()) and type(value) is int), _NODES
+    )
+    ring = f"torch.eye({nodes}) / 2 + torch.eye({nodes}).roll(1, 0) / 4 + torch.eye({nodes}).roll(-1, 0) / 4"
+
+    def make() -> torch.Tensor:
+        one = torch.eye(nodes)
+        return one / 2 + one.roll(1, 0) / 4 + one.roll(-1, 0) / 4
+
+    return ObjectArgument(name, ring, make, guessed=(name,), imports=("import torch",))
 
 
 def class_argument(module: ModuleType, target: Any, name: str) -> ObjectArgument | None:

@@ -274,3 +274,31 @@ def test_classes_of_layers_labels_and_settings_by_key_are_what_the_code_does_wit
     }
     model = model_source(load_config(found.config)).build()
     assert (type(model).__name__, type(model.block).__name__, model.head.out_features) == ("Padded", "Block", 8)
+
+
+GRAPH = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, in_features, num_nodes, adj_mat):
+        super().__init__()
+        self.register_buffer("adjacency", adj_mat.float())
+        self.layer = nn.Linear(in_features, 6)
+
+    def forward(self, x):
+        return self.layer(self.adjacency @ x)
+"""
+
+
+def test_the_matrix_of_a_graph_is_that_of_a_ring_with_as_many_nodes_as_are_said(tmp_path: Path) -> None:
+    (tmp_path / "graph_net.py").write_text(GRAPH.replace("num_nodes, adj_mat", "adj_mat, num_nodes=5"))
+    assert scaffold(tmp_path / "graph_net.py").factory.objects[0].expression.startswith("torch.eye(8) / 2")
+
+    (tmp_path / "graph_net2.py").write_text(GRAPH)
+    found = scaffold(tmp_path / "graph_net2.py", overwrite=True)
+    nodes = found.factory.kwargs["num_nodes"]
+    adjacency = model_source(load_config(found.config)).build().adjacency
+    assert adjacency.shape == (nodes, nodes)
+    assert bool((adjacency.sum(0) == 1).all())
+    assert load_config(found.config).task_spec().signature.inputs[0].axes[1] == nodes
