@@ -246,5 +246,5 @@ add(
     area="state",
     line="self.net.load_state_dict(self.average.state_dict())",
     first_run=FirstRun("26469ef1", found=True, named=False, said="validation_pass fails in net.0.weight, without a line"),
-    unnamed="names no place, or another method",
+    unnamed="names the weight, and not the hook that swaps it",
 )
