@@ -224,9 +224,10 @@ def _finite_gradients_at(subject: Subject, sizes: Sizes, content: str, seed: int
         if content == "typical" or isinstance(error, BackwardRaisedError):
             raise
         message = f"forward raises at {where}: {error}"
+        code = "raises"  # the same finding, whoever owns it
         if owner := _owner_of_logits(subject, batch, content):
-            return left_to(name, owner, message, counterexample=counterexample, code="raises")
-        return Evidence.failed(name, message, counterexample=counterexample, module=error.module, code="raises")
+            return left_to(name, owner, message, counterexample=counterexample, code=code)
+        return Evidence.failed(name, message, counterexample=counterexample, module=error.module, code=code)
     if not bad:
         return Evidence.ok(name, "every gradient is finite", counterexample=counterexample)
     message = f"the gradient of `{bad[0]}` is NaN or infinite at {where}{and_others(len(bad) - 1, 'parameter')}"
