@@ -42,6 +42,19 @@ def confidence_measures(entropy: ArrayLike) -> Floats:
     return np.stack([-nats, -np.log(np.maximum(nats, 0.0) + 1e-4)], axis=1)
 
 
+@dataclass(frozen=True, eq=False)
+class RowMeasures:
+    """What is known of the rows of a window without their labels.
+
+    Attributes:
+        values: Of each row, ``[N, F]``; NaN for a row that the model says nothing of.
+        at_most: The most that the accuracy can be where the classes of the rows are as frequent as in the reference; 1 where nothing says so.
+    """
+
+    values: Floats
+    at_most: float = 1.0
+
+
 @dataclass(frozen=True)
 class AnsweredRows:
     """Rows of which it is known whether the model is right.
@@ -50,11 +63,13 @@ class AnsweredRows:
         measures: What is known of each without its label, ``[N, F]``; NaN for a row that the model says nothing of.
         correct: 0 or 1, ``[N]``; NaN for a row without a label.
         kind: By what kind of shift they were made; empty for the reference.
+        at_most: As of ``RowMeasures``.
     """
 
     measures: Floats
     correct: Floats
     kind: str = ""
+    at_most: float = 1.0
 
     def labelled(self) -> AnsweredRows:
         """Those with a label.
@@ -68,7 +83,7 @@ class AnsweredRows:
         if not (np.isin(self.correct, (0, 1)) | np.isnan(self.correct)).all():
             raise DataError("expected 0 or 1 for each answer: whether it is right")
         kept = ~np.isnan(self.correct)
-        return AnsweredRows(self.measures[kept], self.correct[kept], self.kind)
+        return AnsweredRows(self.measures[kept], self.correct[kept], self.kind, self.at_most)
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,7 @@ class AccuracyEstimate:
         is_measured: Whether the window has labels, by which this was counted and not estimated.
         level: How often such intervals hold the accuracy.
         checked_on: How many kinds of simulated shift the error of an estimate was measured on.
+        by_class: Whether each class counts as in the reference, as labels have come for some classes first.
     """
 
     accuracy: float
@@ -98,6 +114,7 @@ class AccuracyEstimate:
     is_measured: bool = False
     level: float = 0.95
     checked_on: int = 0
+    by_class: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The estimate as JSON-ready values."""
@@ -140,11 +157,13 @@ class AccuracyEstimator:
         found[said] = expit(measures[said] @ self.weights + self.constant)
         return found
 
-    def estimate(self, measures: ArrayLike) -> AccuracyEstimate:
+    def estimate(self, measures: ArrayLike, at_most: float = 1.0) -> AccuracyEstimate:
         """The accuracy of a window.
 
         Args:
             measures: What is known of each row, as of those of the reference, ``[M, F]``.
+            at_most: What the classes that the model says leave at most. The interval reaches to what the measures say, as the classes may have
+                changed too.
 
         Raises:
             DataError: They are of another width.
@@ -156,14 +175,15 @@ class AccuracyEstimator:
         if not n:
             return AccuracyEstimate(before, (0.0, 1.0), before, 0.0, (before - 1, before), 0, self.n, level=ESTIMATE_LEVEL)
         chances = self.probabilities(rows)
-        now = self._accuracy_of(chances)
+        most = self._accuracy_of(chances)
+        now = min(most, at_most)
         half = self._chance(n, now) + self.error * self._moved(chances)
         return AccuracyEstimate(
             now,
-            (max(0.0, now - half), min(1.0, now + half)),
+            (max(0.0, now - half), min(1.0, most + half)),
             before,
             before - now,
-            (max(before - 1, before - now - half), min(before, before - now + half)),
+            (max(before - 1, before - most - half), min(before, before - now + half)),
             n,
             self.n,
             level=ESTIMATE_LEVEL,
@@ -177,11 +197,11 @@ class AccuracyEstimator:
 
     def _chance(self, n: int, now: float) -> float:
         """What chance alone makes of the difference of two shares, either way."""
-        return _Z * math.sqrt(_variance(now, n) + _variance(self.accuracy, self.n))
+        return _Z * math.sqrt(variance_of_share(now, n) + variance_of_share(self.accuracy, self.n))
 
     def _moved(self, chances: Floats) -> float:
         """How far a window's probabilities lie from the reference's, from 0 to 1, beyond what chance explains."""
-        return max(0.0, _distance(chances, self.quantiles) - _KS_NOISE * math.sqrt(1 / len(chances) + 1 / self.n))
+        return max(0.0, _distance(chances, self.quantiles) - _noise(len(chances), self.n))
 
     def to_json(self) -> dict[str, Any]:
         """The estimator as JSON-ready values."""
@@ -234,8 +254,9 @@ def _errors_of_left_out(reference: AnsweredRows, windows: Sequence[AnsweredRows]
         for one in windows:
             if one.kind == kind:
                 chances = fitted.probabilities(one.measures)
-                now = fitted._accuracy_of(chances)
-                off = abs(now - float(one.correct.mean())) - fitted._chance(len(chances), now)
+                most, true = fitted._accuracy_of(chances), float(one.correct.mean())
+                now = min(most, one.at_most)
+                off = max(now - true, true - most) - fitted._chance(len(chances), now)
                 yield max(0.0, off) / max(fitted._moved(chances), _LEAST_MOVED)
 
 
@@ -288,10 +309,22 @@ def _logistic_loss(rows: Floats, signs: Floats, weights: Floats, at: Floats) -> 
     return value, penalised - rows.T @ (weights * signs * expit(-margins))
 
 
-def _variance(share: float, n: int) -> float:
+def variance_of_share(share: float, n: int) -> float:
     """Of a share among so many rows; never nothing, as of a share of all of them."""
     shrunk = (share * n + 1) / (n + 2)
     return shrunk * (1 - shrunk) / n
+
+
+def beyond_chance(usual: Floats, values: Floats) -> float:
+    """By how much more values lie above some point than usual ones do, from 0 to 1, beyond what chance explains."""
+    points = np.concatenate([usual, values])
+    more = float((_share_up_to(np.sort(usual))(points) - _share_up_to(np.sort(values))(points)).max())
+    noise = _noise(len(usual), len(values))
+    return max(0.0, more - noise) / (1 - noise) if noise < 1 else 0.0
+
+
+def _noise(one: int, other: int) -> float:
+    return _KS_NOISE * math.sqrt(1 / one + 1 / other)
 
 
 def _distance(values: Floats, others: Floats) -> float:

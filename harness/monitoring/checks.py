@@ -38,7 +38,7 @@ from harness.monitoring.sentences import (
     why_no_accuracy,
     why_no_features,
 )
-from harness.monitoring.thresholds import ThresholdVerdict
+from harness.monitoring.thresholds import ThresholdFinding, ThresholdVerdict
 from harness.monitoring.verdict import ANSWERS
 from harness.user_code import raised
 from harness.wording import counted, listed
@@ -113,11 +113,13 @@ def evaluation(monitor: Monitor) -> Evidence:
     missed = [one for one in judged if one.finding.status is not Status.OK]
     if missed:
         first = max(missed, key=lambda one: one.finding.status.severity)
-        status = first.finding.status
-        said = "; ".join(one.message for one in missed if one.finding.status is status)
-        code = "column_gone" if lacking else first.finding.code
+        finding = first.finding
+        said = "; ".join(one.message for one in missed if one.finding.status is finding.status)
+        if monitor.verdict is not None and monitor.verdict.has_late_classes:
+            finding, below = ThresholdFinding.IN_DOUBT, f"{below}; labels have come for some classes first: see drift[labels]"
+        code = "column_gone" if lacking else finding.code
         return Evidence(
-            "evaluation", status, f"{lacking}{said}, {on}{below}", first.value, first.limit, details=details, code=code
+            "evaluation", finding.status, f"{lacking}{said}, {on}{below}", first.value, first.limit, details=details, code=code
         )
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     on += ", each token counts once" if monitor.task.signature.main.is_per_token else ""

@@ -134,7 +134,9 @@ def reference_of(
     near = _familiarity(config, data, familiarity)
     measures = measures_of(data, window, near)
     assert measures is not None
-    known = AnsweredRows(measures, window.correct)
+    if near is not None and window.labels is not None:
+        near = near.beside(measures, window.labels)
+    known = AnsweredRows(measures.values, window.correct)
     estimator = estimator_of(data, task, known, model, adapter, near, batch_size)
     return Reference(window.profile, estimator, near, encoding, parts, rows, weights)
 

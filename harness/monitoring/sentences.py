@@ -28,7 +28,13 @@ def what_changed(features: Sequence[FeatureDrift], verdict: WindowVerdict) -> st
     first, *others = features
     more = f"; also {listed([one.feature for one in others])}" if others else ""
     is_anothers = verdict.has_other_model and group_of(first.feature) in ANSWERS
-    return f"{first.message.splitlines()[0]}{more}{'' if is_anothers else _what_accuracy_says(verdict)}"
+    if verdict.waits_for_labels(first.feature):
+        accuracy = (
+            "; the rows without labels can make up for it, and no answer has changed, so this only warns until their labels come"
+        )
+    else:
+        accuracy = "" if is_anothers else _what_accuracy_says(verdict)
+    return f"{first.message.splitlines()[0]}{more}{accuracy}"
 
 
 def _what_accuracy_says(verdict: WindowVerdict) -> str:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from harness.data import Example
 from harness.data.dataset import Dataset
 from harness.errors import UserError
-from harness.monitoring.accuracy_estimate import AccuracyEstimator, AnsweredRows, fit_estimator
+from harness.monitoring.accuracy_estimate import AccuracyEstimator, AnsweredRows, confidence_measures, fit_estimator
 from harness.monitoring.familiarity import Familiarity, sampled, vectors_of
 from harness.monitoring.features.values import CORRECT, Numbers
 from harness.monitoring.features.values import Ids as IdValues
 from harness.monitoring.profiles.outputs import OutputMeter
-from harness.monitoring.window import row_measures
+from harness.monitoring.window import without_answer
 from harness.tasks import TaskSpec
 from harness.tasks.values import Ids
 
@@ -267,15 +267,18 @@ def estimator_of(
 def _answered(
     kind: str, rows: Sequence[Example], task: TaskSpec, meter: OutputMeter, familiarity: Familiarity | None, batch_size: int
 ) -> AnsweredRows:
-    measures, correct = [], []
+    measured: dict[str, list[Array]] = {"entropy": [], "said": [], "right": []}
     for start in range(0, len(rows), batch_size):
-        part = rows[start : start + batch_size]
-        said = meter(part)
+        said = meter(rows[start : start + batch_size])
         entropy, classes, right = said["output.entropy"], said["output.class"], said[CORRECT]
         assert isinstance(entropy, Numbers)
         assert isinstance(classes, IdValues)
         assert isinstance(right, Numbers)
-        vectors = None if familiarity is None else vectors_of(part, task)
-        measures.append(row_measures(entropy.values, classes.ids, vectors, familiarity))
-        correct.append(right.values)
-    return AnsweredRows(np.concatenate(measures), np.concatenate(correct), kind)
+        for values, kept in zip((entropy.values, classes.ids, right.values), measured.values(), strict=True):
+            kept.append(values)
+    uncertainty, answers, correct = (np.concatenate(each) for each in measured.values())
+    if familiarity is None:
+        return AnsweredRows(confidence_measures(uncertainty), correct, kind)
+    vectors = vectors_of(rows, task)
+    found = without_answer(familiarity.of_window([(vectors, answers)], vectors), uncertainty)
+    return AnsweredRows(found.values, correct, kind, found.at_most)

@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from harness.evidence import Evidence, Status
 from harness.experiments.records import ACCURACY, ESTIMATED
 from harness.monitoring import Finding, is_better_low
-from harness.monitoring.accuracy_estimate import AccuracyEstimate
+from harness.monitoring.accuracy_estimate import AccuracyEstimate, RowMeasures
 from harness.monitoring.drift import DriftReport, FeatureDrift
 from harness.monitoring.drift.verdict import DriftFinding
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
+from harness.monitoring.late_labels import LateLabels
 from harness.monitoring.profiles import Profile
 from harness.monitoring.reference import Reference
 from harness.monitoring.spread import effects_of
@@ -82,7 +82,8 @@ class PerformanceImpact:
 
         Where some rows have no label yet, nothing may speak against it in their estimate either.
         """
-        return self.estimate.is_measured and self.is_ruled_out and (self.unlabelled is None or self.unlabelled.is_ruled_out)
+        is_measured = self.estimate.is_measured and not self.estimate.by_class
+        return is_measured and self.is_ruled_out and (self.unlabelled is None or self.unlabelled.is_ruled_out)
 
     @property
     def status(self) -> Status:
@@ -139,6 +140,8 @@ class PerformanceImpact:
     @property
     def _reservation(self) -> str:
         """How far an estimate was checked, and what it cannot have seen."""
+        if self.estimate.by_class:
+            return "; labels have come for some classes first, so each class counts as in the reference"
         if self.estimate.is_measured:
             return ""
         kinds = self.estimate.checked_on
@@ -233,16 +236,18 @@ class WindowVerdict:
         impact: What that does to the model's accuracy; ``None`` where it is neither known nor to be estimated.
         improved: Scores that changed for the better.
         has_other_model: Whether the model is not the one of the reference, whose answers are then another's and no drift of the data.
+        has_late_classes: Whether the labels that have come differ from the reference's, perhaps only because some classes come first.
     """
 
     drift: DriftReport
     impact: PerformanceImpact | None
     improved: frozenset[str] = frozenset()
     has_other_model: bool = False
+    has_late_classes: bool = False
 
     @classmethod
     def of(
-        cls, drift: DriftReport, reference: Reference, window: Window, measures: NDArray[np.float64] | None, margin: float
+        cls, drift: DriftReport, reference: Reference, window: Window, measures: RowMeasures | None, margin: float
     ) -> WindowVerdict:
         """The verdict on a window.
 
@@ -250,27 +255,39 @@ class WindowVerdict:
             drift: How it differs.
             reference: From what.
             window: What was measured of it.
-            measures: What is known of each row that has no label, ``[N, F]``; ``None`` where nothing is, or each has one.
+            measures: What is known of each row that has no label; ``None`` where nothing is, or each has one.
             margin: The loss of accuracy that is allowed, as a share.
         """
         profiles = reference.profile.features, window.profile.features
         scores = [one.feature for one in drift.features if group_of(one.feature) == "scores"]
         improved = {name for name in scores if has_improved(name, profiles[0][name], profiles[1][name])}
-        impact = _impact(reference, window, measures, margin)
-        if impact is not None:
-            impact = _warning_in_doubt(impact, drift)
-        return cls(drift, impact, frozenset(improved))
+        measured, before = measured_accuracy(reference.profile, window.profile), reference.profile
+        late = None if measured is None else LateLabels.of(before, window, measured.reference_accuracy)
+        has_late_classes = late is not None and late.explain(drift)
+        if late is not None and has_late_classes:
+            measured = late.accuracy()
+        impact = _impact(reference, measured, measures, margin)
+        found = cls(drift, impact, frozenset(improved), has_late_classes=has_late_classes)
+        if impact is None:
+            return found
+        is_drifted = any(one.status is not Status.OK for one in drift.features if not found.waits_for_labels(one.feature))
+        return replace(found, impact=_warning_in_doubt(impact, is_drifted=is_drifted, has_min_power=drift.min_power is not None))
 
     def group(self, name: str) -> list[FeatureDrift]:
         """The features of a group, the gravest first."""
         found = [one for one in self.drift.features if group_of(one.feature) == name]
         return sorted(found, key=lambda one: -self.status_of(one).severity)
 
+    def waits_for_labels(self, feature: str) -> bool:
+        """Whether nobody can tell how a feature is distributed before more labels have come."""
+        return self.has_late_classes and group_of(feature) in ("labels", "scores")
+
     def status_of(self, feature: FeatureDrift) -> Status:
         """The verdict on a feature."""
         if feature.feature in self.improved:
             return Status.OK
         is_no_failure = self.is_harmless or (self.has_other_model and group_of(feature.feature) in ANSWERS)
+        is_no_failure = is_no_failure or self.waits_for_labels(feature.feature)
         return Status.WARN if feature.status is Status.FAIL and is_no_failure else feature.status
 
     @property
@@ -288,20 +305,21 @@ class WindowVerdict:
         return max(found, key=lambda status: status.severity)
 
 
-def _warning_in_doubt(impact: PerformanceImpact, drift: DriftReport) -> PerformanceImpact:
+def _warning_in_doubt(impact: PerformanceImpact, *, is_drifted: bool, has_min_power: bool) -> PerformanceImpact:
     """An estimate that says little warns where something drifted; labels that do so only where a power was asked for."""
-    is_unexplained = not impact.estimate.is_measured and bool(drift.names(Status.FAIL) or drift.names(Status.WARN))
-    rest = None if impact.unlabelled is None else _warning_in_doubt(impact.unlabelled, drift)
-    return replace(impact, warns_in_doubt=drift.min_power is not None or is_unexplained, unlabelled=rest)
+    rest = impact.unlabelled
+    if rest is not None:
+        rest = _warning_in_doubt(rest, is_drifted=is_drifted, has_min_power=has_min_power)
+    is_unexplained = not impact.estimate.is_measured and is_drifted
+    return replace(impact, warns_in_doubt=has_min_power or is_unexplained, unlabelled=rest)
 
 
 def _impact(
-    reference: Reference, window: Window, measures: NDArray[np.float64] | None, margin: float
+    reference: Reference, measured: AccuracyEstimate | None, measures: RowMeasures | None, margin: float
 ) -> PerformanceImpact | None:
-    measured = measured_accuracy(reference.profile, window.profile)
     estimated = None
-    if reference.estimator is not None and measures is not None and (len(measures) or measured is None):
-        estimated = PerformanceImpact(reference.estimator.estimate(measures), margin)
+    if reference.estimator is not None and measures is not None and (len(measures.values) or measured is None):
+        estimated = PerformanceImpact(reference.estimator.estimate(measures.values, measures.at_most), margin)
     return estimated if measured is None else PerformanceImpact(measured, margin, unlabelled=estimated)
 
 

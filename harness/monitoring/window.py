@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness.data.dataset import Dataset
 from harness.errors import DataError
-from harness.monitoring.accuracy_estimate import confidence_measures
+from harness.monitoring.accuracy_estimate import RowMeasures, confidence_measures
 from harness.monitoring.dependence import first_rows
 from harness.monitoring.familiarity import WIDEST, Familiarity, has_vectors, in_batches, sampled, vectors_of
 from harness.monitoring.features.values import Block, Ids, Numbers, name_of_id
@@ -35,7 +35,7 @@ ALSO = "also"
 ROWS = "rows"
 """What a profile keeps of the hashes of its rows, in ``meta``."""
 
-_ENTROPY, _CLASS, _CORRECT = "output.entropy", "output.class", "score.correct"
+_ENTROPY, _CLASS, _CORRECT, LABEL = "output.entropy", "output.class", "score.correct", "label"
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Window:
         predicted: The class that it says, int64 ``[N]``; ``None`` as well.
         correct: Whether it is right, 0 or 1, float64 ``[N]``; ``None`` where there are no labels either.
         hashes: Of the inputs of the rows.
+        labels: The classes of the rows that have a label; ``None`` as ``correct``.
+        classes: Their names; empty where they are numbers.
     """
 
     profile: Profile
@@ -55,6 +57,8 @@ class Window:
     predicted: NDArray[np.int64] | None
     correct: NDArray[np.float64] | None
     hashes: RowHashes
+    labels: NDArray[np.int64] | None = None
+    classes: tuple[str, ...] = ()
 
     @property
     def unlabelled(self) -> NDArray[np.bool_]:
@@ -94,7 +98,7 @@ def measure_window(
         ForwardError: The model raised.
     """
     source = source_of(data, Options(task, model, adapter, reading=Reading(batch_size=batch_size)))
-    names = (_ENTROPY, _CLASS, _CORRECT) if model is not None and task.signature.has_one_answer else ()
+    names = (_ENTROPY, _CLASS, _CORRECT, LABEL) if model is not None and task.signature.has_one_answer else ()
     log = _RowLog(source, names)
     known = None if reference is None else without_also(reference)
     profile = profile_of_source(replace(source, blocks=log.blocks), known, BINS)
@@ -102,13 +106,15 @@ def measure_window(
     profile = _with_columns(profile, data, columns, reference) if columns else profile
     if reference is None:
         profile = Profile.of(profile.n, profile.features, {**profile.meta, ROWS: log.hashes.to_json()})
-    entropy, said = log.column(_ENTROPY), log.column(_CLASS)
+    entropy, said, labels = log.column(_ENTROPY), log.column(_CLASS), log.column(LABEL)
     return Window(
         profile,
         entropy,
         None if said is None else said.astype(np.int64),
         log.column(_CORRECT),
         log.hashes,
+        None if labels is None else labels.astype(np.int64),
+        data.origin.classes.names if data.origin.classes else (),
     )
 
 
@@ -209,49 +215,37 @@ class _RowLog:
 _ROWS = 1024
 
 
-def measures_of(data: Dataset, window: Window, familiarity: Familiarity | None) -> NDArray[np.float64] | None:
-    """What is known of rows without their labels, ``[N, F]``; ``None`` where there is no model, or a row has more than one answer.
+def measures_of(data: Dataset, window: Window, familiarity: Familiarity | None) -> RowMeasures | None:
+    """What is known of rows without their labels; ``None`` where there is no model, or a row has more than one answer.
 
     Args:
-        data: The rows; they are read once more where there is a familiarity.
+        data: The rows; they are read once more where there is a familiarity, and up to 1,000 of them twice.
         window: What was measured of them.
         familiarity: How near rows are to training rows; ``None`` to go by the model's confidence.
     """
     if window.entropy is None or window.predicted is None:
         return None
     if familiarity is None:
-        return row_measures(window.entropy, window.predicted, None, None)
-    found: list[NDArray[np.float64]] = []
-    start = 0
-    for examples in in_batches(data, _ROWS):
-        part = slice(start, start + len(examples))
-        vectors = vectors_of(examples, data.origin.task)
-        found.append(row_measures(window.entropy[part], window.predicted[part], vectors, familiarity))
-        start += len(examples)
-    return (
-        np.concatenate(found)
-        if found
-        else row_measures(window.entropy, window.predicted, np.zeros((0, len(familiarity.centre))), familiarity)
-    )
+        return RowMeasures(confidence_measures(window.entropy))
+    task, said = data.origin.task, window.predicted
+
+    def parts() -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+        start = 0
+        for examples in in_batches(data, _ROWS):
+            yield vectors_of(examples, task), said[start : start + len(examples)]
+            start += len(examples)
+
+    sample = sampled(data, MOST_ROWS)
+    found = familiarity.of_window(parts(), vectors_of(sample, task) if sample else np.zeros((0, len(familiarity.centre))))
+    return without_answer(found, window.entropy)
 
 
-def unlabelled_measures(data: Dataset, window: Window, familiarity: Familiarity | None) -> NDArray[np.float64] | None:
+def unlabelled_measures(data: Dataset, window: Window, familiarity: Familiarity | None) -> RowMeasures | None:
     """As ``measures_of``, of the rows only that have no label; ``None`` as well where each has one."""
     found = measures_of(data, window, familiarity) if window.lacks_labels else None
-    return None if found is None else found[window.unlabelled]
+    return None if found is None else replace(found, values=found.values[window.unlabelled])
 
 
-def row_measures(
-    entropy: NDArray[np.float64], said: NDArray[np.int64], vectors: NDArray[np.float64] | None, familiarity: Familiarity | None
-) -> NDArray[np.float64]:
-    """What is known of rows without their labels, ``[N, F]``; NaN for a row that the model says nothing of.
-
-    Args:
-        entropy: Of the model's answers, ``[N]``.
-        said: The class that it says, ``[N]``.
-        vectors: The numbers of the inputs, ``[N, D]``, with ``familiarity``.
-        familiarity: Measures them; ``None`` to go by the entropy.
-    """
-    if familiarity is None or vectors is None:
-        return confidence_measures(entropy)
-    return np.where(np.isnan(entropy)[:, None], np.nan, familiarity.measures(vectors, said))
+def without_answer(measures: RowMeasures, entropy: NDArray[np.float64]) -> RowMeasures:
+    """The same, with NaN for rows that the model says nothing of."""
+    return replace(measures, values=np.where(np.isnan(entropy)[:, None], np.nan, measures.values))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from harness.errors import DataError
 from harness.monitoring.accuracy_estimate import (
     AccuracyEstimator,
     AnsweredRows,
+    RowMeasures,
     confidence_measures,
     fit_estimator,
 )
@@ -38,17 +40,31 @@ class World:
         rows, labels = self.drawn(500)
         self.near = fit_familiarity(rows, labels)
         known, truth = self.drawn(1000)
+        self.near = self.near.beside(self.measured(known), truth)
         simulated = ShiftSimulation(examples(known, truth), TABLE).windows()
         shifted = [self.answered(*as_arrays(part), kind) for kind, part in simulated]
-        self.estimator = fit_estimator(self.answered(known, truth), shifted)
+        reference = self.answered(known, truth)
+        self.estimator = fit_estimator(reference, shifted)
+        self.without_centring = fit_estimator(*_first_three(reference, shifted))
 
     def drawn(self, n: int) -> tuple[Array, Array]:
         labels = self.rng.integers(3, size=n)
         return self.centres[labels] + self.rng.normal(size=(n, 4)), labels
 
+    def said(self, rows: Array) -> Array:
+        return (np.nan_to_num(rows) @ self.centres.T - (self.centres**2).sum(1) / 2).argmax(1)
+
+    def measured(self, rows: Array) -> RowMeasures:
+        return self.near.of_window([(rows, self.said(rows))], rows)
+
     def answered(self, rows: Array, labels: Array, kind: str = "") -> AnsweredRows:
-        said = (np.nan_to_num(rows) @ self.centres.T - (self.centres**2).sum(1) / 2).argmax(1)
-        return AnsweredRows(self.near.measures(rows, said), (said == labels).astype(float), kind)
+        found = self.measured(rows)
+        return AnsweredRows(found.values, (self.said(rows) == labels).astype(float), kind, found.at_most)
+
+
+def _first_three(reference: AnsweredRows, shifted: list[AnsweredRows]) -> tuple[AnsweredRows, list[AnsweredRows]]:
+    found = [replace(each, measures=each.measures[:, :3]) for each in (reference, *shifted)]
+    return found[0], found[1:]
 
 
 def examples(rows: Array, labels: Array) -> list[dict[str, torch.Tensor]]:
@@ -91,12 +107,52 @@ def test_estimates_are_near_and_their_intervals_hold_on_shifts_of_kinds_that_wer
             for _ in range(5):
                 rows, labels = world.drawn(500)
                 window = world.answered(shift(world.rng, rows), labels)
-                estimate, true = world.estimator.estimate(window.measures), float(window.correct.mean())
+                estimate, true = world.estimator.estimate(window.measures, window.at_most), float(window.correct.mean())
                 errors.append(abs(estimate.accuracy - true))
                 held.append(estimate.interval[0] <= true <= estimate.interval[1])
     assert len(held) == 45
     assert np.mean(held) >= 0.85
     assert np.mean(errors) <= 0.12
+
+
+def test_a_window_that_moved_as_a_whole_is_centred_before_it_is_measured(worlds: list[World]) -> None:
+    errors = []
+    for world in worlds:
+        for moved in (-2.5, 2.5):
+            rows, labels = world.drawn(500)
+            window = world.answered(rows + moved, labels)
+            assert window.measures[:, 5].max() < -0.5, "the rows are farther from the training rows than those of the reference"
+            found = world.estimator.estimate(window.measures), world.without_centring.estimate(window.measures[:, :3])
+            errors.append([abs(one.accuracy - window.correct.mean()) for one in found])
+    centred, plain = np.mean(errors, axis=0)
+    assert centred < 0.12
+    assert centred < 0.8 * plain
+
+
+def test_rows_of_a_part_of_the_reference_are_not_centred(worlds: list[World]) -> None:
+    world = worlds[0]
+    rows, labels = world.drawn(2000)
+    part = rows[labels == 1]
+    found = world.measured(part)
+    assert found.at_most == 1
+    assert found.values[:, 3:5] == pytest.approx(world.near.measures(part, world.said(part))[:, :2])
+    assert not found.values[:, 5].any()
+
+
+def test_where_a_number_is_stuck_no_more_answers_are_right_than_the_classes_allow(worlds: list[World]) -> None:
+    """The interval still reaches to what the rows say, as a part of the data may have one value too."""
+    world = worlds[0]
+    rows, labels = world.drawn(600)
+    stuck = rows.copy()
+    stuck[:, 0] = 5.0
+    window = world.answered(stuck, labels)
+    said = np.bincount(world.said(stuck), minlength=3) / 600
+    assert window.at_most == pytest.approx(np.minimum(said, world.near.shares).sum())
+    plain, capped = (world.estimator.estimate(window.measures, most) for most in (1.0, 0.02))
+    assert (capped.accuracy, capped.interval[1], capped.loss_interval[0]) == (0.02, plain.interval[1], plain.loss_interval[0])
+    assert PerformanceImpact(capped, 0.05).finding is not ImpactFinding.WORSE or plain.loss_interval[0] > 0.05
+    assert world.measured(np.repeat(stuck[:3], 50, axis=0)).at_most == 1, "these are three rows, and not a number that is stuck"
+    assert world.measured(stuck[:5]).at_most == 1
 
 
 def test_of_windows_like_the_reference_no_loss_is_alleged_and_intervals_are_narrow(worlds: list[World]) -> None:
@@ -131,8 +187,9 @@ def test_what_is_stored_is_the_same_after_a_way_through_json(worlds: list[World]
     assert len(text) < 10_000
     assert AccuracyEstimator.from_json(json.loads(text)).estimate(window.measures) == world.estimator.estimate(window.measures)
     near = Familiarity.from_json(json.loads(json.dumps(world.near.to_json(), allow_nan=False)))
-    rows, labels = world.drawn(50)
-    assert near.measures(rows, labels) == pytest.approx(world.near.measures(rows, labels), abs=0.02)
+    rows, _ = world.drawn(50)
+    parts = [(rows, world.said(rows))]
+    assert near.of_window(parts, rows).values == pytest.approx(world.near.of_window(parts, rows).values, abs=0.02)
 
 
 @pytest.mark.parametrize("stored", [None, {}, [], "text", {"accuracy": 0.9}, {"accuracy": 0.9, "n": 3, "reach": 0, "cut": 1}])

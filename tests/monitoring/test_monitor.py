@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from monitored import COLUMNS, MODEL, PRODUCTION, Shop, open_shop, rows, write
+from numpy.typing import NDArray
 
 from harness.batches import Sizes
 from harness.charts import LineChart
@@ -360,6 +361,44 @@ def test_labels_that_came_for_some_rows_measure_these_and_the_others_are_estimat
     assert found["harm"]["unlabelled"]["n"] == 600
     assert "(400 rows against 2,000); 600 of 1,000 rows have no label yet" in found["checks"]["drift[labels]"]["message"]
     assert found["status"] == "ok"
+
+
+def write_first_class_first(path: Path, features: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
+    """Rows of which only those of the first class have a label."""
+    write(path, features, labels)
+    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    late = [line[:-1] if line.endswith(",1") else line for line in lines]
+    path.write_text("\n".join([head, *late]) + "\n", encoding="utf-8")
+
+
+def test_labels_of_one_class_that_come_first_are_no_drift(shop: Shop) -> None:
+    features, labels = rows(1000, 79)
+    write_first_class_first(shop.folder / "first.csv", features, labels)
+    found = shop.monitored("first.csv", run_name="first", thresholds={"accuracy": 0.999})
+    status, message = (found["checks"]["drift[labels]"][key] for key in ("status", "message"))
+    assert status == "warn"
+    assert "can make up for it, and no answer has changed, so this only warns until their labels come" in message
+    assert found["checks"]["evaluation"]["status"] == "warn"
+    assert "see drift[labels]" in found["checks"]["evaluation"]["message"]
+    assert "so each class counts as in the reference" in found["checks"]["harm"]["message"]
+    low, high = found["harm"]["interval"]
+    assert high - low > 0.45, "nobody knows of the other class, which is half of the rows"
+    assert found["harm"]["unlabelled"]["status"] == "ok"
+
+
+def test_labels_that_come_first_fail_where_the_model_is_wrong_about_them_whatever_the_others_will_be(shop: Shop) -> None:
+    features, labels = rows(1000, 79)
+    write_first_class_first(shop.folder / "wrong.csv", -features, labels)
+    harm = shop.monitored("wrong.csv", run_name="wrong")["checks"]["harm"]
+    assert harm["status"] == "fail"
+    assert "accuracy has fallen" in harm["message"]
+
+
+def test_more_rows_of_a_class_than_a_window_of_the_reference_has_are_a_drift_whatever_is_to_come(shop: Shop) -> None:
+    features, labels = rows(1000, 79)
+    kept = (labels == 0) | (np.arange(1000) % 10 == 0)
+    write_first_class_first(shop.folder / "many.csv", features[kept], labels[kept])
+    assert shop.monitored("many.csv", run_name="many")["checks"]["drift[labels]"]["status"] == "fail"
 
 
 def test_answers_of_another_model_are_no_drift_of_the_data(shop: Shop) -> None:
