@@ -25,6 +25,7 @@ ESTIMATE_LEVEL = 0.9
 
 _Z = 1.645  # deviations either side that hold so much of a normal distribution
 _LEFT_OUT = 0.95  # of the estimates of left-out kinds, so that ESTIMATE_LEVEL of those of kinds that nobody thought of are held
+_LEAST_ERROR = 0.3  # a shift like none that was simulated may be off by as much, however well these are estimated
 _UNCHECKED = 1.0  # the error where no shift could be simulated: rows that lie elsewhere may all be right, or all wrong
 _LEAST_MOVED = 0.1  # of a window that moved less, a wrong estimate says nothing of those that moved more
 _KS_NOISE = 1.36  # the distance of two samples of one distribution, in units of sqrt(1/n + 1/m), that chance rarely exceeds
@@ -135,7 +136,7 @@ class AccuracyEstimator:
         slope: By how much accuracy falls where the mean probability falls by 1.
         quantiles: Of the probabilities of the reference's rows, ``[Q]``.
         error: By how much the estimate of a window whose rows all lie elsewhere may be off, beside chance: what 19 of 20 estimates of left-out
-            kinds of shift were off by at most, as a share of how far their windows had moved.
+            kinds of shift were off by at most, as a share of how far their windows had moved, and at least 0.3.
         kinds: The kinds of shift that it was learnt from and measured on.
     """
 
@@ -243,7 +244,7 @@ def fit_estimator(reference: AnsweredRows, shifted: Sequence[AnsweredRows] = ())
     if not errors:
         return fitted
     kinds = tuple(dict.fromkeys(one.kind for one in windows))
-    return replace(fitted, error=float(np.quantile(errors, _LEFT_OUT)), kinds=kinds)
+    return replace(fitted, error=max(_LEAST_ERROR, float(np.quantile(errors, _LEFT_OUT))), kinds=kinds)
 
 
 def _errors_of_left_out(reference: AnsweredRows, windows: Sequence[AnsweredRows]) -> Iterator[float]:

@@ -28,7 +28,7 @@ _HASHED = 32
 _HASHES = 8192
 """Hashes of rows that are kept at most, those below a threshold that falls."""
 
-_STORED = 256
+_STORED = 1024
 """Hashes that a reference keeps, so that its own rows are known again."""
 
 _STRONG = 0.5
