@@ -73,7 +73,11 @@ def _judged(subject: Subject, name: str, seed: int) -> Evidence | None:
     with keeping_state(model):
         model.train()
         frozen = {module for module in model.modules() if not module.training}
-        trained = call.of(1)
+        try:
+            trained = call.of(1)
+        except Exception as error:  # such as an assertion that the model is in eval mode
+            message = f"`{name}` answers in eval mode only; in train mode it raises {raised(error)}"
+            return Evidence.ok(_NAME, message, counterexample=counterexample)
         if changed := _in_another_mode(model, expected=True, ignoring=frozen):
             return _leaves(name, changed, "eval", counterexample, place)
     if is_random or _is_called_in_training(model, name) or _apart(answers, trained) <= subject.bound(_NAME):
