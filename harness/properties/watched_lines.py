@@ -50,7 +50,21 @@ def operator_line(run: Callable[[], object], names: Collection[str]) -> str:
         names: The names, with or without the underscore of those that are torch's own.
     """
     wanted = {name.strip("_") for name in names}
-    return _line_of(run, lambda func, _args, _kwargs: func.name().partition("::")[2].partition(".")[0].strip("_") in wanted)
+    return _line_of(run, lambda func, _args, _kwargs: _name_of(func) in wanted)
+
+
+def last_operator_line(run: Callable[[], object], names: Collection[str]) -> str:
+    """The user's line that last runs an operator of some names, given without underscores; empty where none does.
+
+    Args:
+        run: Runs the model.
+        names: The names.
+    """
+    return next(iter(reversed(_lines_of(run, lambda func, _args, _kwargs: _name_of(func) in names))), "")
+
+
+def _name_of(func: OpOverload) -> str:
+    return func.name().partition("::")[2].partition(".")[0].strip("_")
 
 
 def largest_line(run: Callable[[], object]) -> str:
@@ -66,29 +80,33 @@ def largest_line(run: Callable[[], object]) -> str:
 
 @without_compiler
 class _Watch(TorchDispatchMode):
-    """Notes the line of the first operator that does something."""
+    """Notes the lines of the operators that do something."""
 
     supports_higher_order_operators = True  # they are let through: what they call comes by one by one
 
     def __init__(self, does: Callable[[OpOverload, tuple[Any, ...], dict[str, Any]], bool]) -> None:
         super().__init__()
         self.does = does
-        self.found: str | None = None
+        self.lines: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.found is None and isinstance(func, OpOverload) and self.does(func, args, kwargs or {}):
-            self.found = users_line(sys._getframe(1))
+        if isinstance(func, OpOverload) and self.does(func, args, kwargs or {}):
+            self.lines.append(users_line(sys._getframe(1)))
         return func(*args, **(kwargs or {}))
 
 
 def _line_of(run: Callable[[], object], does: Callable[[OpOverload, tuple[Any, ...], dict[str, Any]], bool]) -> str:
+    return next(iter(_lines_of(run, does)), "")
+
+
+def _lines_of(run: Callable[[], object], does: Callable[[OpOverload, tuple[Any, ...], dict[str, Any]], bool]) -> list[str]:
     watch = _Watch(does)
     try:
         with watch:
             run()
     except Exception:  # the model runs without the watch; torch.compile and what uses it refuse to run under one
-        return ""
-    return watch.found or ""
+        return []
+    return watch.lines
 
 
 def written_by(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:

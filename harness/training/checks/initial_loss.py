@@ -145,7 +145,8 @@ def _scales_itself(trial: Trial) -> bool:
 def _returns_probabilities(sound: Evidence, which: str, classes: int, instead: str) -> Evidence:
     message = f"{which} probabilities instead of logits: {_floor(classes)}"
     cause = f"a softmax at the end of the model, where the loss applies one too: {instead}"
-    return replace(sound, status=Status.FAIL, message=message, cause=cause, code="returns_probabilities")
+    least = f"least possible loss {_least(classes):.2f}, that of logits is 0"
+    return replace(sound, status=Status.FAIL, message=message, cause=cause, code="returns_probabilities", compared=least)
 
 
 def _too_large(sound: Evidence, formula: LossFormula | None) -> Evidence | None:
@@ -163,8 +164,12 @@ def _too_large(sound: Evidence, formula: LossFormula | None) -> Evidence | None:
 
 
 def _floor(classes: int) -> str:
-    """What the loss cannot go below where softmax is taken twice: the right class has e to 1 against each of the others."""
-    return f"the loss can never fall below {math.log(1 + (classes - 1) / math.e):.2f}"
+    return f"the loss can never fall below {_least(classes):.2f}"
+
+
+def _least(classes: int) -> float:
+    """The least loss where softmax is taken twice: the right class has e to 1 against each of the others."""
+    return math.log(1 + (classes - 1) / math.e)
 
 
 @dataclass(frozen=True)

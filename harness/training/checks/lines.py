@@ -22,7 +22,7 @@ from harness.batches import Batch
 from harness.compat import tree_leaves
 from harness.evidence import Blame, Evidence, Status
 from harness.properties.places import method_of, shown_place
-from harness.properties.watched_lines import LinesOfParameters, Settings, Writes, switching_line
+from harness.properties.watched_lines import LinesOfParameters, Settings, Writes, last_operator_line, switching_line
 from harness.training.checks.followed_lines import LinesOfValue, following, line_that_tells_apart
 from harness.training.trial import Trial, TrialOptions
 from harness.user_code import is_ours, is_written_here
@@ -97,6 +97,9 @@ def _line_by_code(trial: Trial, evidence: Evidence) -> str:
         return _thawing_line(trial, evidence.module)
     if evidence.code == "no_gradient_to_head":
         return _cutting_line(trial, evidence.module)
+    if evidence.code == "returns_probabilities":
+        model, batch = trial.new_model().eval(), trial.subject.batch()
+        return last_operator_line(lambda: trial.subject.logits(batch, model), ("softmax", "sigmoid"))
     if not trial.is_own:
         return ""
     if evidence.code == "head_does_not_change":

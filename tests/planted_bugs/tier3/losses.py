@@ -132,6 +132,7 @@ plant(
     SCORES,
     "returns_probabilities",
     HUMBATOVA,
+    line="return super().forward(features).softmax(-1)",
 )
 plant(
     "nll_of_probabilities",
