@@ -234,7 +234,7 @@ def import_dotted(name: str, folder: Path, key: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         file = folder.joinpath(*name.split(".")).with_suffix(".py")
         other = _root_wanted(file, error) if isinstance(error, ModuleNotFoundError) and file.is_file() else None
-        if other is not None:  # a file that imports from two folders, such as the root of its repository and `src`
+        if other is not None and str(other) not in sys.path:  # a file that imports from two folders, such as its root and `src`
             sys.path.append(str(other))
             FOLDERS_OF_CONFIGS.add(str(other))
             return import_dotted(name, folder, key)
@@ -247,13 +247,14 @@ def import_dotted(name: str, folder: Path, key: str) -> ModuleType:
 
 @contextmanager
 def _without_shadows(folder: Path, name: str) -> Iterator[None]:
-    """Leaves folders out of the path in which a file is called like the package that it is part of: ``model/model.py``.
+    """Leaves folders out of the path in which a file is called like the package that is wanted: ``model/model.py``, another ``model.py``.
 
     Without an ``__init__.py`` the package would lose against that file.
     """
     top = name.partition(".")[0]
-    shadows = [each for each in sys.path if "." in name and Path(each or ".").resolve() == (folder / top).resolve()]
-    shadows = [each for each in shadows if (folder / top / f"{top}.py").is_file()]
+    root = folder.resolve()
+    others = [each for each in sys.path if Path(each or ".").resolve() != root] if "." in name and (root / top).is_dir() else []
+    shadows = [each for each in others if Path(each or ".", f"{top}.py").is_file()]
     loaded = sys.modules.get(top)
     if shadows and loaded is not None and not hasattr(loaded, "__path__"):
         del sys.modules[top]

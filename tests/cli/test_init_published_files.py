@@ -140,7 +140,7 @@ def test_the_distribution_of_a_policy_is_judged_by_its_parameters(
 ) -> None:
     keys = declared(POLICY.replace("DISTRIBUTION", returned), tmp_path)
     assert {name: each.get("at") for name, each in keys["outputs"].items()} == places
-    assert {name for name, each in keys["outputs"].items() if each.get("fits") is False} == {*places} & {"scale", "stddev"}
+    assert {name for name, each in keys["outputs"].items() if each.get("constant")} == {*places} & {"scale", "stddev"}
     config = load_config(tmp_path / "modeltiers.toml")
     found = judge_model(model_source(config).build, config.task_spec())
     assert {label: each.message for label, each in found.items() if each.status is Status.FAIL} == {}

@@ -86,6 +86,16 @@ def test_two_repositories_with_packages_of_one_name_are_kept_apart(load: Any) ->
         assert load(files, "zoo/net.py", f"repo{width}").Net().layer.out_features == width
 
 
+def test_a_file_that_is_called_like_the_package_of_another_repository_is_kept_apart(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load({"zoo.py": "WIDTH = 4\n"}, "zoo.py", "first")
+    monkeypatch.syspath_prepend(str(tmp_path / "first"))
+    monkeypatch.setitem(sys.modules, "zoo", first)
+    files = {"zoo/layers.py": LAYERS.format(width=6), "zoo/net.py": f"from torch import nn\nfrom .layers import make{NET}"}
+    assert load(files, "zoo/net.py", "second").Net().layer.out_features == 6
+
+
 def test_a_file_that_parses_arguments_sees_none_of_ours(load: Any) -> None:
     code = (
         "import argparse\np = argparse.ArgumentParser()\np.add_argument('--width', type=int, default=5)\nargs = p.parse_args()\n"

@@ -668,3 +668,23 @@ class Frontend(nn.Module):
 
 def test_a_width_that_strides_round_is_that_of_the_example() -> None:
     assert signature_from_call(Frontend(), {"x": torch.randn(3, 12, 20)}).keys["inputs"]["x"]["axes"] == ["batch", "time", 20]
+
+
+class Aligned(nn.Module):
+    """Scores, and a transformation of the input that begins as the identity, whatever is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.turn = nn.Linear(6, 4), nn.Linear(6, 9)
+        nn.init.zeros_(self.turn.weight)
+        nn.init.zeros_(self.turn.bias)
+        self.scale = nn.Parameter(torch.ones(1, 3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        turn = self.turn(x).view(-1, 3, 3) + torch.eye(3, dtype=x.dtype, device=x.device)
+        return self.head(x), turn, self.scale.expand(len(x), -1)
+
+
+def test_an_output_that_is_constant_by_how_fresh_weights_begin_has_labels() -> None:
+    keys = signature_from_call(Aligned(), {"x": torch.randn(3, 6)}).keys["outputs"]
+    assert [each.get("constant", False) for each in keys.values()] == [False, False, True]

@@ -9,6 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,9 @@ _SMALL = 20_000_000
 
 _LARGE_EXAMPLE = 1 << 16
 """Elements of an example that is made smaller where the model takes that: some hundred calls follow."""
+
+_NUDGE = 0.05
+"""How far weights are moved, in standard deviations of normal numbers."""
 
 _ROWS, _LONG = 3, 64
 """The rows of a large example that are kept, and the size down to which its other axes are cut."""
@@ -128,6 +132,21 @@ class Call:
         except Exception:  # whatever a model raises of a size that it does not take
             return None
         return found if list(found) == list(self.outputs) and self._keeps_rows(inputs, found) else None
+
+    @contextmanager
+    def with_other_weights(self) -> Iterator[None]:
+        """A block in which the weights of a small model are a little off, so that no output is the same by how fresh weights begin."""
+        kept = self._model
+        if self._is_small:
+            self._model = _copy(kept)
+            with torch.no_grad(), seeded(0):
+                for parameter in self._model.parameters():
+                    if parameter.is_floating_point():
+                        parameter.add_(_NUDGE * torch.randn_like(parameter))
+        try:
+            yield
+        finally:
+            self._model = kept
 
     def is_as_finite(self, found: Mapping[str, Any] | None) -> bool:
         """Whether there are outputs, finite where the usual ones are; a deviation over a single element, for one, is NaN."""

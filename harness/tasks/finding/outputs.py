@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,6 +44,19 @@ class FoundOutputs:
         self._left: dict[str, list[int]] = {}
         self._find()
 
+    def _constant(self, sizes: Mapping[str, int], raws: Iterable[str]) -> set[str]:
+        """The outputs that are the same for other inputs, with other weights too; none of a model that reads none of its inputs."""
+
+        def same(raws: Iterable[str]) -> set[str]:
+            one, other = (self._inputs.tried(sizes, seed=seed) or {} for seed in (0, 1))
+            tensors = {raw for raw in raws if isinstance(one.get(raw), Tensor) and isinstance(other.get(raw), Tensor)}
+            return {raw for raw in tensors if torch.equal(one[raw], other[raw])}
+
+        if not (found := same(raws)) or found == set(raws):  # the latter is for the suite to say
+            return set()
+        with self._call.with_other_weights():
+            return same(found)
+
     def _find(self) -> None:
         """Finds the axes of every output and what it means."""
         typical = self._inputs.typical()
@@ -58,10 +71,7 @@ class FoundOutputs:
         present = [name for name in present if not self._is_input(self._call.outputs[name])] or present
         shapes = {raw: self._output_axes(raw, base[raw], typical, seen) for raw in present if isinstance(base[raw], Tensor)}
         lengths = {raw: axis for raw in shapes if (axis := self._lengths_of(raw, shapes, seen))}
-        other = self._inputs.tried(typical, seed=1) or {}
-        is_constant = {raw: torch.equal(base[raw], value) for raw in shapes if isinstance(value := other.get(raw), Tensor)}
-        if all(is_constant.values()):  # a model that reads none of its inputs: that is for the suite to say
-            is_constant = dict.fromkeys(is_constant, False)
+        constant = self._constant(typical, shapes)
         for raw in present:
             name, value, axes = names[raw], self._call.outputs[raw], shapes.get(raw, [])
             keys, why = keys_of(name, value, axes, self._call.trace.promises.get(raw, ""))
@@ -69,7 +79,7 @@ class FoundOutputs:
                 keys, why = {"kind": "state"}, "the next call takes it"
             elif raw in lengths:
                 keys, why = {"kind": "lengths", "of": lengths[raw]}, f"at several sizes the size of `{lengths[raw]}`"
-            elif isinstance(value, Tensor) and is_constant.get(raw):
+            elif raw in constant:
                 keys, why = (
                     {**keys, "kind": "other", "constant": True},
                     "it is the same for all inputs, so that no label could teach it",
