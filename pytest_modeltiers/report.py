@@ -101,7 +101,7 @@ class Reporter:
         if (
             report.failed
             and report.when == "call"
-            and finding.get("evidence", {}).get("status", Status.OK.value) != Status.OK.value
+            and (finding.get("evidence") or {}).get("status", Status.OK.value) != Status.OK.value
             and not (self.config.get_verbosity() > 1 and _asserted(call))
         ):
             # In our words, also where an assertion of the user's failed: what pytest would show of it is the repr of a whole model.

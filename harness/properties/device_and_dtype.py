@@ -212,9 +212,17 @@ def _simulated_values(moved: Subject, answer: int, seed: int) -> dict[str, Tenso
         return _values(moved, moved.model, seed)
 
 
-def _simulated(subject: Subject) -> nn.Module:
-    """A copy without data whose parameters are the objects they were, as a real device leaves them: a plain list may hold them too."""
+def _fresh(subject: Subject, train: bool) -> nn.Module:
+    """A copy in eval or train mode, which it enters where it has data: a `train` of the user's own may ask for them."""
     model = subject.fresh()
+    if train:
+        model.train()
+    return model
+
+
+def _simulated(subject: Subject, train: bool) -> nn.Module:
+    """A copy without data whose parameters are the objects they were, as a real device leaves them: a plain list may hold them too."""
+    model = _fresh(subject, train)
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
@@ -223,15 +231,13 @@ def _simulated(subject: Subject) -> nn.Module:
             return model.to("meta")
     except RuntimeError:  # a parameter that something native, or a kept result, holds on to cannot be swapped
         torch.__future__.set_swap_module_params_on_conversion(False)
-        return subject.fresh().to("meta")
+        return _fresh(subject, train).to("meta")
     finally:
         torch.__future__.set_swap_module_params_on_conversion(before)
 
 
 def _on(subject: Subject, device: str, train: bool) -> Subject:
-    model = _simulated(subject) if device == "meta" else subject.fresh().to(device)
-    if train:
-        model.train()
+    model = _simulated(subject, train) if device == "meta" else _fresh(subject, train).to(device)
     # What is found out on another device, as that forward raises there, is nothing that other tests may go by.
     moved = Subject(model, subject.adapter, subject.task, make=subject.make, shared=subject.shared.apart())
     moved.device = torch.device(device)  # a model without tensors is nowhere
