@@ -40,10 +40,8 @@ _LIMIT = 0.5
 _LEAST = 0.1
 """Of the whole budget, what a test may use at least before it is cut short, while there is so much."""
 
-
 _ROOM = 3.0
 """How many times as long as a large model's tests are expected to take they may take, where the config does not say."""
-
 
 _BUILT = 60.0
 """Processor seconds that a GiB of weights may take to be made: five times as long as those of a Llama in bfloat16."""
@@ -149,6 +147,9 @@ class Budget:
 
 _SHORTEST = 0.02
 """Seconds between two looks at the time."""
+
+_UNHEARD = ("gc_callback", "__del__")
+"""Functions whose errors Python only prints, so that none is raised in them."""
 
 _CLEANING = 2.0
 """Seconds until a block that continues in spite of its end is ended once more."""
@@ -311,6 +312,9 @@ class _Watch:
     def look(self, _number: int, frame: FrameType | None) -> None:
         """Handles the alarm."""
         if self.is_over:
+            return
+        if frame is not None and frame.f_code.co_name in _UNHEARD:
+            self.wait(_SHORTEST)
             return
         self._silence = self._now()
         try:

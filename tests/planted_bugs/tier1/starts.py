@@ -126,6 +126,9 @@ class Bilinear(Layers):
         return self.leave(x + x @ self.pairs)
 
 
+_BY_CHANCE = ("initialisation[loss]", "initialisation[scale]", "finite_output[typical]")
+"""What may be red as well, by what the memory held before."""
+
 plant_declared(
     "half_of_a_matrix_written",
     Bilinear,
@@ -134,5 +137,6 @@ plant_declared(
     module="pairs",
     code="never_written",
     line="self.pairs[:6] if wrong",
+    also=_BY_CHANCE,
     source="transformers#38987",
 )
