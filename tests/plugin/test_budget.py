@@ -136,6 +136,23 @@ def test_a_block_that_has_used_its_part_is_cut_short_whatever_it_swallows() -> N
     assert time.thread_time() - began < 1
 
 
+def test_a_cut_waits_for_the_end_of_what_swallows_it() -> None:
+    class Slow:
+        def __del__(self) -> None:
+            begun = time.thread_time()
+            while time.thread_time() < begun + 0.3:
+                pass
+
+    def calls() -> None:
+        Slow()
+        compute(60)
+
+    began = time.thread_time()
+    with pytest.raises(CutShortError, match="cut short"):
+        run(Budget(20), 0.1, calls)
+    assert time.thread_time() - began < 1
+
+
 @pytest.mark.parametrize("becomes", [None, SystemError("AST constructor recursion depth mismatch")])
 def test_a_cut_that_is_lost_on_its_way_is_a_cut_all_the_same(becomes: Exception | None) -> None:
     def swallowed() -> None:
