@@ -24,6 +24,7 @@ from harness.models.followed import UNKNOWN, Built, Object, ReachedError, ReadCa
 from harness.models.followed.interpreter import Interpreter
 from harness.models.followed.outside import LARGEST_FILE
 from harness.runtime import Allowance, seeded
+from harness.user_code import is_ours
 
 _MOST_FILES, _MOST_FOLDERS, _MOST_ENTRIES = 400, 400, 2_000
 _MOST_SCRIPTS, _MOST_CALLS = 12, 40
@@ -113,12 +114,19 @@ def _found_inputs(model: type, makers: Collection[str] = ()) -> Iterator[ReadCal
         model: The class of the model.
         makers: Names of functions that make it.
     """
-    try:
-        file = Path(inspect.getsourcefile(model) or "").resolve()
-    except TypeError:
+    if (file := _file_of(model)) is None:
         return
     # A file outside a repository says only of itself how it is called.
     yield from _calls(repository_of(file), file, model.__name__, makers, of_instances=True)
+
+
+def _file_of(model: type) -> Path | None:
+    """The file of a model's class; ``None`` where there is none, and for the embedded models, which nobody else calls."""
+    try:
+        file = Path(inspect.getsourcefile(model) or "").resolve()
+    except TypeError:
+        return None
+    return None if is_ours(str(file)) else file
 
 
 def _calls(
@@ -159,14 +167,13 @@ def training_files(model: type) -> tuple[list[tuple[Path, ast.Module]], Callable
     Args:
         model: The class of the model.
     """
-    try:
-        file = Path(inspect.getsourcefile(model) or "").resolve()
-    except TypeError:
+    if (file := _file_of(model)) is None:
         return [], lambda _: None
     root = repository_of(file)
     texts = dict(_python_files(root, file)) if root is not None else {file: _text_of(file)}
     speak = [path for path, text in texts.items() if re.search(rf"\b{re.escape(model.__name__)}\b", text)]
-    near = sorted(_leading_to(texts, speak), key=lambda path: (path not in speak, _rank(path, root or file.parent, None)))
+    spoken = set(speak)
+    near = sorted(_leading_to(texts, speak), key=lambda path: (path not in spoken, _rank(path, root or file.parent, None)))
 
     def defining(function: str) -> tuple[Path, ast.Module] | None:
         paths = (path for path, text in texts.items() if f"def {function}(" in text)
@@ -243,12 +250,12 @@ def _configs(root: Path, stem: str, name: str) -> list[Path]:
 
 def _leading_to(texts: Mapping[Path, str], speak: Collection[Path]) -> list[Path]:
     """The files that speak of something, and those that import them, directly or through another one."""
-    found = list(speak)
+    found = dict.fromkeys(speak)
     for _ in range(_LEVELS):
         stems = {path.parent.name if path.stem == "__init__" else path.stem for path in found} - {"utils"}
         importing = re.compile(rf"^\s*(?:from|import)\s.*\b(?:{'|'.join(map(re.escape, sorted(stems)))})\b", re.MULTILINE)
-        found += [path for path, text in texts.items() if stems and path not in found and importing.search(text)]
-    return found
+        found |= dict.fromkeys(path for path, text in texts.items() if stems and path not in found and importing.search(text))
+    return list(found)
 
 
 def _rank(path: Path, root: Path, first: Path | None) -> tuple[bool, int, int, str]:
@@ -260,7 +267,7 @@ def _rank(path: Path, root: Path, first: Path | None) -> tuple[bool, int, int, s
     return path != first, kind + 2 * is_test, len(parts), str(path)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2 * _MOST_FILES)
 def _parsed(path: Path) -> ast.Module | None:
     try:
         return _tree_of(_text_of(path))

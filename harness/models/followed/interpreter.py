@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,7 @@ class Interpreter(Expressions):
         """A module of the repository, or what stands for one that is not in it."""
         level = len(module) - len(module.lstrip("."))
         parts = [part for part in module.split(".") if part]
-        above = [*file.parents, *self._wanted[0].parents]  # a script may put the folder of the model on the path
-        starts = [file.parents[level - 1]] if level else [p for p in above if p.is_relative_to(self._root)]
+        starts = (file.parents[level - 1],) if level else _folders_above(file.parent, self._wanted[0].parent, self._root)
         for start in starts:
             place = start.joinpath(*parts)
             for found in (place.with_suffix(".py") if parts else None, place / "__init__.py"):
@@ -266,6 +266,13 @@ class Interpreter(Expressions):
             return made.owner
         self._called(made, arguments, keywords, is_partial=True)
         return made.owner
+
+
+@lru_cache(maxsize=1024)
+def _folders_above(folder: Path, others: Path, root: Path) -> tuple[Path, ...]:
+    """The folders of a repository that imports may start from: a script may put the folder of the model on the path."""
+    above = (folder, *folder.parents, others, *others.parents)
+    return tuple(path for path in dict.fromkeys(above) if path.is_relative_to(root))
 
 
 def _bound(statement: ast.AST) -> list[str]:
