@@ -141,7 +141,7 @@ def _reached_at_larger_sizes(
     """
     found: dict[str, str] = {}
     nudged = _nudged(subject.copies.of(model))
-    more = [many_rows(subject)] if not subject.is_large and among_chosen(model, unreached, gradients) else []
+    more = [many_rows(subject)] if among_chosen(model, unreached, gradients) else []
     for sizes in (*more, *subject.reach.longer()):
         try:
             trained = largest_gradients(subject, nudged, seed, steps=1, sizes=sizes)
@@ -158,8 +158,8 @@ def _reached_at_larger_sizes(
 
 
 def many_rows(subject: Subject) -> Sizes:
-    """Sizes at which each of many experts has rows, where a router spreads them."""
-    return with_rows(subject.task, subject.typical, _MANY_ROWS)
+    """Sizes at which each of many experts has rows, where a router spreads them; of a large model the typical ones."""
+    return subject.typical if subject.is_large else with_rows(subject.task, subject.typical, _MANY_ROWS)
 
 
 def among_chosen(model: nn.Module, unreached: list[str], gradients: dict[str, float]) -> bool:

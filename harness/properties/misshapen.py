@@ -17,7 +17,7 @@ from harness.tasks.axes import ANY_SIZE
 
 
 def where_misshapen(subject: Subject, sizes: Sizes, seed: int) -> str:
-    """Path of the module that returned a wrong shape, on which a later one may have raised; empty where there is none, or it cannot be told."""
+    """Path of the module that returned a wrong shape, on which a later one may have raised; empty where there is none, or it is not known."""
 
     def recorded(tried: Sizes) -> list[Call]:
         model = subject.fresh()

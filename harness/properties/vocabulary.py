@@ -79,7 +79,7 @@ def full_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
 
 
 def _read_by_another_input(subject: Subject, seed: int) -> Evidence | None:
-    """A warning of a table as large as one input's ids, and larger than those of another input that reads it beside a table of its own size.
+    """A warning of a table as large as one input's ids that another input with fewer ids reads, beside a table for these.
 
     No id is out of range then, and every table has a gradient. Tables that are all made as large as the largest are read by one input each.
     """

@@ -154,7 +154,7 @@ def rows_lost(model: Any) -> float:
 
 
 class Switched(nn.Module):
-    """Two adapters, of which one has a head of its own; the bug asks the other one for its head as well."""
+    """Two adapters, of which one has a head; the bug asks the other one for its head as well."""
 
     def __init__(self, wrong: bool = False) -> None:
         super().__init__()

@@ -161,6 +161,7 @@ def _calls(
         yield from interpreter.calls
 
 
+@lru_cache(maxsize=4)
 def training_files(model: type) -> tuple[list[tuple[Path, ast.Module]], Callable[[str], tuple[Path, ast.Module] | None]]:
     """The files of a repository that speak of a model or import what does, those first that train, and what finds a function's file.
 

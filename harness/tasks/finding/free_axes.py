@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations, islice, product
 from typing import Any
@@ -54,21 +54,22 @@ def addressed_by(call: Call, indices: Mapping[str, str]) -> list[Place]:
     return list(dict.fromkeys(found))
 
 
-def find_rows(call: Call, indices: Mapping[str, str]) -> Rows | None:
+def find_rows(call: Call, indices: Collection[str], addressed: Collection[Place]) -> Rows | None:
     """The axis of rows: with twice as many rows there is twice as much in an output, and rows do not change each other.
 
     Args:
         call: The call.
-        indices: Inputs that hold positions along another axis, which is therefore none of rows; each with an input that has it.
+        indices: Inputs that hold positions along another axis, which is therefore none of rows.
+        addressed: The axes that these lead to.
     """
-    addressed = dict(addressed_by(call, indices))
+    nodes = {name for name, _ in addressed}
     again = call.tried(call.inputs, seed=1)
     is_random = again is None or not same(call.outputs, again)
     mixed: Rows | None = None
     for number, places in enumerate(_plans(call.inputs)):
         if call.is_over and number:
             break
-        if addressed.keys() & places.keys():
+        if nodes & places.keys():
             continue
         others = _other_rows(call, places)
         doubled = {name: torch.cat((t, others[name]), places[name]) if name in places else t for name, t in call.inputs.items()}
@@ -89,15 +90,14 @@ def find_rows(call: Call, indices: Mapping[str, str]) -> Rows | None:
     return None if mixed is None or indices or _has_square(call.inputs, mixed.places) else mixed
 
 
-def find_ties(call: Call, rows: Mapping[str, int], indices: Mapping[str, str]) -> list[list[Place]]:
+def find_ties(call: Call, rows: Mapping[str, int], addressed: Collection[Place]) -> list[list[Place]]:
     """The free axes beside that of rows, each with the places where inputs have it, in order.
 
     Args:
         call: The call.
         rows: Where the inputs have the axis of rows.
-        indices: See ``find_rows``.
+        addressed: The axes that positions lead to.
     """
-    addressed = addressed_by(call, indices)
     places = [(name, axis) for name, tensor in call.inputs.items() for axis in range(tensor.ndim) if rows.get(name, -1) != axis]
     found: list[list[Place]] = []
     taken: set[Place] = set()

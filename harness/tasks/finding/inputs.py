@@ -14,7 +14,7 @@ from harness.tasks.axes import BATCH, Size
 from harness.tasks.declared import read_signature
 from harness.tasks.finding.calling import Call, Place, Tensors, resized
 from harness.tasks.finding.contents import content_of, index_axis, is_group_of_each
-from harness.tasks.finding.free_axes import Found, find_rows, find_ties, same, sizes_of
+from harness.tasks.finding.free_axes import Found, addressed_by, find_rows, find_ties, same, sizes_of
 from harness.tasks.finding.returned import is_there, names_of, tensors_in
 from harness.tasks.signature import Signature
 
@@ -91,7 +91,8 @@ class FoundInputs:
     def _name_axes(self) -> None:
         """Gives each free axis a name in the inputs that have it."""
         tensors = self.call.inputs
-        rows = None if self._groups else find_rows(self.call, self._indices)
+        addressed = addressed_by(self.call, self._indices)
+        rows = None if self._groups else find_rows(self.call, self._indices, addressed)
         if self._groups:
             self.sizes[BATCH] = int(tensors[self._groups].max()) + 1
             self.reasons[f"axes.{BATCH}"] = f"the groups that `{self._groups}` gives each element"
@@ -106,11 +107,10 @@ class FoundInputs:
                 False: "twice the rows give twice the output; rows change each other here: if that is meant, say `independent: false`",
             }[rows.independent]
         else:
-            why = (
-                "there was no time to try more rows" if self.call.is_over else "a larger first axis does not give a larger output"
-            )
+            late = "there was no time to try more rows"
+            why = late if self.call.is_over else "a larger first axis does not give a larger output"
             self.reasons["inputs"] = f"no axis of rows was found: {why}"
-        for places in find_ties(self.call, {} if rows is None else rows.places, self._indices):
+        for places in find_ties(self.call, {} if rows is None else rows.places, addressed):
             if all(name in self._indices and tensors[name].shape[place] == 2 for name, place in places):
                 continue
             name = self._free_name(places)

@@ -1,4 +1,4 @@
-"""Models with a method of their own that answers."""
+"""Models with a method that answers, beside forward."""
 
 from __future__ import annotations
 

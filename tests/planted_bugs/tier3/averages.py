@@ -58,7 +58,7 @@ class WithoutBuffers(Averaged):
 
 
 class OfTwoNames(Averaged):
-    """What is averaged holds a network that the model holds under a name of its own too."""
+    """What is averaged holds a network that the model holds under another name too."""
 
     def begin(self) -> nn.Module:
         self.online = nn.Sequential(self.net)
