@@ -29,7 +29,7 @@ from harness.monitoring.drift import DriftReport, compare_profiles
 from harness.monitoring.drift.verdict import DriftFinding
 from harness.monitoring.features.categorical import LEVELS
 from harness.monitoring.features.counts import CategoricalCounts, Clusters, FeatureCounts, NumericCounts
-from harness.monitoring.features.numeric import choose_edges
+from harness.monitoring.features.edges import choose_edges
 from harness.monitoring.features.values import BUCKETS, bucket_of
 from harness.monitoring.profiles import Profile, profile_columns
 

@@ -31,7 +31,8 @@ from harness.monitoring import DriftOptions
 from harness.monitoring.accuracy_estimate import AccuracyEstimator, AnsweredRows, confidence_measures, fit_estimator
 from harness.monitoring.drift import compare_profiles
 from harness.monitoring.familiarity import Familiarity, fit_familiarity, vectors_of
-from harness.monitoring.features.numeric import choose_edges, count_numbers
+from harness.monitoring.features.edges import choose_edges
+from harness.monitoring.features.numeric import count_numbers
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.simulated_shifts import ShiftSimulation
 from harness.monitoring.statistics import ks_p_value

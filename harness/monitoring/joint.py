@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import DataError
-from harness.wording import listed, p_value
+from harness.monitoring.statistics import Usual
+from harness.wording import figure, listed, p_value
 
 Floats = NDArray[np.float64]
 
 JOINT = "joint"
-"""The name under which rows of a reference are kept."""
+"""The name under which rows of a reference are kept, and the aspect of windows that is how well a classifier tells their rows."""
+
+WHOLE_ROWS = "rows as a whole"
+"""What differs then, beside the features."""
 
 MOST_ROWS = 1000
 """Rows that are kept of a reference, and looked at of a window."""
@@ -33,7 +37,11 @@ _ENOUGH = 10
 _AT_ONCE = 100
 _FEWEST = 50
 _MANY_WINDOWS, _ROWS_OF_MANY = 20, 500
+_ROWS_OF_SPREAD = 300
 _NOTABLE = 4.0
+
+FEWEST_BEFORE = 10
+"""Where windows come after each other, each is compared with those before it, if there are so many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +93,14 @@ class JointDrift:
         p: How likely so large a value is where rows are dealt out at random, for all windows that share the level.
         rows: Of the reference and of the window.
         pair: The two columns whose product changed most, where one did; empty otherwise.
+        usual: The largest area of windows that are sound, and what these are, in words; ``None`` where nobody knows.
     """
 
     auc: float
     p: float
     rows: tuple[int, int]
     pair: tuple[str, ...] = ()
+    usual: tuple[float, str] | None = None
 
     @property
     def is_found(self) -> bool:
@@ -101,9 +111,10 @@ class JointDrift:
     def message(self) -> str:
         """One sentence."""
         where = f"; most of all {listed(list(self.pair))} go together otherwise" if self.pair else ""
+        usual = "" if self.usual is None else f"; at most {figure(self.usual[0], 2)} in {self.usual[1]}"
         return (
             f"the rows as a whole have drifted: a classifier tells them from the reference's with AUC = {self.auc:.2f} (by chance 0.5, allowed "
-            f"below {FLOOR:g}), {p_value(self.p)}; {self.rows[1]:,} rows against {self.rows[0]:,}{where}"
+            f"below {FLOOR:g}{usual}), {p_value(self.p)}; {self.rows[1]:,} rows against {self.rows[0]:,}{where}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -111,7 +122,9 @@ class JointDrift:
         return {"auc": self.auc, "p": self.p, "rows": list(self.rows), "pair": list(self.pair), "is_found": self.is_found}
 
 
-def joint_drift(reference: RowsKept, window: RowsKept, windows: int = 1) -> JointDrift | None:
+def joint_drift(
+    reference: RowsKept, window: RowsKept, windows: int = 1, usual: Usual | None = None, spread: str = ""
+) -> JointDrift | None:
     """Compares rows as a whole; ``None`` where there are fewer than 50 on a side, or no column has two values.
 
     The classifier is a kernel ridge regression on normal scores of all rows together, each row judged by what was learnt from the others
@@ -123,9 +136,78 @@ def joint_drift(reference: RowsKept, window: RowsKept, windows: int = 1) -> Join
         reference: Rows of the reference.
         window: Rows of the window; columns that only one of the two has are left out.
         windows: How many windows in a row share the level.
+        usual: How well the rows of sound windows are told, by ``joint_effect``; where it is known, these must be told better.
+        spread: What those windows are, in words.
     """
+    most = MOST_ROWS if usual is None else _ROWS_OF_SPREAD
+    told = _told_apart(reference, window, min(most, _ROWS_OF_MANY) if windows > _MANY_WINDOWS else most)
+    if told is None:
+        return None
+    m, n = told.rows
+    auc = told.area(told.of_window)
+    known = None if usual is None else (0.5 + usual.largest, spread)
+    by_windows = 0.0 if usual is None else usual.p_value(auc - 0.5, _noise(m, n))
+    if windows * by_windows > LEVEL:
+        return JointDrift(auc, min(1.0, windows * by_windows), (m, n), usual=known)
+    rng, larger, draws = np.random.default_rng(0), 0, 0
+    most_draws = math.ceil(5 * windows / LEVEL)
+    while larger < _ENOUGH and draws < most_draws:
+        dealt = np.stack([rng.permutation(told.of_window) for _ in range(min(_AT_ONCE, most_draws - draws))], axis=1)
+        larger += int((_areas(told.smoother, told.own, dealt) >= auc).sum())
+        draws += dealt.shape[1]
+    p = min(1.0, windows * max(by_windows, (larger + 1) / (draws + 1)))
+    return JointDrift(auc, p, (m, n), _pair(told.scores[:m], told.scores[m:], told.names), known)
+
+
+def joint_effect(others: RowsKept, window: RowsKept) -> dict[str, dict[str, tuple[float, float]]]:
+    """How well the rows of a window are told from others, as ``effects_of`` gives what differs; nothing where rows are too few."""
+    told = _told_apart(others, window, _ROWS_OF_SPREAD)
+    if told is None:
+        return {}
+    return {WHOLE_ROWS: {JOINT: (round(told.area(told.of_window) - 0.5, 4), _noise(*told.rows))}}
+
+
+def joint_effects(windows: Mapping[str, RowsKept], *, in_order: bool) -> dict[str, dict[str, dict[str, tuple[float, float]]]]:
+    """The same of each of several windows, by label, compared with those before it, or with all others."""
+    found = {}
+    labels = sorted(windows)
+    for place, label in enumerate(labels):
+        others = labels[:place] if in_order and place >= FEWEST_BEFORE else [each for each in labels if each != label]
+        rows = np.concatenate([windows[each].values for each in others]) if others else np.zeros((0, 0))
+        found[label] = joint_effect(RowsKept.of(windows[label].names, rows), windows[label])
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _ToldApart:
+    """A classifier of the rows of both sides.
+
+    Attributes:
+        names: The columns that it learnt from.
+        scores: Normal scores of all rows, ``[N, D]``.
+        rows: Of the reference and of the window.
+        smoother: What turns labels into predictions.
+        own: Its diagonal.
+    """
+
+    names: Sequence[str]
+    scores: Floats
+    rows: tuple[int, int]
+    smoother: Floats
+    own: Floats
+
+    @property
+    def of_window(self) -> NDArray[np.bool_]:
+        """Which rows are the window's."""
+        return np.arange(sum(self.rows)) >= self.rows[0]
+
+    def area(self, of_window: NDArray[np.bool_]) -> float:
+        """The area under its curve."""
+        return float(_areas(self.smoother, self.own, of_window[:, None])[0])
+
+
+def _told_apart(reference: RowsKept, window: RowsKept, most: int) -> _ToldApart | None:
     names = [name for name in reference.names if name in window.names]
-    most = _ROWS_OF_MANY if windows > _MANY_WINDOWS else MOST_ROWS
     sides = [side.values[:most, [side.names.index(name) for name in names]].astype(np.float64) for side in (reference, window)]
     m, n = map(len, sides)
     if not names or min(m, n) < _FEWEST:
@@ -135,17 +217,12 @@ def joint_drift(reference: RowsKept, window: RowsKept, windows: int = 1) -> Join
     if not varied.any():
         return None
     scores, names = scores[:, varied], [name for name, kept in zip(names, varied, strict=True) if kept]
-    smoother, own = _left_one_out(scores)
-    of_window = np.arange(m + n) >= m
-    auc = float(_areas(smoother, own, of_window[:, None])[0])
-    rng, larger, draws = np.random.default_rng(0), 0, 0
-    most_draws = math.ceil(5 * windows / LEVEL)
-    while larger < _ENOUGH and draws < most_draws:
-        dealt = np.stack([rng.permutation(of_window) for _ in range(min(_AT_ONCE, most_draws - draws))], axis=1)
-        larger += int((_areas(smoother, own, dealt) >= auc).sum())
-        draws += dealt.shape[1]
-    p = min(1.0, windows * (larger + 1) / (draws + 1))
-    return JointDrift(auc, p, (m, n), _pair(scores[:m], scores[m:], names))
+    return _ToldApart(names, scores, (m, n), *_left_one_out(scores))
+
+
+def _noise(m: int, n: int) -> float:
+    """The variance of the area where nothing differs."""
+    return float(f"{(m + n + 1) / (12 * m * n):.3g}")
 
 
 def _normal_scores(rows: Floats) -> Floats:

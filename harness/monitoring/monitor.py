@@ -25,7 +25,7 @@ from harness.monitoring.drift import compare_profiles
 from harness.monitoring.drift.location import ReferenceSlices, ShiftedRow, SliceDrift, drifted_slices, shifted_rows
 from harness.monitoring.gate import GateOptions, compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
-from harness.monitoring.joint import JointDrift, joint_drift
+from harness.monitoring.joint import JointDrift, RowsKept, joint_drift, joint_effect
 from harness.monitoring.memory import SENT_BEFORE, Memory, merged_profile, profiles_of, without_once
 from harness.monitoring.profiles import Profile
 from harness.monitoring.profiles.windows import FEWEST_WINDOWS
@@ -297,8 +297,17 @@ class Monitor:
         reference = self.reference
         if reference is None or reference.rows is None or self.verdict is None or self.verdict.drift.same:
             return None
-        rows = kept_rows(self.independent_rows, self.task, self.batch_size)
-        return joint_drift(reference.rows, rows, self.options.windows)
+        spread = WindowSpread.of_profile(reference.profile) or first_windows(self.before)
+        return joint_drift(reference.rows, self._some_rows, self.options.windows, *(spread.of_rows if spread else ()))
+
+    @cached_property
+    def _some_rows(self) -> RowsKept:
+        return kept_rows(self.independent_rows, self.task, self.batch_size)
+
+    @property
+    def _effect_of_rows(self) -> dict[str, Any]:
+        kept = self.reference and self.reference.rows
+        return joint_effect(kept, self._some_rows) if kept else {}
 
     @cached_property
     def has_other_model(self) -> bool:
@@ -356,7 +365,7 @@ class Monitor:
         kept: dict[str, Any] = {"series": measured_of(verdict), "data": self.data.origin.name}
         kept |= {SENT_BEFORE: self.sent_before.timestamp()} if self.sent_before is not None else {}
         if self.memory.earlier is None and len(self.before) < FIRST_WINDOWS:
-            kept[EFFECTS] = sound_effects(verdict)
+            kept[EFFECTS] = sound_effects(verdict) | self._effect_of_rows
         profile = with_spread(window.profile, None).to_bytes() if self.memory.earlier is not None else b""
         status, rows, name = verdict.status.value, window.profile.n, self.memory.run_name
         with self.memory.opened("reference_profile_id") as db:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -121,7 +122,8 @@ def reference_of(
                 rows, task, reference=window.profile, model=model, adapter=adapter, batch_size=batch_size
             ).profile
 
-        spread = spread_of_dataset(data, window.profile, named.windows, measured)
+        of_rows = partial(kept_rows, task=task, batch_size=batch_size) if joint else None
+        spread = spread_of_dataset(data, window.profile, named.windows, measured, of_rows)
         window = replace(window, profile=with_spread(window.profile, spread))
     encoding, slices = KnownEncoding.of(data), named.slices
     parts = ReferenceSlices.of(data, task, slices, window.profile, window.correct, batch_size) if slices else None

@@ -216,9 +216,10 @@ class RowSample:
         return [(names[a], names[b], *_correlation(ranks[:, a], ranks[:, b])) for a, b in chosen]
 
     def rows_kept(self) -> RowsKept:
-        """Some of the rows, for those that are compared as a whole."""
+        """Some of the rows, for those that are compared as a whole; without dates, by which any later row is told."""
         table = np.concatenate(self._kept) if self._kept else np.zeros((0, 0), np.float32)
-        return RowsKept.of(self._names[: table.shape[1]], table)
+        chosen = [place for place, name in enumerate(self._names[: table.shape[1]]) if name not in self._dates]
+        return RowsKept.of([self._names[place] for place in chosen], table[:, chosen])
 
     @property
     def size(self) -> int:

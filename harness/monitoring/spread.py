@@ -21,6 +21,7 @@ from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.features.new_levels import NEW_LEVELS
 from harness.monitoring.features.ranges import DATE, span_of
 from harness.monitoring.features.values import Block
+from harness.monitoring.joint import FEWEST_BEFORE, JOINT, WHOLE_ROWS, RowsKept, joint_effects
 from harness.monitoring.profiles import Profile
 from harness.monitoring.profiles.tables import ColumnGroup, cells, column_groups, column_of, window_blocks
 from harness.monitoring.profiles.windows import FEWEST_ROWS, FEWEST_WINDOWS, ChosenWindows, window_column, window_labels
@@ -72,6 +73,11 @@ class WindowSpread:
     def of_aspect(self, aspect: str) -> dict[str, Usual]:
         """What is usual of one aspect, by feature."""
         return {name: aspects[aspect] for name, aspects in self.features.items() if aspect in aspects}
+
+    @property
+    def of_rows(self) -> tuple[Usual | None, str]:
+        """How well the rows of sound windows are told as a whole, if that is known, and what these windows are."""
+        return self.of_aspect(JOINT).get(WHOLE_ROWS), self.name
 
     @staticmethod
     def of_effects(windows: Iterable[Effects], name: Callable[[int], str]) -> WindowSpread | None:
@@ -151,15 +157,12 @@ def window_effects(whole: Profile, windows: Mapping[str, Profile], *, in_order: 
     before: Profile | None = None
     for place, label in enumerate(sorted(windows)):
         window = windows[label]
-        if before is not None and in_order and place >= _FEWEST_BEFORE and before.features.keys() >= window.features.keys():
+        if before is not None and in_order and place >= FEWEST_BEFORE and before.features.keys() >= window.features.keys():
             found[label] = _effects(before, window)
         elif 0 < window.n < whole.n:
             found[label] = _effects(whole.less(window), window)
         before = window if before is None or before.features.keys() != window.features.keys() else before.merge(window)
     return found
-
-
-_FEWEST_BEFORE = 10
 
 
 def _effects(others: Profile, window: Profile) -> Effects:
@@ -253,6 +256,10 @@ def spread_of_table(data: Any, whole: Profile, kept: Mapping[str, Any], asked: s
     for label, sample in samples.items():
         if label in effects:
             effects[label].update(moved_correlations(kept, sample))
+    if JOINT in kept:
+        rows = {label: sample.rows_kept() for label, sample in samples.items() if label in effects}
+        for label, of_rows in joint_effects(rows, in_order=is_of_dates).items():
+            effects[label].update(of_rows)
     return WindowSpread.of_effects(effects.values(), _said(column, unit, is_of_dates=is_of_dates))
 
 
@@ -269,7 +276,13 @@ def _sampled(blocks: Iterable[tuple[str, Block]], samples: dict[str, RowSample])
         yield label, block
 
 
-def spread_of_dataset(data: Dataset, whole: Profile, asked: str, measured: Callable[[Dataset], Profile]) -> WindowSpread | None:
+def spread_of_dataset(
+    data: Dataset,
+    whole: Profile,
+    asked: str,
+    measured: Callable[[Dataset], Profile],
+    rows_kept: Callable[[Dataset], RowsKept] | None = None,
+) -> WindowSpread | None:
     """How the windows differ that a dataset is made of.
 
     Args:
@@ -277,6 +290,7 @@ def spread_of_dataset(data: Dataset, whole: Profile, asked: str, measured: Calla
         whole: Their profile.
         asked: The column of the windows, as ``window_column`` takes it.
         measured: The profile of some of the rows, on the same scales.
+        rows_kept: Some of them as they are, where rows are compared as a whole.
 
     Raises:
         DataError: There is no such column.
@@ -292,6 +306,9 @@ def spread_of_dataset(data: Dataset, whole: Profile, asked: str, measured: Calla
     windows = {label: measured(data.chosen(numbers)) for label, numbers in rows.items()}
     is_of_dates = values.dtype.kind == "M"
     effects = window_effects(whole, windows, in_order=is_of_dates)
+    if rows_kept is not None:
+        wholes = joint_effects({label: rows_kept(data.chosen(numbers)) for label, numbers in rows.items()}, in_order=is_of_dates)
+        effects = {label: {**each, **wholes[label]} for label, each in effects.items()}
     return WindowSpread.of_effects(effects.values(), _said(name, unit, is_of_dates=is_of_dates))
 
 

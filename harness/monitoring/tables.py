@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -124,13 +124,14 @@ def profile_of_table(data: Any, options: TableOptions = DEFAULT_TABLE_OPTIONS) -
     """
     data_with, windows = measured_table(data, tuple(options.measures)), options.windows
     found, sample = _profiled(data_with, None, tuple(options.categorical), tuple(options.without))
+    if options.joint:
+        found = replace(found, meta={**found.meta, TABLE: {**found.meta[TABLE], JOINT: sample.rows_kept().to_json()}})
     asked = windows or (None if isinstance(data, Iterator) or hasattr(data, "read_next_batch") else own_windows(found))
     with nullcontext() if windows else suppress(ProfileError):  # what nobody asked for is no mistake
         spread = None if asked is None else spread_of_table(data_with, found, found.meta[TABLE], asked)
         found = found if spread is None else with_spread(found, spread)
     kept = {**found.meta[TABLE], "measures": [one.said for one in options.measures]}
     kept |= {"slices": _slices(data_with, tuple(options.slices), found)}
-    kept |= {JOINT: sample.rows_kept().to_json()} if options.joint else {}
     return Profile.of(found.n, found.features, {**found.meta, TABLE: kept})
 
 
@@ -243,7 +244,7 @@ def compare_table(
         *_of_pairs(kept, sample, current, drift),
         *([] if drift.same else _of_rows(kept, sample)),
     ]
-    found += [] if drift.same else [*_of_slices(data, there, kept, compared, drift), *_of_whole_rows(kept, sample)]
+    found += [] if drift.same else [*_of_slices(data, there, kept, compared, drift), *_of_whole_rows(kept, sample, drift)]
     later = [name for name, each in compared.features.items() if _is_later(each, current.features[name])]
     notes = [
         *notes_of(compared, {**kept, "columns": [name for name in kept["columns"] if name not in gone]}),
@@ -354,10 +355,11 @@ def _of_rows(kept: dict[str, Any], sample: RowSample) -> list[TableFinding]:
     return [TableFinding(Status.WARN, code, message) for code, message in sample.hashes.findings(kept)]
 
 
-def _of_whole_rows(kept: dict[str, Any], sample: RowSample) -> list[TableFinding]:
+def _of_whole_rows(kept: dict[str, Any], sample: RowSample, drift: DriftReport) -> list[TableFinding]:
     if JOINT not in kept:
         return []
-    found = joint_drift(RowsKept.from_json(kept[JOINT]), sample.rows_kept(), DEFAULT_DRIFT_OPTIONS.windows)
+    usual = drift.spread.of_rows if drift.spread else ()
+    found = joint_drift(RowsKept.from_json(kept[JOINT]), sample.rows_kept(), drift.windows, *usual)
     return [TableFinding(Status.FAIL, "joint_drift", found.message)] if found is not None and found.is_found else []
 
 

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from harness.monitoring.drift import compare_profiles
 from harness.monitoring.features.counts import NumericCounts
-from harness.monitoring.features.numeric import choose_edges, count_numbers
+from harness.monitoring.features.edges import choose_edges
+from harness.monitoring.features.numeric import count_numbers
 from harness.monitoring.profiles import profile_columns
 
 ANY_FLOATS = arrays(np.float64, st.integers(0, 200), elements=st.floats(allow_subnormal=False))
@@ -122,3 +124,15 @@ def test_any_numeric_type_is_counted_as_the_same_numbers(dtype: type) -> None:
     reference = profile_columns({"x": values.astype(np.float64)})
     window = profile_columns({"x": values.astype(dtype)}, reference)
     assert window.features["x"].counts.tolist() == reference.features["x"].counts.tolist()
+
+
+def test_the_least_and_the_greatest_of_few_values_are_edges_though_a_sketch_drops_them() -> None:
+    values = np.random.default_rng(0).integers(0, 25, 20_000) / 2
+    values[[5_000, 9_000]] = [-3.0, 40.0]
+    reference = profile_columns({"x": values})
+    window = values[::25].copy()
+    assert compare_profiles(reference, profile_columns({"x": window}, reference)).status.value == "ok"
+    window[:32] *= 1000
+    (verdict, *_) = compare_profiles(reference, profile_columns({"x": window}, reference))["x"].verdicts
+    assert verdict.message.startswith("the range of `x` has drifted: ")
+    assert "outside -3 to 40, most of them 100 to 1,000 times as large: other units?" in verdict.message

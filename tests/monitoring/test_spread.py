@@ -241,3 +241,23 @@ def test_a_broken_window_among_the_first_ones_does_not_make_the_next_usual() -> 
     spread = first_windows([WindowRecord(1, "shop", "k", night, night, "ok", 1, each) for each in results])
     assert spread is not None
     assert spread.features["age"]["values"].largest == 0.06
+
+
+def ring(day: int, seed: int, *, is_broken: bool = False) -> Table:
+    """A day whose two numbers lie on a ring, each day's elsewhere on it; broken, they no longer do, though each is as before."""
+    rng = np.random.default_rng(seed)
+    angle = rng.uniform(0, 2 * np.pi, 150)
+    angle += 0.5 * np.sin(angle + day)
+    one, other = np.cos(angle), np.sin(angle)
+    when = np.full(150, np.datetime64("2026-01-01", "us") + np.timedelta64(day, "D"))
+    return {"when": when, "one": one, "other": rng.permutation(other) if is_broken else other}
+
+
+def test_rows_as_a_whole_drift_if_they_are_further_off_than_those_of_other_days_and_not_as_time_goes_on() -> None:
+    days = [ring(day, day) for day in range(20)]
+    table = {name: np.concatenate([each[name] for each in days]) for name in days[0]}
+    reference = profile_of_table(table, TableOptions(joint=True, windows="when:day"))
+    clean, broken = (compare_table(ring(30, 99, is_broken=broken), reference) for broken in (False, True))
+    assert [each.code for each in clean.findings] == []
+    assert [each.code for each in broken.findings] == ["joint_drift"]
+    assert "in 20 days of the reference" in broken.findings[0].message

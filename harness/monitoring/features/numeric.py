@@ -1,4 +1,4 @@
-"""Numeric features: edges on the quantiles of a reference, counts, distance, summary and plot."""
+"""Numeric features: counts between edges, distance, summary and plot."""
 
 from __future__ import annotations
 
@@ -29,74 +29,13 @@ from harness.monitoring.features import (
 )
 from harness.monitoring.features.category_drift import compare_shares
 from harness.monitoring.features.counts import NumericCounts
-from harness.monitoring.features.ranges import DATE, RANGE, compare_ranges, continues, edges_around, far_beyond, looks_like, shown
-from harness.monitoring.features.values import Numbers, QuantileSketch, is_missing
+from harness.monitoring.features.edges import NumericSurvey
+from harness.monitoring.features.ranges import DATE, RANGE, compare_ranges, continues, far_beyond, looks_like, shown
+from harness.monitoring.features.values import Numbers, is_missing
 from harness.monitoring.statistics import ks_critical, ks_distance, ks_p_value
-
-_TINY = float(np.finfo(np.float64).tiny)
-
-
-def choose_edges(values: NDArray[np.float64], weights: NDArray[np.int64], bins: int) -> NDArray[np.float64]:
-    """Inner edges on the quantiles of a reference, with a bin for each of its most frequent values.
-
-    A value that makes up more than one bin's share is an atom: a bin holds it and nothing else, so that its share can be compared as
-    such. The other edges are quantiles of what remains. A reference of few distinct values gets a bin for each, and one for what lies
-    between two of them.
-
-    Args:
-        values: Distinct and ascending, float64 ``[D]``.
-        weights: How many each stands for, int64 ``[D]``.
-        bins: The most bins to make, at least 2.
-
-    Returns:
-        Strictly increasing, float64 ``[B - 1]`` with ``B <= bins``; empty where there are no values.
-    """
-    if 2 * len(values) < bins:
-        return _distinct(np.concatenate([values, _after(values)]))
-    atoms = _atoms(weights, bins)
-    own = _distinct(np.concatenate([values[atoms], _after(values[_without_atom_behind(atoms)])]))
-    rest = weights.copy()
-    rest[atoms] = 0
-    return _distinct(np.concatenate([own, _quantiles(values[rest > 0], rest[rest > 0], bins - 1 - len(own))]))
-
-
-def _atoms(weights: NDArray[np.int64], bins: int) -> NDArray[np.intp]:
-    """Places of the values heavier than a bin's share, ascending; the heaviest of them where there is no room for all."""
-    heavy = np.flatnonzero(weights * bins > weights.sum())
-    if len(heavy) + len(_without_atom_behind(heavy)) < bins:
-        return heavy
-    return np.sort(heavy[np.argsort(-weights[heavy], kind="stable")][: (bins - 1) // 2])
-
-
-def _without_atom_behind(atoms: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The atoms that need their own end: behind the others the next atom begins."""
-    return atoms[np.append(np.diff(atoms) > 1, True)] if len(atoms) else atoms
-
-
-def _quantiles(values: NDArray[np.float64], weights: NDArray[np.int64], count: int) -> NDArray[np.float64]:
-    """So many quantiles, evenly spaced; the values themselves where they are no more."""
-    if len(values) <= count:
-        return values
-    total = np.cumsum(weights)
-    wanted = total[-1] * np.arange(1, count + 1) / (count + 1)
-    return values[np.searchsorted(total, wanted, side="right").clip(max=len(values) - 1)]
-
-
-def _after(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The next greater floats; after zero the smallest normal one, since subnormal numbers count as zero on some processors."""
-    with np.errstate(over="ignore"):  # behind the greatest float comes infinity, which is no edge
-        return np.where(values == 0, _TINY, np.nextafter(values, np.inf))
-
-
-def _distinct(edges: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.unique(edges[np.isfinite(edges)]) + 0.0  # no negative zero, whose bytes would differ
-
 
 FEW_LEVELS = 20
 """Whole numbers with no more distinct values than this are levels, where each occurs five times or more on average."""
-
-_FEWEST_BINS = 20
-"""From here on there is room for bins outside the range of the reference."""
 
 MOST_POINTS = 50
 """Points of a plot."""
@@ -104,37 +43,6 @@ MOST_POINTS = 50
 _FEW_BINS = 12
 _SORTED_AT_ONCE = 1 << 15
 _CONFIDENCE = 0.95
-
-
-class NumericSurvey:
-    """Reads numbers."""
-
-    def __init__(self) -> None:
-        self._sketch = QuantileSketch()
-        self._unit = ""
-        self._low, self._high = math.inf, -math.inf
-
-    def add(self, values: Numbers) -> None:
-        """Reads the finite ones."""
-        self._unit = values.unit
-        self.add_array(values.values)
-
-    def add_array(self, values: NDArray[np.float64]) -> None:
-        """Reads the finite ones of an array."""
-        finite = np.isfinite(values)
-        kept = values if finite.all() else values[finite]
-        self._sketch.add(kept)
-        if kept.size:
-            self._low, self._high = min(self._low, float(kept.min())), max(self._high, float(kept.max()))
-
-    def scale(self, bins: int) -> NumericCounts:
-        """Edges on their quantiles, and where there is room around all of them."""
-        values, weights = self._sketch.weighted()
-        around = np.zeros(0)
-        if _FEWEST_BINS <= bins <= 2 * len(values):  # of fewer values each has a bin, also the least and the greatest
-            around = edges_around(self._low, self._high, float(_after(np.array(self._high))), self._unit)
-        edges = _distinct(np.concatenate([choose_edges(values, weights, bins - len(around)), around]))
-        return NumericCounts(edges, np.zeros(len(edges) + 1, np.int64), unit=self._unit)
 
 
 def count_numbers(edges: NDArray[np.float64], values: NDArray[np.float64]) -> NumericCounts:

@@ -16,7 +16,8 @@ from harness.errors import ProfileMismatchError
 from harness.monitoring import DriftOptions
 from harness.monitoring.features import Difference, FeatureKind, Plot
 from harness.monitoring.features.counts import NumericCounts, Projection, VectorCounts
-from harness.monitoring.features.numeric import Numeric, NumericSurvey, compare_missing, count_numbers, ks_difference
+from harness.monitoring.features.edges import NumericSurvey
+from harness.monitoring.features.numeric import Numeric, compare_missing, count_numbers, ks_difference
 from harness.monitoring.features.values import Vectors
 from harness.monitoring.statistics import ks_distance
 
