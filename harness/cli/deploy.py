@@ -217,6 +217,10 @@ def _monitor(arguments: argparse.Namespace) -> int:
 
         if arguments.reference is None:
             raise ConfigError("monitor: name what to compare with by --reference: a stored profile, or another file")
+        if arguments.at is not None:
+            raise ConfigError(
+                "monitor: --at is for a config, whose windows are stored; a table without a model has no history: leave it out"
+            )
         answer = monitor_file(
             arguments.file,
             arguments.reference,

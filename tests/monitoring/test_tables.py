@@ -420,3 +420,8 @@ def test_what_is_wrong_is_one_line(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_the_time_of_a_table_without_a_model_is_refused_as_nothing_would_keep_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["monitor", "march.csv", "--reference", "january", "--at", "2026-03-01"]) == 2
+    assert "--at is for a config, whose windows are stored" in capsys.readouterr().err
