@@ -105,7 +105,7 @@ def hooked(
 
 
 class _Steps(TorchFunctionMode):
-    """Records the operators of the module that is running."""
+    """Records the operators of the module that is running, up to the first backward pass."""
 
     def __init__(self, running: list[Call]) -> None:
         super().__init__()
@@ -113,6 +113,8 @@ class _Steps(TorchFunctionMode):
         self._bytes = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "backward":
+            self._bytes = sys.maxsize
         if not self._running or self._bytes > _MOST_BYTES:
             return func(*args, **(kwargs or {}))
         call, inputs = self._running[-1], _copies((args, kwargs))
@@ -150,6 +152,18 @@ def recording(model: nn.Module, lines: bool = False) -> Iterator[list[Call]]:
     with hooked(model, enter, leave), _Steps(running) if lines else nullcontext():
         yield finished
         finished.extend(reversed(running))  # that raised
+
+
+@contextmanager
+def recording_steps(name: str) -> Iterator[Call]:
+    """Records what each line of the user's code computes up to the first backward pass, whichever module it is of, as if it were one call.
+
+    Args:
+        name: What the call is named.
+    """
+    call = Call(name, [])
+    with _Steps([call]):
+        yield call
 
 
 def along_time(calls: list[Call]) -> list[Call]:
@@ -205,7 +219,11 @@ def first_divergence(left: list[Call], right: list[Call], view_left: View, view_
     found = _first_differing(numbered(left, "module"), dict(numbered(right, "module")), view_left, view_right)
     if found is None:
         return Blame("")
-    call, other = found
+    return diverging_line(*found, view_left, view_right)
+
+
+def diverging_line(call: Call, other: Call, view_left: View, view_right: View) -> Blame:
+    """Path of a module of which two calls were recorded, with the first line of it that makes something else of inputs that agree."""
     steps, others = list(numbered(call.steps, "place", "name")), dict(numbered(other.steps, "place", "name"))
     step = _first_differing(steps, others, view_left, view_right)
     if step is None:

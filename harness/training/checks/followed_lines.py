@@ -147,3 +147,10 @@ def line_that_tells_apart(one: list[tuple[str, int]], other: list[tuple[str, int
     else:
         last = next(iter(one), None)
     return shown_place(*last) if last else ""
+
+
+def first_outside_of_torch(frame: FrameType | None) -> FrameType | None:
+    """The innermost frame of code that is not PyTorch's."""
+    while frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "torch":
+        frame = frame.f_back
+    return frame

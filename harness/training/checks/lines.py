@@ -23,7 +23,8 @@ from harness.compat import tree_leaves
 from harness.evidence import Blame, Evidence, Status
 from harness.properties.places import method_of, shown_place
 from harness.properties.watched_lines import LinesOfParameters, Settings, Writes, last_operator_line, switching_line
-from harness.training.checks.followed_lines import LinesOfValue, following, line_that_tells_apart
+from harness.training.checks.followed_lines import LinesOfValue, first_outside_of_torch, following, line_that_tells_apart
+from harness.training.checks.lines_of_processes import line_of_own_backward, line_of_rank
 from harness.training.trial import Trial, TrialOptions
 from harness.user_code import is_ours, is_written_here
 
@@ -36,6 +37,7 @@ _OF_WRITES = (
     "average_moves_away",
     "frozen_parameter_changes",
     "buffer_changes",
+    "weights_differ",
 )
 """Codes of findings on what is written into a part of the model."""
 
@@ -100,8 +102,14 @@ def _line_by_code(trial: Trial, evidence: Evidence) -> str:
     if evidence.code == "returns_probabilities":
         model, batch = trial.new_model().eval(), trial.subject.batch()
         return last_operator_line(lambda: trial.subject.logits(batch, model), ("softmax", "sigmoid"))
+    if evidence.code == "depends_on_rank":
+        return line_of_rank(trial)
+    if evidence.code == "gradient_scales_with_processes":
+        return loss_line(trial)
     if not trial.is_own:
         return ""
+    if evidence.code == "gradients_not_averaged":
+        return line_of_own_backward(trial)
     if evidence.code == "head_does_not_change":
         return next(iter(_calling_lines(trial, Optimizer, "__init__").values()), "")
     if evidence.code == "no_step":
@@ -252,7 +260,7 @@ class _Lines(TorchFunctionMode):
     def _note(self, result: Any, given: Any) -> None:
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         scalar = next((leaf for leaf in made if leaf.ndim == 0 and leaf.requires_grad), None)
-        is_logged = _is_of_an_engine(_first_outside_of_torch(sys._getframe(2)))  # `self.log` copies the loss
+        is_logged = _is_of_an_engine(first_outside_of_torch(sys._getframe(2)))  # `self.log` copies the loss
         if scalar is not None and not is_logged and (line := users_line(sys._getframe(2), overriding=True)):
             self.loss, self.is_defined = line, not bool(scalar.isnan())
         if not self.broken and _is_undefined(made) and not _is_undefined(tree_leaves(given)):
@@ -378,9 +386,3 @@ def _is_overridden_by(outer: FrameType, inner: FrameType) -> bool:
 
 def _is_of_an_engine(frame: FrameType | None) -> bool:
     return frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in _ENGINES
-
-
-def _first_outside_of_torch(frame: FrameType | None) -> FrameType | None:
-    while frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "torch":
-        frame = frame.f_back
-    return frame

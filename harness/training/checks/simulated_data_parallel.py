@@ -15,8 +15,6 @@ from harness.batches import Batch, make_batch
 from harness.compat import TorchDispatchMode, tree_leaves
 from harness.evidence import Evidence
 from harness.owners import owned_by
-from harness.properties.tracing import Call, View, first_divergence, recording, row_view
-from harness.runtime import seeded
 from harness.tasks.signature import Signature
 from harness.training.checks import first_failure
 from harness.training.checks.accumulation import SIDE_TERM, accumulation, is_mean_through_logits
@@ -29,6 +27,7 @@ from harness.training.checks.gradient_noise import (
     disable_dropout_and_freeze_batch_norms,
     find_gap,
 )
+from harness.training.checks.lines_of_processes import where_rows_meet
 from harness.training.checks.training_loss import reduction
 from harness.training.checks.training_trace import FirstGradients
 from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation
@@ -318,17 +317,10 @@ def _times(factor: float, quantities: Quantities) -> Quantities:
 
 
 def _mixer(trial: Trial, stance: ModuleMode) -> str:
-    """Path of the module in which a row first depends on the others; empty where the model's modules keep them apart."""
-    draws = RowDraws()
+    """Where a row first depends on the others."""
+    whole, recorded = shared_batch(trial), RowDraws()
 
-    def recorded(batch: Batch, drawing: AbstractContextManager[None]) -> tuple[list[Call], View]:
-        model = trial.subject.fresh().train()
-        stance(model)
-        with recording(model) as calls, seeded(0), drawing:
-            trial.subject.raw_logits(batch, model)
-        return calls, row_view(replace(trial.subject.typical, batch=signature.row_count(batch)), 0)
+    def draws(is_whole: bool) -> AbstractContextManager[None]:
+        return recorded.recording() if is_whole else recorded.replayed(0, PARTS)
 
-    batch, signature = shared_batch(trial), trial.subject.task.signature
-    left, view_left = recorded(batch, draws.recording())
-    right, view_right = recorded(half(signature, batch, 0), draws.replayed(0, PARTS))
-    return first_divergence(left, right, view_left, view_right)
+    return where_rows_meet(trial, stance, whole, half(trial.subject.task.signature, whole, 0), draws)
