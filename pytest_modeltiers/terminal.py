@@ -251,7 +251,7 @@ def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result
             if text:
                 print_wrapped(terminal, f"{_INDENT}{label}: ", text, hanging=_INDENT + "  ")
         if evidence is not None and evidence.fix is not None:
-            print_wrapped(terminal, _INDENT, f"with this change of {evidence.fix.place} the property holds:")
+            print_wrapped(terminal, _INDENT, f"with this change of {evidence.fix.place} the property holds{cause.unmended}:")
             _print_code(terminal, evidence.fix.text, "-+")
         if cause.status == "failed":
             terminal.line(f"{_INDENT}rerun: {visible(_rerun(terminal.config, result))}", light=True)  # one line, to be copied
@@ -377,7 +377,7 @@ def annotation(cause: Cause, config: Path, *folders: Path) -> str:
     at = f",line={excerpt.line}" if excerpt is not None and code else ""
     also = f" (also shows as {also_text(cause.also)})" if cause.also else ""
     heading = _as_property(f"tier {check.details.get('tier')}: {label_of(check)}")
-    change = f"\nWith this change the property holds:\n{check.fix.text}" if check.fix else ""
+    change = f"\nWith this change the property holds{cause.unmended}:\n{check.fix.text}" if check.fix else ""
     return f"::{level} file={_as_property(shown)}{at},title={heading}::{_as_data(f'{check.message}{also}{change}')}"
 
 

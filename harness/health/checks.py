@@ -23,6 +23,12 @@ _SEVERITY: dict[CheckStatus, int] = {"passed": 0, "warning": 1, "failed": 2}
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 _CODE = re.compile(r"`[^`]*`")
 _DTYPE = re.compile(r"(?:c10::|torch\.)?\b(?:bfloat16|float16|float32|float64|half|double|float)\b", re.IGNORECASE)
+_TIERS_WITH_FIXES = (1, 2, 3)
+"""Tiers whose findings are tried with the changes that mended others."""
+
+_SAYS_WHY = ("reshaped_axes",)
+"""Properties that say what is wrong on a line, where others say what follows from it."""
+
 _WHERE = re.compile(r" \((?:first seen in )?[^()]*\)$")
 
 
@@ -97,6 +103,15 @@ class Cause:
         """Failed where its owner is."""
         return self.owner.status
 
+    @property
+    def unmended(self) -> str:
+        """What follows "the property holds" where other tests about that line were not seen to hold with the change that is offered."""
+        if self.owner.fix is None:
+            return ""
+        tried = (each for each in self.also if each.details.get("tier") in _TIERS_WITH_FIXES and _on_one_line(each, self.owner))
+        left = also_text(each for each in tried if each.fix != self.owner.fix)
+        return f"; not seen of {left}, about the same line" if left else ""
+
 
 def causes_of(checks: Sequence[CheckResult]) -> list[Cause]:
     """The failed and warned checks, grouped by cause: failures first, otherwise in the order of their owners.
@@ -106,7 +121,7 @@ def causes_of(checks: Sequence[CheckResult]) -> list[Cause]:
     - its message refers to it, ``(see causal)``, or both refer to a third one that is not red,
     - the catalogue says that its property is owned by the other's, and both blame the same module or line, or one of them blames none, or
     - both say the same of the same module, in the same words, or as cases of one property that differ in numbers and names only,
-    - it is about an exported file, the other about the model (tier 1), and both about the same line,
+    - both name the same line, and the other is of an earlier tier, or says why where this one says what follows,
     - the same change of the code fixes both, or
     - both say of the same parameter that it receives no gradient.
     """
@@ -154,7 +169,7 @@ def _owner(check: CheckResult, red: Sequence[CheckResult]) -> CheckResult | None
             if _agree(check, other):
                 return other
     for other in red:
-        if _exports_what_is_wrong(check, other):
+        if other is not check and _explains_its_line(check, other):
             return other
     first = next((other for other in red if _says_the_same(check, other)), check)
     return None if first is check else first
@@ -188,10 +203,11 @@ def _says_the_same(check: CheckResult, other: CheckResult) -> bool:
     )
 
 
-def _exports_what_is_wrong(check: CheckResult, other: CheckResult) -> bool:
-    """Whether a check of an exported file names the line that one of the model names."""
-    tiers = (check.details.get("tier"), other.details.get("tier"))
-    return tiers == (4, 1) and _on_one_line(check, other) and _SEVERITY[other.status] >= _SEVERITY[check.status]
+def _explains_its_line(check: CheckResult, other: CheckResult) -> bool:
+    """Whether another check of an earlier tier names the line that a check names, or one that says why; two others of a tier may be two bugs."""
+    says_why = _split(other)[0] in _SAYS_WHY and _split(check)[0] not in _SAYS_WHY
+    is_later = (check.details.get("tier") or 0) > (other.details.get("tier") or 0) > 0
+    return (says_why or is_later) and _on_one_line(check, other) and _SEVERITY[other.status] >= _SEVERITY[check.status]
 
 
 def _on_one_line(check: CheckResult, other: CheckResult) -> bool:

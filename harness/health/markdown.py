@@ -249,7 +249,7 @@ def _finding(cause: Cause) -> str:
         lines += [*_block(check.excerpt.text), ""]
     if check.fix is not None:
         lines += [
-            f"With this change of {_code(check.fix.place)} the property holds:",
+            f"With this change of {_code(check.fix.place)} the property holds{_prose(cause.unmended)}:",
             "",
             *_block(check.fix.text, "diff"),
             "",

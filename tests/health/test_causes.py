@@ -157,3 +157,37 @@ def test_an_export_goes_under_a_finding_on_the_model_of_the_same_line() -> None:
     assert grouped(of("shapes[onnx]", 4, 4), of("decoding[cache]", 1, 4)) == [["decoding[cache]", "shapes[onnx]"]]
     assert len(grouped(of("shapes[onnx]", 4, 3), of("decoding[cache]", 1, 3))) == 2, "a whole function is no line"
     assert len(grouped(of("registration", 1, 4), of("decoding[cache]", 1, 4))) == 2, "two properties of the model stay two"
+
+
+def at_line(name: str, line: int, tier: int = 1, marked: str = "x = x.view(2, -1)", **details: Any) -> CheckResult:
+    excerpt = {"file": "model.py", "line": line, "first": line, "lines": [marked]}
+    return CheckResult(f"tier{tier}::{name}", "failed", f"{name} does not hold", {"tier": tier, "excerpt": excerpt, **details})
+
+
+def test_checks_about_one_line_are_one_bug_and_what_says_why_comes_first() -> None:
+    leak, why = at_line("causal", 7, module="attn"), at_line("reshaped_axes", 7, module="attn.heads")
+    assert grouped(leak, why) == [["reshaped_axes", "causal"]]
+    assert len(grouped(leak, at_line("reshaped_axes", 8, module="attn.heads"))) == 2
+    mixed, gradient = at_line("batch_independence[forward]", 3), at_line("accumulation", 3, 3)
+    assert grouped(gradient, mixed) == [["batch_independence[forward]", "accumulation"]]
+    assert len(grouped(at_line("causal", 7), at_line("stateless", 7))) == 2, "two that are of one tier may be two bugs"
+
+
+def test_a_line_that_only_begins_a_function_makes_no_two_bugs_one() -> None:
+    begins = "def forward(self, x):"
+    assert len(grouped(at_line("causal", 7, marked=begins), at_line("stateless", 7, marked=begins))) == 2
+
+
+def test_a_test_of_the_model_goes_under_none_of_a_file() -> None:
+    exported, own = at_line("exports[onnx]", 7, 4), at_line("causal", 7)
+    assert grouped(exported, own) == [["causal", "exports[onnx]"]]
+
+
+def test_a_change_that_leaves_another_test_of_its_line_red_says_so() -> None:
+    change = {"file": "model.py", "line": 7, "old": ["x = x.view(2, -1)"], "new": ["x = x.view(4, -1)"]}
+    why, leak, file = at_line("reshaped_axes", 7, fix=change), at_line("causal", 7), at_line("exports[onnx]", 7, 4)
+    (cause,) = causes_of([why, leak, file])
+    assert cause.unmended == "; not seen of causal, about the same line"
+    leak.details["fix"] = change
+    assert causes_of([why, leak])[0].unmended == ""
+    assert causes_of([leak])[0].unmended == ""

@@ -24,8 +24,9 @@ from harness.training.checks.consecutive_steps import (
     second_step_repeated,
     with_its_copies,
 )
-from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
+from harness.training.checks.gradient_noise import Gap, Quantities, disable_stochastic_layers, find_gap
 from harness.training.checks.labels import fully_labelled
+from harness.training.checks.lines_of_processes import where_rows_meet
 from harness.training.checks.loss_targets import targets
 from harness.training.checks.observation import Observation, loss_name, observe
 from harness.training.checks.optimizer_coverage import optimizer_coverage
@@ -276,7 +277,13 @@ def _finding(trial: Trial, gap: Gap, message: str, cause: str, code: str, status
         cause=cause,
         details=facts,
         code=code,
+        investigate=partial(_where_rows_meet, trial) if code == "accumulated_gradient_differs" else None,
     )
+
+
+def _where_rows_meet(trial: Trial) -> str:
+    whole = _batch(trial)
+    return where_rows_meet(trial, disable_stochastic_layers, whole, _split(trial, whole, _ROWS // 2)[0])
 
 
 def _large(trial: Trial, vary: Variation = UNVARIED, rows: int = _ROWS) -> Quantities:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -94,7 +94,12 @@ Draws = Callable[[bool], AbstractContextManager[None]]
 """Makes a block in which random numbers are drawn; told whether those of the whole batch are, or those that its first half has of them."""
 
 
-def where_rows_meet(trial: Trial, stance: ModuleMode, whole: Batch, part: Batch, draws: Draws) -> str:
+def as_seeded(_is_whole: bool) -> AbstractContextManager[None]:
+    """Lets both draw as their seeds say."""
+    return nullcontext()
+
+
+def where_rows_meet(trial: Trial, stance: ModuleMode, whole: Batch, part: Batch, draws: Draws = as_seeded) -> str:
     """The module or the training step in which a row first depends on the other rows of its batch, with the line.
 
     Args:
