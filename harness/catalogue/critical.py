@@ -189,6 +189,7 @@ CRITICAL = (
         "harness.properties.causality:causality",
         DIFFERENCE,
         needs=facts.causal,
+        owned_by=("reshaped_axes",),
         search=Search(
             "several_tokens",
             examples=5,

@@ -15,6 +15,7 @@ from harness.properties.noise import Run, first_failure, judge_equal, judge_rows
 from harness.properties.places import line_that_calls
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.reading import MOST, Reading, changes_along
+from harness.properties.reshaped_axes import telling_sizes
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, calls_of, first_divergence, positions_view
 from harness.tasks.axes import BATCH, rows_first
@@ -144,11 +145,24 @@ def _causal_at(
             return f"position {reader}'s logits change when {what} changes: the causal mask leaks"
         return f"position {reader}'s logits change when {what} changes: forward looks ahead along `{axis}`"
 
+    def apart(model: nn.Module, at: Sizes, begins: int, one: Batch, other: Batch) -> tuple[Blame, list[Call]]:
+        view = positions_view(at.batch, signature.complete(at.by_axis(subject.task))[axis], begins)
+        left, right = (calls_of(model, partial(subject.logits, given)) for given in (one, other))
+        return first_divergence(left, right, view), left
+
+    def apart_at_telling_sizes(model: nn.Module) -> Iterator[tuple[Blame, list[Call]]]:
+        """Where an axis is as long as another one, such as the heads, what is before a position cannot be told: other sizes come first."""
+        telling = telling_sizes(subject.task, sizes)
+        length = signature.complete(telling.by_axis(subject.task))[axis]
+        one, contents = _contents(subject, telling, seed)
+        for begins in dict.fromkeys((position, length // 2, length - 1)) if telling != sizes else ():
+            if 0 < begins < length:
+                other = _changed(subject, axis, [begins] * telling.batch, one, contents)
+                yield apart(model, telling, begins, one, other)
+
     def culprit(model: nn.Module) -> str:
-        length = signature.complete(sizes.by_axis(subject.task))[axis]
-        view = positions_view(sizes.batch, length, position)
-        left, right = (calls_of(model, partial(subject.logits, given)) for given in (base, changed))
-        found = first_divergence(left, right, view)
+        told = (each for each in apart_at_telling_sizes(model) if each[0])
+        found, left = next(told, None) or apart(model, sizes, position, base, changed)
         # Attention mixes where its mask lets it: what is wrong is in the line that makes the mask.
         return Blame(found, line_that_calls(model, found, _MASKING) or found.place) if _mixes_by_attention(found, left) else found
 

@@ -24,6 +24,7 @@ def grouped(*checks: CheckResult) -> list[list[str]]:
     ("owner", "owned"),
     [
         ("causal", "padding_ignored"),
+        ("reshaped_axes", "causal"),
         ("eval_deterministic", "rng_untouched"),
         ("eval_deterministic", "inference_mode[onnx]"),
         ("inputs_unchanged", "memory_layout"),
