@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from harness.compat import OpOverload, TorchDispatchMode, memory_key, parameters_of, tree_leaves, without_compiler
 from harness.evidence import WHOLE
-from harness.properties.places import shown_place, users_frame, users_line
+from harness.properties.places import forward_of, shown_place, users_frame, users_line
 from harness.user_code import is_written_here
 
 _DRAWS = torch.Tag.nondeterministic_seeded
@@ -253,6 +253,13 @@ class LinesOfParameters:
         except AttributeError:  # another architecture each time
             return ""
         return self._writes.line_of(parameter)
+
+    def written_apart(self, path: str) -> str:
+        """The user's line, apart from that which makes it, that last wrote into parameters of a module, and of no other; or nothing."""
+        lines = {name: self.written(name) for name, _ in self._model.named_parameters()}
+        own = [line for name, line in lines.items() if name.startswith(f"{path}.") and line != forward_of(self._model, path)]
+        others = {line for name, line in lines.items() if not name.startswith(f"{path}.")}
+        return next((line for line in own if line not in others), "")
 
     def frozen(self, path: str) -> str:
         """The user's line that says whether a parameter is trained; empty where none does."""

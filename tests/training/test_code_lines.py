@@ -40,6 +40,24 @@ class Undefined(LitScores):
         return F.cross_entropy(scaled, labels)
 
 
+class LogOfNothing(Scores):
+    """Infinite in the model, and undefined only in a loss that is no code of the user's."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = super().forward(features)
+        hidden = (0 * logits).abs().log() if self.training else 0
+        return logits + hidden
+
+
+class BeginsDead(Scores):
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.constant_(self.hidden.bias, -10.0)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(F.relu(self.hidden(features)))
+
+
 class Left(LitScores):
     def configure_optimizers(self) -> Any:
         return torch.optim.AdamW(self.net.hidden.parameters(), lr=1e-2)
@@ -216,6 +234,8 @@ def test_a_hook_that_raises_after_the_step_came_furthest(tmp_path: Path) -> None
         (Summed, "training_loss[reduction]", "each.sum()"),
         (Logged, "training_loss[reduction]", "each.sum()"),
         (Undefined, "overfits_one_batch", "share = "),
+        (LogOfNothing, "overfits_one_batch", "hidden = (0 * logits)"),
+        (BeginsDead, "overfits_one_batch", "nn.init.constant_"),
         (Left, "optimizer_coverage", "torch.optim.AdamW(self.net.hidden"),
         (Scheduled, "learning_rate_schedule", "CosineAnnealingLR(optimizer"),
         (ClippedLate, "gradient_clipping", "clip_grad_norm_(self"),

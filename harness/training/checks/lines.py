@@ -78,6 +78,8 @@ def with_line(evidence: Evidence, trial: Trial, diverged: bool = False) -> Evide
         return evidence.at(_writing_line(trial, evidence.module))
     if evidence.name == "validation_pass":
         return evidence.at(_line_of_validation(trial, evidence))
+    if evidence.code == "cannot_overfit" and evidence.module:
+        return evidence.at(LinesOfParameters(trial.new_model).written_apart(evidence.module))
     if evidence.code == "frozen_statistics_change":
         return evidence.at(method_of(trial.subject.model, "train") or _freezing_line(trial, evidence.module))
     if evidence.module or not (diverged or evidence.name in _OF_LOSS):
@@ -240,12 +242,13 @@ class _Lines(TorchFunctionMode):
     Attributes:
         loss: Where the last scalar with a gradient was made.
         broken: Where a number first was undefined (NaN), of defined ones.
-        is_defined: Whether that scalar was a number.
+        infinite: Where a number first was infinite, of finite ones: what is infinite on purpose, as in a mask, makes no undefined loss.
+        is_defined: Whether that scalar was a number, wherever it was made.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.loss = self.broken = ""
+        self.loss = self.broken = self.infinite = ""
         self.is_defined = True
         self._ended = False
 
@@ -261,10 +264,13 @@ class _Lines(TorchFunctionMode):
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         scalar = next((leaf for leaf in made if leaf.ndim == 0 and leaf.requires_grad), None)
         is_logged = _is_of_an_engine(first_outside_of_torch(sys._getframe(2)))  # `self.log` copies the loss
-        if scalar is not None and not is_logged and (line := users_line(sys._getframe(2), overriding=True)):
-            self.loss, self.is_defined = line, not bool(scalar.isnan())
-        if not self.broken and _is_undefined(made) and not _is_undefined(tree_leaves(given)):
+        if scalar is not None and not is_logged:
+            self.loss = users_line(sys._getframe(2), overriding=True) or self.loss
+            self.is_defined = not bool(scalar.isnan())
+        if not self.broken and _holds(torch.isnan, made) and not _holds(torch.isnan, tree_leaves(given)):
             self.broken = users_line(sys._getframe(2))
+        if not self.infinite and _holds(torch.isinf, made) and not _holds(torch.isinf, tree_leaves(given)):
+            self.infinite = users_line(sys._getframe(2))
 
 
 class ScalarLines(TorchFunctionMode):
@@ -285,8 +291,8 @@ class ScalarLines(TorchFunctionMode):
         return result
 
 
-def _is_undefined(leaves: Sequence[Any]) -> bool:
-    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() and bool(leaf.detach().isnan().any()) for leaf in leaves)
+def _holds(kind: Callable[[Tensor], Tensor], leaves: Sequence[Any]) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() and bool(kind(leaf.detach()).any()) for leaf in leaves)
 
 
 def loss_line(trial: Trial, batch: Batch | None = None) -> str:
@@ -300,7 +306,7 @@ def loss_line(trial: Trial, batch: Batch | None = None) -> str:
     with suppress(Exception), lines:
         batches = [trial.subject.batch() if batch is None else batch] * max(1, trial.batches_per_step)
         trial.train(batches, TrialOptions(limit=1))
-    return lines.loss if lines.is_defined else lines.broken or lines.loss
+    return lines.loss if lines.is_defined else lines.broken or lines.infinite or lines.loss
 
 
 def _line_without_gradient(trial: Trial) -> str:
