@@ -168,8 +168,9 @@ def _owner(check: CheckResult, red: Sequence[CheckResult]) -> CheckResult | None
         for other in _others(check, red, name):
             if _agree(check, other):
                 return other
-    for other in red:
-        if other is not check and _explains_its_line(check, other):
+    line = _line_of(check)
+    for other in red if line else ():
+        if other is not check and _line_of(other) == line and _explains_its_line(check, other):
             return other
     first = next((other for other in red if _says_the_same(check, other)), check)
     return None if first is check else first
@@ -180,10 +181,15 @@ def _others(check: CheckResult, red: Sequence[CheckResult], name: str) -> list[C
     return [
         other
         for other in red
-        if other is not check
-        and name in (label_of(other), _split(other)[0])
-        and _SEVERITY[other.status] >= _SEVERITY[check.status]
+        if other is not check and name in _names_of(other.check_name) and _SEVERITY[other.status] >= _SEVERITY[check.status]
     ]
+
+
+@lru_cache(maxsize=4096)
+def _names_of(check_name: str) -> tuple[str, str]:
+    """What a test is called by: its label, and its property."""
+    label = check_name.rpartition("::")[2]
+    return label, label.partition("[")[0]
 
 
 def _agree(check: CheckResult, other: CheckResult) -> bool:
@@ -201,6 +207,12 @@ def _says_the_same(check: CheckResult, other: CheckResult) -> bool:
     return check.message == other.message or (
         name == other_name and _kind(check.message, case, bool(blamed)) == _kind(other.message, other_case, bool(blamed))
     )
+
+
+def _line_of(check: CheckResult) -> tuple[str, int] | None:
+    """File and line that a check names; read from a thousand checks a thousand times."""
+    excerpt = check.details.get("excerpt")
+    return (excerpt["file"], excerpt["line"]) if excerpt else None
 
 
 def _explains_its_line(check: CheckResult, other: CheckResult) -> bool:
