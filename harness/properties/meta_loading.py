@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -131,12 +132,15 @@ def _computed_again(subject: Subject) -> Evidence | None:
         if pair in right:
             continue
         untouched = _equal(empty[pair], found[pair])
-        means_buffers = right or any(part in method for method in methods[pair] for part in _SAY_BUFFERS)
+        computing = {methods[other][-1].package for other in right}
+        # What computes those of one package need not know what another one added, as adapters to a model of theirs.
+        is_known = computing & {_package(model), _package(model.get_submodule(pair[0]))}
+        means_buffers = is_known or any(part in method.name for method in methods[pair] for part in _SAY_BUFFERS)
         shown = f"`{_name(*pair)}`, which no state dict holds,"
         if untouched and not means_buffers:
             reason = f"{shown} is computed by no method: built on meta it would have no value (a `reset_parameters` of its module is called)"
             return Evidence.skipped(NAME, reason)
-        by = f"by {' or '.join(f'`{method}`' for method in methods[pair]) or 'any method'}"
+        by = f"by {' or '.join(f'`{method.name}`' for method in methods[pair]) or 'any method'}"
         return Evidence.failed(
             NAME,
             f"{shown} {f'is not computed again {by}' if untouched else f'gets another value {by} than in __init__'}",
@@ -147,38 +151,61 @@ def _computed_again(subject: Subject) -> Evidence | None:
     return None
 
 
-def _compute_again(model: nn.Module, path: str, name: str) -> list[str]:
-    """Has a buffer computed by the methods that are there for it, from its own module outwards until one does; returns their names."""
+@dataclass(frozen=True)
+class _Method:
+    """A method that may compute a module's buffers.
+
+    Attributes:
+        name: Its dotted name, from the model on.
+        call: A call of it.
+    """
+
+    name: str
+    call: Callable[[], Any]
+
+    @property
+    def package(self) -> str:
+        """The top-level package that it is written in."""
+        function = self.call.func if isinstance(self.call, partial) else self.call
+        return str(getattr(function, "__module__", "")).partition(".")[0]
+
+
+def _package(module: nn.Module) -> str:
+    return type(module).__module__.partition(".")[0]
+
+
+def _compute_again(model: nn.Module, path: str, name: str) -> list[_Method]:
+    """Has a buffer computed by the methods that are there for it, from its own module outwards until one does; returns them."""
     tried = []
     start = buffers_of(model.get_submodule(path))[name]
     before = None if start is None else start.clone()
-    for part, method, call in _methods(model, path):
+    for method in _methods(model, path):
         try:
             with torch.no_grad():
-                call()
+                method.call()
         except Exception:  # it is made for other circumstances
             continue
-        tried.append(f"{part}.{method}".lstrip("."))
+        tried.append(method)
         after = buffers_of(model.get_submodule(path))[name]
         if before is not None and not _equal(before, after):
             break
     return tried
 
 
-def _methods(model: nn.Module, path: str) -> Iterator[tuple[str, str, Callable[[], Any]]]:
-    """Methods that may compute a module's buffers: paths of whose they are, their names, and calls of them."""
+def _methods(model: nn.Module, path: str) -> Iterator[_Method]:
+    """Methods that may compute a module's buffers."""
     parts = path.split(".") if path else []
     for length in range(len(parts), 0, -1):
         owner = ".".join(parts[:length])
         for name in _OF_A_MODULE:
             if (call := _without_arguments(model.get_submodule(owner), name)) is not None:
-                yield owner, name, call
+                yield _Method(_name(owner, name), call)
     for name in _OF_THE_MODEL:
         if (call := _without_arguments(model, name)) is not None:
-            yield "", name, call
+            yield _Method(name, call)
     by_module = getattr(model, _BY_MODULE, None)
     if callable(by_module):
-        yield "", _BY_MODULE, partial(by_module, model.get_submodule(path))
+        yield _Method(_BY_MODULE, partial(by_module, model.get_submodule(path)))
 
 
 def _without_arguments(module: nn.Module, name: str) -> Callable[[], Any] | None:

@@ -385,6 +385,29 @@ def test_many_random_labels_need_not_be_learnt_by_heart(monkeypatch: pytest.Monk
     assert ("800 labels are random" in found.message) == (status is Status.SKIPPED)
 
 
+class _Averaged(nn.Module):
+    """A layer with few parameters for the numbers that it gives."""
+
+    def __init__(self, is_cut: bool) -> None:
+        super().__init__()
+        self.mix, self.is_cut = nn.Conv1d(2, 2, 3, padding=1), is_cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = self.mix(x)
+        return 1e-6 * mixed if self.is_cut else mixed
+
+
+@pytest.mark.parametrize(("is_cut", "status"), [(False, Status.SKIPPED), (True, Status.FAIL)])
+def test_few_parameters_need_not_hold_more_random_numbers(is_cut: bool, status: Status) -> None:
+    axes = ["batch", 2, "time"]
+    trial = trial_of(
+        {"inputs": {"x": {"axes": axes}}, "outputs": {"y": {"axes": axes}}, "axes": {"time": {"min": 12}}}, _Averaged(is_cut)
+    )
+    found = verdict("overfits_one_batch", trial)
+    assert found.status is status, found.explain()
+    assert ("14 parameters cannot hold" in found.message) == (status is Status.SKIPPED)
+
+
 OWN_LOSSES = """
 def compares_with_the_input(outputs, batch):
     return (outputs["again"] - batch["x"]).square().mean()

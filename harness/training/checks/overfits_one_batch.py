@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
-from harness.batches import Batch, Sizes, make_batch, to_device
+from harness.batches import Batch
 from harness.evidence import Evidence, Status
 from harness.models.adapter_layers import has_signs_of_adapters
 from harness.owners import owned_by
 from harness.runtime import processor_seconds
-from harness.tasks import TaskSpec
-from harness.tasks.teaching import guessing, learnable, targeted
+from harness.tasks.signature import Output
+from harness.tasks.teaching import guessing, targeted
 from harness.training.checks import first_failure
+from harness.training.checks.batch_to_learn import batch_to_learn, goals_of
 from harness.training.checks.initial_loss import initial_loss
 from harness.training.checks.loss_targets import targets
 from harness.training.checks.observation import loss_name
@@ -32,7 +33,6 @@ from harness.training.checks.overfit_attempt import (
     attempt_to_overfit,
     describe_curve,
     is_falling,
-    losses_of_batch,
 )
 from harness.training.checks.step_updates import step_updates
 from harness.training.checks.training_loss import is_trained_otherwise
@@ -40,7 +40,6 @@ from harness.training.trial import Prepare, Trial
 from harness.wording import counted
 
 _NAME = "overfits_one_batch"
-_TRIED = 5
 _WARM_UP = 10
 _FIRST = 0.5
 """Share of the time that the first attempt has."""
@@ -50,9 +49,6 @@ _PART = 0.3
 
 _LEARNT = 0.01
 """Share of its first value that is left of the loss of a training that has learnt its batch."""
-
-_LEAST_NATS = 0.3
-"""What there must be to learn in a batch of classes."""
 
 _USUAL = 1e-3
 """AdamW's own default."""
@@ -69,7 +65,7 @@ _MOST = 0.5
 """Share of what can be learnt up to which an attempt that is still learning is on its way."""
 
 _FEW, _FELL = 0.1, 0.02
-"""Share of the parameters up to which only adapters are trained, and of what can be learnt from which such a model has learnt something."""
+"""Share of the parameters up to which only adapters are trained, and of what can be learnt from which a model of few has learnt something."""
 
 _SHOWN = 3
 _STILL = 0.01
@@ -94,8 +90,8 @@ def overfits_one_batch(trial: Trial) -> Evidence:
     """
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
         return Evidence.skipped(_NAME, "the model has no trainable parameter")
-    batch, sizes = _batch(trial)
-    goals = {name: goal for name, goal in _goals(trial, batch).items() if goal.reducible > 0}
+    batch, sizes = batch_to_learn(trial)
+    goals = {name: goal for name, goal in goals_of(trial, batch).items() if goal.reducible > 0}
     if not goals:
         return Evidence.skipped(_NAME, "the data has no batch with anything to learn: all rows or all labels are equal")
     if not trial.is_own:
@@ -170,9 +166,12 @@ class _Search:
         """What there is to learn of the output."""
         return self.goals[self.output]
 
+    @property
+    def _judged(self) -> Output:
+        return next(each for each in self.trial.subject.task.signature.outputs if each.name == self.output)
+
     def _labels(self) -> int:
-        signature = self.trial.subject.task.signature
-        return int(signature.label_count(next(each for each in signature.outputs if each.name == self.output), self.batch))
+        return int(self.trial.subject.task.signature.label_count(self._judged, self.batch))
 
     def judge(self) -> Evidence:
         """The verdict by what other optimizers reach."""
@@ -203,11 +202,8 @@ class _Search:
                 return Evidence.judged(_NAME, Status.SKIPPED, message, **facts)
             cause = "a model that learns slowly, or labels far from the scale of its outputs"
             return Evidence.warned(_NAME, message, cause=cause, code="learns_slowly", **facts)
-        share = _trained_share(trial)
-        are_few = share <= _FEW or (share < 1.0 and has_signs_of_adapters(trial.subject.model))
-        if are_few and goal.left(best.best) < 1.0 - _FELL:
-            message = f"{share:.1%} of the parameters are trained, as those of adapters, which may learn little by heart"
-            return Evidence.judged(_NAME, Status.SKIPPED, f"{message} ({describe_curve(best, goal)})", **facts)
+        if (few := self._too_few()) and left < goal.left(first.losses[0]) - _FELL:
+            return Evidence.judged(_NAME, Status.SKIPPED, f"{few} ({describe_curve(best, goal)})", **facts)
         bounded = best.predicted == 1.0 and best.largest <= 1.0
         status = Status.WARN if left <= _PART and not bounded else Status.FAIL
         if targets(trial).status is Status.WARN:  # labels that are left out cannot be learnt
@@ -221,6 +217,20 @@ class _Search:
             else f"{_CAUSE}; declare `fits: false` for an output that is a bottleneck's"
         )
         return Evidence.judged(_NAME, status, message, module=module, cause=cause, code="cannot_overfit", **facts)
+
+    def _too_few(self) -> str:
+        """Why so few parameters are trained that a sound model may not know the batch by heart, as a phrase."""
+        model = self.trial.subject.model
+        trained, all_ = (
+            sum(each.numel() for each in model.parameters() if each.requires_grad or frozen) for frozen in (False, True)
+        )
+        if trained <= _FEW * all_ or (trained < all_ and has_signs_of_adapters(model)):
+            return f"{trained / all_:.1%} of the parameters are trained, as those of adapters, which may learn little by heart"
+        signature = self.trial.subject.task.signature
+        is_input = signature.label_name(self._judged) in signature.label_sources
+        if not self.trial.names_data and not is_input and trained < self._labels():
+            return f"{counted(trained, 'parameter')} cannot hold {self._labels()} random labels: name a dataset in `train`"
+        return ""
 
     def _is_of_trained_weights(self, rate: float) -> bool:
         """Whether a rate is one by which trained weights are tuned, of a model whose class brings some: fresh ones stand in their place."""
@@ -247,11 +257,6 @@ class _Search:
             return Evidence.ok(_NAME, message, **self.facts)
         cause = "a learning rate or schedule that does not fit the model"
         return Evidence.warned(_NAME, message, cause=cause, code="only_with_other_rate", **self.facts)
-
-
-def _trained_share(trial: Trial) -> float:
-    parameters = list(trial.subject.model.parameters())
-    return sum(each.numel() for each in parameters if each.requires_grad) / max(1, sum(each.numel() for each in parameters))
 
 
 def _left(share: float) -> str:
@@ -332,46 +337,6 @@ def _owner(trial: Trial) -> tuple[str, Evidence] | None:
 
 def _is_stuck(attempt: Attempt, goal: Goal) -> bool:
     return attempt.steps >= LONGEST // 2 and not is_falling(attempt, goal)
-
-
-def _batch(trial: Trial) -> tuple[Batch, Sizes]:
-    """A small batch with something to learn that the model does not know yet."""
-    subject, task, signature = trial.subject, trial.subject.task, trial.subject.task.signature
-    sizes = replace(subject.typical, batch=_row_count(task)) if signature.has_rows else subject.typical
-    batches = [subject.batch(sizes, seed) for seed in range(_TRIED)]
-    batch = next((batch for batch in batches if _is_worth_learning(trial, batch)), None)
-    if batch is not None:
-        goals = _goals(trial, batch)
-        losses = losses_of_batch(subject, batch, subject.fresh(), goals)
-        if any(goals[name].left(loss) > ENOUGH for name, loss in losses.items()):
-            return batch, sizes
-    drawn = [to_device(make_batch(task, sizes, seed), subject.device, subject.dtype) for seed in range(_TRIED)]
-    if batch is not None and not any(signature.with_order("causal")):
-        names = [signature.label_name(output) for output in signature.taught]
-        free = [name for name in names if name not in signature.label_sources]
-        drawn = [{**batch, **{name: other[name] for name in free}} for other in drawn]
-    return max(drawn, key=lambda other: min(goal.reducible for goal in _goals(trial, other).values())), sizes
-
-
-def _row_count(task: TaskSpec) -> int:
-    """How many rows are learnt: two where a row has many labels, else as many as tell inputs from labels."""
-    signature = task.signature
-    if any(len(signature.axes_of(signature.label_name(output))) > 1 for output in learnable(signature)):
-        return 2
-    flat = all(each.is_flat and each.holds_numbers for each in signature.inputs)
-    features = sum(math.prod(size for size in each.axes if isinstance(size, int)) for each in signature.inputs) if flat else 4
-    return min(4, max(2, features))
-
-
-def _goals(trial: Trial, batch: Batch) -> dict[str, Goal]:
-    outputs = learnable(trial.subject.task.signature)
-    return {output.name: Goal.of(trial.subject, output, batch) for output in outputs}
-
-
-def _is_worth_learning(trial: Trial, batch: Batch) -> bool:
-    """Whether there is something to learn of every output."""
-    least = {output.name: 0.0 if output.classes is None else _LEAST_NATS for output in learnable(trial.subject.task.signature)}
-    return all(goal.reducible > least[name] for name, goal in _goals(trial, batch).items())
 
 
 def _rows(trial: Trial, batch: Batch) -> str:
