@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from harness.compat import NormBase
 from harness.evidence import WHOLE, Evidence
@@ -33,6 +34,9 @@ _METHODS = (
 
 _SETTER = "set_grad_checkpointing"
 """How those of timm are, with the state as argument."""
+
+_FUNCTION = "_gradient_checkpointing_func"
+"""What those of transformers and diffusers give, when they are switched on, each of their parts that has a flag."""
 
 _FLAG = re.compile(
     r"_?(use|with|do|enable|grad|gradient|activation|act|memory|_)*_?(checkpoint|checkpointing|ckpt|recompute|cp)(_activations)?"
@@ -144,6 +148,8 @@ def switch(model: nn.Module, on: bool) -> str:
         return used
     for holder, name in _flags(model):
         setattr(holder, name, on)
+        if isinstance(holder, nn.Module) and name == "gradient_checkpointing" and not hasattr(holder, _FUNCTION):  # a part by itself
+            setattr(holder, _FUNCTION, partial(checkpoint, use_reentrant=False))
         used = used or f"`{name}`"
     return used
 

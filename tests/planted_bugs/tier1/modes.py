@@ -240,6 +240,25 @@ class Checkpointed(nn.Module):
         return self.leave(self.norm(hidden))
 
 
+class PartByItself(Checkpointed):
+    """A part of a model of diffusers: what switches the whole on gives each part the function that calls its blocks."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.is_wrong, self.gradient_checkpointing = wrong, False
+        del self.use_checkpoint
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = self.enter(features)
+        scale = features.abs().mean(1, keepdim=True)
+        for block in self.blocks:
+            if self.gradient_checkpointing and self.training:
+                hidden = self._gradient_checkpointing_func(block, hidden, *([] if self.is_wrong else [scale]))  # type: ignore[operator]
+            else:
+                hidden = block(hidden, scale)
+        return self.leave(hidden)
+
+
 for name, model in (("one_deviation_in_eval_mode", Latent), ("another_mean_in_eval_mode", LogNormal)):
     plant_declared(name, model, TABLE, "train_mode[equals_eval]", source="MONAI#8933", status=Status.WARN)
 for name, model in (("scaled_in_train_mode_only", Gated), ("scaled_beside_functions_of_dropout", GatedByFunctions)):
@@ -315,6 +334,16 @@ plant_declared(
     code="statistics_updated_twice",
     status=Status.WARN,
     source="pytorch/pytorch, issue 96136",
+)
+
+
+plant_declared(
+    "checkpointed_part_by_itself",
+    PartByItself,
+    TABLE,
+    "train_mode[checkpointing]",
+    code="loss_differs",
+    source="diffusers, ModelMixin.enable_gradient_checkpointing",
 )
 
 
