@@ -148,7 +148,7 @@ def switch(model: nn.Module, on: bool) -> str:
         return used
     for holder, name in _flags(model):
         setattr(holder, name, on)
-        if isinstance(holder, nn.Module) and name == "gradient_checkpointing" and not hasattr(holder, _FUNCTION):  # a part by itself
+        if name == "gradient_checkpointing" and isinstance(holder, nn.Module) and not hasattr(holder, _FUNCTION):
             setattr(holder, _FUNCTION, partial(checkpoint, use_reentrant=False))
         used = used or f"`{name}`"
     return used
