@@ -20,7 +20,10 @@ CACHE = Sign(_CACHES, "the model's code names no cache, no state that forward ta
 CACHE_OR_GENERATE = Sign(f"{_CACHES}|generate", CACHE.absent)
 GENERATE = Sign("generate", "the model's code names no `generate`")
 CHECKPOINTING = Sign(r"checkpoint|ckpt|recompute|^cp$|_cp$", "the model's code names no activation checkpointing")
-OWN_ANSWERS = Sign("^def (predict|infer|classify)", "the model's code has no method that answers, such as `predict`")
+OWN_ANSWERS = Sign(
+    "^def (predict|infer|classify|transcribe|translate|recogni|caption|recommend|(max|best|greedy)_action)",
+    "the model's code has no method that answers, such as `predict`",
+)
 OWN_FORMAT = Sign(
     r"pretrained|Lightning|^def save(_model|_weights|_checkpoint)?$", "the model's code has no methods that save and load it"
 )

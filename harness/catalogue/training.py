@@ -141,7 +141,7 @@ TRAINING = (
                 sign=facts.LIGHTNING,
             ),
             "one_class": Case(
-                "Loss and gradients are finite where every label of a batch is of one class",
+                "Loss and gradients are finite where every label of a batch is of one class, and at the first and last id of each row",
                 "harness.training.checks.training_loss:one_class",
                 needs=lambda task: _trains(task) and bool(own_labels(task.signature)),
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import re
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from harness.compat import tree_leaves, tree_map
 from harness.evidence import Evidence, Status
 from harness.properties.large_tensors import keeping_state
 from harness.properties.noise import difference
-from harness.properties.places import method_of
+from harness.properties.places import method_of, raising_line
 from harness.properties.subject import Subject
 from harness.properties.tracing import path_of
 from harness.runtime import seeded
@@ -25,8 +26,14 @@ from harness.user_code import is_written_here, raised
 
 _NAME = "train_mode"
 
-_ANSWERS = re.compile(r"predict(_proba|_classes|_labels|_batch|_on_batch)?|infer|inference|classify")
+_ANSWERS = re.compile(
+    r"predict(_proba|_classes|_labels|_batch|_on_batch)?|infer|inference|classify|transcribe|translate|recogni[sz]e|caption|recommend|"
+    r"(max|best|greedy)_action"
+)
 """Names of methods that are there to answer only: `encode`, `sample` and others may be a part of training."""
+
+_DRAWS = 6
+"""Answers in train mode that are compared, where they are labels or text: dropout does not change each of them."""
 
 _TRAINS = ("forward", "training_step", "loss", "compute_loss", "calculate_loss")
 """Methods that training calls."""
@@ -50,8 +57,11 @@ def _judged(subject: Subject, name: str, seed: int) -> Evidence | None:
     """The verdict on one method; ``None`` where it does not answer what forward takes."""
     model = subject.fresh()
     batch = subject.batch(seed=seed)
-    call = _Call.like_forward(subject, model, batch, name)
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
+    try:
+        call = _Call.like_forward(subject, model, batch, name)
+    except AttributeError as error:
+        return _lacks(model, name, error, counterexample)
     if call is None:
         return None
     answers, again = call.of(1), call.of(2)
@@ -60,7 +70,7 @@ def _judged(subject: Subject, name: str, seed: int) -> Evidence | None:
     place = method_of(model, name)
     if changed := _in_another_mode(model, expected=False):
         return _leaves(name, changed, "train", counterexample, place)
-    is_random = _apart(answers, again) > subject.floor.repeat_bound
+    is_random = _apart(answers, again) > subject.floor.repeat_bound or _labels(answers) != _labels(again)
     if not is_random and (fault := _alone(subject, call, answers)):
         return Evidence.failed(
             _NAME,
@@ -75,12 +85,14 @@ def _judged(subject: Subject, name: str, seed: int) -> Evidence | None:
         frozen = {module for module in model.modules() if not module.training}
         try:
             trained = call.of(1)
+            draws = {str(_labels(trained)), *(str(_labels(call.of(draw))) for draw in range(2, _DRAWS) if _labels(trained))}
         except Exception as error:  # such as an assertion that the model is in eval mode
             message = f"`{name}` answers in eval mode only; in train mode it raises {raised(error)}"
             return Evidence.ok(_NAME, message, counterexample=counterexample)
         if changed := _in_another_mode(model, expected=True, ignoring=frozen):
             return _leaves(name, changed, "eval", counterexample, place)
-    if is_random or _is_called_in_training(model, name) or _apart(answers, trained) <= subject.bound(_NAME):
+    is_alike = _apart(answers, trained) <= subject.bound(_NAME) and len(draws) == 1
+    if is_random or _is_called_in_training(model, name) or is_alike:
         return Evidence.ok(_NAME, f"`{name}` leaves the mode as it was, and answers alike in both", counterexample=counterexample)
     return Evidence.warned(
         _NAME,
@@ -108,7 +120,11 @@ class _Call:
 
     @classmethod
     def like_forward(cls, subject: Subject, model: nn.Module, batch: Batch, name: str) -> _Call | None:
-        """The call of a method with what forward is given; ``None`` where it takes something else, or raises."""
+        """The call of a method with what forward is given; ``None`` where it takes something else, or raises.
+
+        Raises:
+            AttributeError: It reads what only another method of the model gives it.
+        """
         seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         handle = model.register_forward_pre_hook(lambda _module, args, kwargs: seen.append((args, kwargs)), with_kwargs=True)
         try:
@@ -122,14 +138,16 @@ class _Call:
                 inspect.signature(method).bind(*args, **kwargs)
                 with torch.no_grad():
                     method(*_copied(args), **_copied(kwargs))
-            except Exception:  # it takes other inputs, such as a table of pandas or a loader
+            except Exception as error:  # it takes other inputs, such as a table of pandas or a loader
+                if isinstance(error, AttributeError) and error.obj is model and _giver(model, error.name):
+                    raise
                 continue
             return cls(method, args, kwargs)
         return None
 
     @torch.no_grad()
-    def of(self, draw: int, rows: slice = slice(None), count: int = 0) -> list[Tensor]:
-        """The tensors of an answer under a seed, for some of the ``count`` rows."""
+    def of(self, draw: int, rows: slice = slice(None), count: int = 0) -> list[Any]:
+        """The tensors, numbers and texts of an answer under a seed, for some of the ``count`` rows."""
 
         def cut(each: Any) -> Any:
             is_by_row = isinstance(each, Tensor) and each.ndim > 0 and len(each) == count
@@ -137,17 +155,20 @@ class _Call:
 
         with seeded(draw):
             given, named = tree_map(cut, (self.args, self.kwargs))
-            return [each.detach() for each in tree_leaves(self.method(*given, **named)) if isinstance(each, Tensor)]
+            leaves = tree_leaves(self.method(*given, **named))
+            return [
+                each.detach() if isinstance(each, Tensor) else each for each in leaves if isinstance(each, (Tensor, int, str))
+            ]
 
 
 def _copied(values: Any) -> Any:
     return tree_map(lambda each: each.clone() if isinstance(each, Tensor) else each, values)
 
 
-def _alone(subject: Subject, call: _Call, answers: list[Tensor]) -> str:
+def _alone(subject: Subject, call: _Call, answers: list[Any]) -> str:
     """What is wrong with the answer for the first row alone; empty where it is that of all rows."""
     count = subject.typical.batch
-    if not subject.task.has_rows or any(each.ndim == 0 or len(each) != count for each in answers):
+    if not subject.task.has_rows or any(not isinstance(each, Tensor) or each.ndim == 0 or len(each) != count for each in answers):
         return ""
     try:
         alone = call.of(1, slice(1), count)
@@ -161,10 +182,39 @@ def _alone(subject: Subject, call: _Call, answers: list[Tensor]) -> str:
     return ""
 
 
-def _apart(one: list[Tensor], other: list[Tensor]) -> float:
+def _apart(one: list[Any], other: list[Any]) -> float:
     """The largest difference between numbers of two answers; labels are not compared, for they jump where scores are nearly equal."""
-    pairs = zip(one, other, strict=False)
+    pairs = [(a, b) for a, b in zip(one, other, strict=False) if isinstance(a, Tensor) and isinstance(b, Tensor)]
     return max((difference(a, b) for a, b in pairs if a.shape == b.shape and a.is_floating_point()), default=0.0)
+
+
+def _labels(answers: list[Any]) -> list[Any]:
+    """What an answer consists of beside numbers: labels and texts, which are the same each time where nothing is random."""
+    tensors = [each.tolist() for each in answers if isinstance(each, Tensor) and not each.is_floating_point()]
+    return tensors + [each for each in answers if not isinstance(each, Tensor)]
+
+
+def _giver(model: nn.Module, name: str | None) -> str:
+    """The method of a model, other than its constructor, that gives it an attribute; empty where none does."""
+    for method in dir(type(model)):
+        code = _code(getattr(type(model), method, None))
+        if method != "__init__" and code is not None and is_written_here(code.co_filename):
+            stores = (each.argval for each in dis.get_instructions(code) if each.opname == "STORE_ATTR")
+            if name in stores:
+                return method
+    return ""
+
+
+def _lacks(model: nn.Module, name: str, error: AttributeError, counterexample: str) -> Evidence:
+    """The warning on a method that a model with loaded weights cannot answer by."""
+    return Evidence.warned(
+        _NAME,
+        f"`{name}` reads `{error.name}`, which only `{_giver(model, error.name)}` gives the model: one with loaded weights cannot answer",
+        counterexample=counterexample,
+        cause="an attribute that training makes and the constructor does not: make it in __init__, or where it is first read",
+        place=raising_line(error) or method_of(model, name),
+        code="answers_after_training_only",
+    )
 
 
 def _in_another_mode(model: nn.Module, expected: bool, ignoring: set[nn.Module] | None = None) -> str:

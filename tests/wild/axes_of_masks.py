@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.planted_bugs.setups import Model
 
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 BANDS, SOUNDS, WIDTH, WORDS, END, PATCH, GRID, SERIES, PAST, AHEAD = 6, 5, 12, 23, 1, 2, 11, 3, 16, 4
 PHOTOS = task_of(
@@ -246,6 +246,12 @@ add(
     PHOTOS,
     area="decoding",
     line="scores.index(max(scores))",
+    first_run=FirstRun(
+        "c9711093",
+        found=False,
+        named=False,
+        said="skipped: an image beside the prompt is taken for the source of a text without one, so that generate cannot be called",
+    ),
 )
 add(
     "rows_of_length_zero_fill_up",
@@ -259,6 +265,7 @@ add(
     area="contents",
     or_tests=("batch_independence[forward]", "padding_ignored"),
     line="scores.softmax(-1)",
+    first_run=FirstRun("c9711093", found=True, named=True, said="finite_output[typical] fails, with the line of the softmax"),
 )
 add(
     "deviation_of_a_dry_spell",
@@ -272,6 +279,13 @@ add(
     area="contents",
     or_tests=("finite_output[extremes]",),
     line="/ std_safe",
+    first_run=FirstRun(
+        "c9711093",
+        found=True,
+        named=False,
+        said="rare_contents[flat_rows] fails, with the line after the division; finite_output[extremes] names the division",
+    ),
+    unnamed="names the last line that is undefined; finite_output[extremes] names the division",
 )
 add(
     "places_scaled_by_a_factor",
@@ -284,6 +298,7 @@ add(
     PIXELS,
     area="axes",
     line="self.interpolate_pos_encoding(",
+    first_run=FirstRun("c9711093", found=True, named=True, said="shape_contract fails, with the line of the sum"),
 )
 add(
     "mask_cut_at_the_end_of_the_batch",
@@ -297,6 +312,8 @@ add(
     area="axes",
     or_tests=("batch_independence[forward]",),
     line="real[:, :-2:2]",
+    first_run=FirstRun("c9711093", found=True, named=False, said="padding_ignored fails, with the line that reads the mask"),
+    unnamed="names the line that returns what the mask was used for",
 )
 add(
     "forecast_of_each_series",
@@ -310,4 +327,6 @@ add(
     area="axes",
     or_tests=("declared_outputs",),
     line="return x if",
+    first_run=FirstRun("c9711093", found=True, named=False, said="shape_contract fails, with the line of the head"),
+    unnamed="names the head, after which a step is missing",
 )

@@ -16,7 +16,7 @@ from harness.evidence import Status
 from tests.planted_bugs.setups import Model
 from tests.planted_bugs.tier3.training import Training
 
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 PEOPLE, ITEMS, WIDTH, ATOMS, BOARD, MOVES = 19, 23, 12, 5, 9, 4
 CLICKS = task_of(
@@ -27,7 +27,11 @@ CLICKS = task_of(
     outputs={"score": {"axes": ["batch"], "kind": "binary_scores"}},
 )
 PULSES = task_of(inputs={"pulses": {"axes": ["batch", ATOMS, 4]}}, outputs={"energy": {"axes": ["batch"], "kind": "values"}})
-BOARDS = task_of(inputs={"board": {"axes": ["batch", BOARD]}}, outputs={"moves": {"axes": ["batch", MOVES], "kind": "class_scores"}})
+BOARDS = task_of(
+    inputs={"boards": {"axes": ["batch", "time", BOARD]}},
+    outputs={"moves": {"axes": ["batch", "time", MOVES], "kind": "class_scores"}},
+    axes={"time": {"max": 6}},
+)
 LATENTS = task_of(
     inputs={"latent": {"axes": ["batch", 8]}, "timestep": {"axes": ["batch"], "values": {"ids": 10}}},
     outputs={"noise": {"axes": ["batch", 8], "kind": "values"}},
@@ -230,8 +234,8 @@ class Remembering(nn.Module):
             elif "weight" in name and param.ndim >= 2:
                 nn.init.orthogonal_(param, 1.0)
 
-    def forward(self, board: Tensor) -> Tensor:
-        return self.policy.decoder(self.lstm(self.policy.encoder(board)[:, None])[0][:, 0])
+    def forward(self, boards: Tensor) -> Tensor:
+        return self.policy.decoder(self.lstm(self.policy.encoder(boards))[0])
 
 
 def gain_of_the_last_layer(model: Any) -> float:
@@ -310,6 +314,8 @@ add(
     CLICKS,
     area="loading",
     line="if inference_only",
+    first_run=FirstRun("c9711093", found=False, named=False, said="nothing: a model is saved once, into an empty folder"),
+    missed="a model is saved once, into an empty folder",
 )
 add(
     "predicts_only_after_training",
@@ -323,6 +329,11 @@ add(
     area="loading",
     or_tests=("train_mode[own_answers]", "eval_deterministic"),
     line="self._inference.run",
+    first_run=FirstRun(
+        "c9711093", found=False, named=False, said="skipped: a predict that raises is taken for one with other inputs"
+    ),
+    status=Status.WARN,
+    long=False,
 )
 add(
     "resumed_from_the_average",
@@ -336,6 +347,8 @@ add(
     area="loading",
     judge=Training,
     line="self.store()",
+    first_run=FirstRun("c9711093", found=False, named=False, said="nothing: no checkpoint is written during a validation"),
+    missed="no checkpoint is written during a validation",
 )
 add(
     "wrapper_draws_all_weights",
@@ -349,6 +362,14 @@ add(
     area="start",
     status=Status.WARN,
     line="nn.init.orthogonal_(param",
+    first_run=FirstRun(
+        "c9711093",
+        found=False,
+        named=False,
+        said="nothing about the start; both fail gradient_flow[reaches_every_parameter], since one step of a memory reads no state",
+        alarms=("gradient_flow[reaches_every_parameter]",),
+    ),
+    missed="weights that begin in another way are a choice, and nothing tells which of two was meant",
 )
 add(
     "strength_in_the_file_unread",
@@ -362,4 +383,11 @@ add(
     area="adapters",
     or_tests=("serialisation[own_methods]",),
     line="set_lora_weights(saved",
+    first_run=FirstRun(
+        "c9711093",
+        found=False,
+        named=False,
+        said="skipped: adapters that nothing merges or switches off are not known, nor is load_lora",
+    ),
+    missed="adapters that nothing merges or switches off are not known",
 )

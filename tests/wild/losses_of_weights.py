@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.evidence import Status
 from tests.planted_bugs.setups import Model
 from tests.planted_bugs.tier3.training import Training
 
 from .optimisation_steps import Trained
-from .register import pair_of_one_class, task_of
+from .register import FirstRun, pair_of_one_class, task_of
 
 WORDS, LENGTH, WIDTH, CLASSES, PEOPLE, ITEMS, STEPS, NODE = 29, 10, 12, 4, 19, 23, 20, 5
 TEXT = task_of(task_type="causal_lm", vocab_size=WORDS, max_seq_len=LENGTH, pad_token_id=0)
@@ -28,7 +27,7 @@ ANSWERS = task_of(
 )
 SEGMENTS = task_of(
     inputs={"image": {"axes": ["batch", 3, 8, 8]}},
-    outputs={"classes": {"axes": ["batch", CLASSES, 8, 8], "kind": "class_scores", "classes": 1}},
+    outputs={"classes": {"axes": ["batch", CLASSES, 8, 8], "kind": "class_scores", "classes": 1, "fits": False}},
 )
 NOISY = task_of(
     inputs={"image": {"axes": ["batch", 1, 8, 8]}, "step": {"axes": ["batch"], "values": {"ids": STEPS}}},
@@ -40,8 +39,8 @@ RANKED = task_of(
         "liked": {"axes": ["batch"], "values": {"ids": ITEMS}},
         "other": {"axes": ["batch"], "values": {"ids": ITEMS}},
     },
-    outputs={"better": {"axes": ["batch"], "kind": "values"}},
-    labels={"unused": {"from": "user"}},
+    outputs={"better": {"axes": ["batch"], "kind": "other"}},
+    loss="model",
 )
 LINKS = task_of(
     inputs={"source": {"axes": ["batch", NODE]}, "target": {"axes": ["batch", NODE]}},
@@ -55,7 +54,11 @@ class Answered(nn.Module):
     def __init__(self, wrong: bool = False) -> None:
         super().__init__()
         self.wrong = wrong
-        self.words, self.mix, self.head = nn.Embedding(WORDS, WIDTH), nn.GRU(WIDTH, WIDTH, batch_first=True), nn.Linear(WIDTH, WORDS)
+        self.words, self.mix, self.head = (
+            nn.Embedding(WORDS, WIDTH),
+            nn.GRU(WIDTH, WIDTH, batch_first=True),
+            nn.Linear(WIDTH, WORDS),
+        )
 
     def forward(self, tokens: Tensor, prompt: Tensor) -> Tensor:
         logps = self.head(self.mix(self.words(tokens))[0]).log_softmax(-1)
@@ -77,7 +80,11 @@ class Pretraining(Trained):
 
     def __init__(self, wrong: bool = False) -> None:
         super().__init__(wrong)
-        self.words, self.mix, self.head = nn.Embedding(WORDS, WIDTH), nn.GRU(WIDTH, WIDTH, batch_first=True), nn.Linear(WIDTH, WORDS)
+        self.words, self.mix, self.head = (
+            nn.Embedding(WORDS, WIDTH),
+            nn.GRU(WIDTH, WIDTH, batch_first=True),
+            nn.Linear(WIDTH, WORDS),
+        )
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return self.head(self.mix(self.words(input_ids) * attention_mask[..., None])[0])
@@ -121,7 +128,10 @@ class Segmenter(Trained):
 
     def __init__(self, wrong: bool = False) -> None:
         super().__init__(wrong)
-        self.net, self.dice = nn.Sequential(nn.Conv2d(3, WIDTH, 3, padding=1), nn.ReLU(), nn.Conv2d(WIDTH, CLASSES, 1)), WeightedDice(wrong)
+        self.net, self.dice = (
+            nn.Sequential(nn.Conv2d(3, WIDTH, 3, padding=1), nn.ReLU(), nn.Conv2d(WIDTH, CLASSES, 1)),
+            WeightedDice(wrong),
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         return self.net(image)
@@ -228,7 +238,14 @@ def loss_of_a_sure_link(model: Any) -> float:
 
 
 add = partial(pair_of_one_class, judge=Training, area="losses", draw=9, long=True)
-UNDEFINED = ("step_updates", "initial_loss", "overfits_one_batch", "accumulation", "training_loss[rows]", "training_loss[one_class]")
+UNDEFINED = (
+    "step_updates",
+    "initial_loss",
+    "overfits_one_batch",
+    "accumulation",
+    "training_loss[rows]",
+    "training_loss[one_class]",
+)
 add(
     "answers_from_the_longest_prompt",
     "Answers begin for all rows where the longest prompt ends",
@@ -242,6 +259,9 @@ add(
     area="decoding",
     or_tests=("batch_independence[gradient]",),
     line="prompt.max()",
+    first_run=FirstRun(
+        "c9711093", found=True, named=True, said="batch_independence[forward] fails, with the line of the longest prompt"
+    ),
 )
 add(
     "padding_is_taught",
@@ -255,6 +275,7 @@ add(
     area="contents",
     or_tests=("training_loss[padding]", "training_loss[reduction]"),
     line="labels[:, 1:].flatten()",
+    first_run=FirstRun("c9711093", found=True, named=True, said="training_loss[ignored_labels] fails, with the line of the loss"),
 )
 add(
     "weights_of_classes_along_the_width",
@@ -267,18 +288,32 @@ add(
     SEGMENTS,
     or_tests=UNDEFINED,
     line="overlap * self.weight",
+    first_run=FirstRun(
+        "c9711093",
+        found=True,
+        named=True,
+        said="overfits_one_batch fails in dice; of the twin, whose few weights cannot learn classes drawn at random, it does too",
+        alarms=("overfits_one_batch",),
+    ),
 )
 add(
     "divided_by_no_signal",
     "A weight of the loss is one over the signal, of which the last step has none",
     "Nerogar/OneTrainer#212",
     "diffusion",
-    "training_loss[reduction]",
+    "training_loss[one_class]",
     Debiased,
     undefined_at_the_last_step,
     NOISY,
-    or_tests=UNDEFINED,
+    or_tests=UNDEFINED[:-1],
     line="weight = 1 /",
+    first_run=FirstRun(
+        "c9711093",
+        found=False,
+        named=False,
+        said="step_updates is skipped for overfits_one_batch, which passes: its rows are other ones",
+    ),
+    unnamed="names the line that adds the losses up, and not the weight before it",
 )
 add(
     "logarithm_of_a_difference",
@@ -291,6 +326,13 @@ add(
     RANKED,
     or_tests=(*UNDEFINED[:1], *UNDEFINED[2:], "training_loss[reduction]"),
     line=".log().mean()",
+    first_run=FirstRun(
+        "c9711093",
+        found=True,
+        named=True,
+        said="overfits_one_batch fails; the twin, whose labels were not declared as unread, fails training_loss[targets]",
+        alarms=("training_loss[targets]",),
+    ),
 )
 add(
     "sigmoid_of_links_twice",
@@ -302,4 +344,6 @@ add(
     loss_of_a_sure_link,
     LINKS,
     line="h.sigmoid()",
+    first_run=FirstRun("c9711093", found=True, named=False, said="training_loss[scores] fails"),
+    unnamed="names the line that takes the loss, and not the sigmoid before it",
 )

@@ -174,10 +174,10 @@ class OwnWriter:
         named = [name for name, each in parameters.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
         if not named:
             raise CannotWriteError("`generate` names no arguments, so that it cannot be called without sampling")
-        self._count = next((name for name in named if _COUNT.fullmatch(name)), "")
         known = {each.name for each in text.signature.inputs}
+        self._count = next((name for name in named if _COUNT.fullmatch(name) and name not in known), "")
         # A source goes by its name, and the text begins without a prompt; else the prompt goes by its own name, or is the first argument.
-        self.is_seq2seq = named[0] in known - {text.ids.name} and text.axis not in text.signature.axes_of(named[0])
+        self.is_seq2seq = text.ids.name not in named and named[0] in known and text.axis not in text.signature.axes_of(named[0])
         self._by_name = self.is_seq2seq or text.ids.name in named
         rest = named if self._by_name else named[1:]
         required = [
@@ -205,7 +205,7 @@ class OwnWriter:
     @torch.no_grad()
     def write(self, model: nn.Module, batch: Batch, keys: Mapping[str, Any]) -> Written:
         """Writes on."""
-        return self._written(model, batch, {**self._greedy, **keys}, 0)
+        return self._written(model, batch, {**({self.beams: 1} if self.beams else {}), **self._greedy, **keys}, 0)
 
     def _without_sampling(self, subject: Subject) -> dict[str, Any]:
         """Arguments with which two seeds write the same.

@@ -8,7 +8,8 @@ from __future__ import annotations
 import linecache
 import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 
 from torch import Tensor, nn
 
@@ -75,14 +76,28 @@ def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
         """Whatever the user's own training step raises is a finding about it."""
         if (isinstance(error, BackwardRaisedError) or is_from_backward(error)) and subject.backward_raises():
             return left_to(name, GRADIENT_OWNER, subject.backward_raises(), code="backward_raises")
-        owner = next(each for each in _OWNERS if CATALOGUE[each].needs(subject.task))
+        owners = [each for each in _OWNERS if CATALOGUE[each].needs(subject.task)]
+        owner = _meets_it_too(owners, name, trial) if isinstance(error, DivergedError) else owners[0]
         message = str(error) if isinstance(error, UserError) else f"training raises {raised(error)}"
         at = Blame("") if isinstance(error, DivergedError) else where_raised(error)
         message += f", where {at.note}" if at.note else ""
-        found = Evidence.failed(name, message, module=str(at), place=at.place, details=owned_by(owner), code="training_raises")
+        found = Evidence.failed(
+            name,
+            message,
+            module=str(at),
+            place=at.place,
+            details={} if owner == name else owned_by(owner),
+            code="training_raises",
+        )
         return with_line(found, trial, diverged=True) if isinstance(error, DivergedError) else found
 
     return with_line(guarded(name, measured, raises, libraries=False), trial)
+
+
+def _meets_it_too(owners: Sequence[str], name: str, trial: Trial) -> str:
+    """The first of the owners that is not green where a check met a loss that is not finite; on the batches of others it may be finite."""
+    before = takewhile(lambda owner: owner != name, owners)
+    return next((owner for owner in before if find_training(owner, trial).status is not Status.OK), name)
 
 
 def where_raised(error: BaseException) -> Blame:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.evidence import Evidence, Status
+from harness.training.checks.idle_copies import never_follows
 from harness.training.trial import Trial, TrialOptions, too_long
 from harness.wording import and_others, counted
 
@@ -168,7 +169,8 @@ def averaged_weights(trial: Trial) -> Evidence:
             return found
     averages = [pair for pair in watch.pairs if _moved(pair, model, watch.before, after)]
     if not averages:
-        return Evidence.skipped(_NAME, f"no frozen part moves in {counted(len(watch.path), 'step')} of {_EPOCHS} epochs")
+        told = f"no frozen part moves in {counted(len(watch.path), 'step')} of {_EPOCHS} epochs"
+        return never_follows(trial, watch.pairs, batches) or Evidence.skipped(_NAME, told)
     if any(_is_late(_shares(pair, model, watch, after)) for pair in averages):  # still warming up, or for good
         watch = _Watch()
         model = trial.train(batches, TrialOptions(epochs=_MORE), prepare=watch.start, on_gradients=watch.look).model

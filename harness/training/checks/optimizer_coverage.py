@@ -155,10 +155,6 @@ def _twin(held: _Held, tensor: Tensor) -> str:
     return next((name for name, own in held.owned.items() if own.shape == tensor.shape and torch.equal(own, tensor)), "")
 
 
-_FLAGS = ("requires_grad", "require_grad", "requires_grads", "requires_gradient")
-"""Attributes that are set on modules to freeze them, and misspelt on parameters; PyTorch reads none of them."""
-
-
 def lasting_buffers(model: nn.Module) -> dict[str, Tensor]:
     """Buffers that the state dict holds; others are caches."""
     saved = model.state_dict(keep_vars=True)
@@ -185,24 +181,6 @@ def frozen_norms(model: nn.Module) -> list[str]:
     ]
     norms = (path for path, module in model.named_modules() if isinstance(module, NormBase))
     return [path for path in norms if any(path == part or path.startswith(f"{part}.") for part in frozen)]
-
-
-def frozen_by_a_flag(model: nn.Module) -> list[tuple[str, str]]:
-    """Paths of modules and parameters that an attribute says are frozen though they are trained, with its name."""
-    found = [
-        (path, flag)
-        for path, module in model.named_modules()
-        if any(parameter.requires_grad for parameter in module.parameters())
-        for flag in _false_flags(module)
-    ]
-    found += [(name, flag) for name, each in model.named_parameters() if each.requires_grad for flag in _false_flags(each)]
-    return found
-
-
-def _false_flags(owner: nn.Module | nn.Parameter) -> list[str]:
-    # `trainable` is a word of Keras; on a class of the user's it may be a setting for something else.
-    of_torch = type(owner).__module__.partition(".")[0] == "torch"
-    return [flag for flag in ((*_FLAGS, "trainable") if of_torch else _FLAGS) if vars(owner).get(flag) is False]
 
 
 _SMALL = 0.1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.evidence import WHOLE, Evidence, Status
+from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import mode
 from harness.properties.tracing import probing
@@ -19,10 +19,10 @@ from harness.runtime import seeded
 from harness.tasks.kinds import Other
 from harness.tasks.teaching import targeted, trained_by_loss
 from harness.training.checks.averaged_weights import Average, find_pairs, follows, is_mean_of
+from harness.training.checks.frozen_by_name import trained_by_a_flag, trained_by_a_setting
 from harness.training.checks.gradient_noise import in_double
 from harness.training.checks.observation import loss_name
 from harness.training.checks.optimizer_coverage import (
-    frozen_by_a_flag,
     frozen_norms,
     lasting_buffers,
     leading_to,
@@ -124,7 +124,7 @@ def step_updates(trial: Trial) -> Evidence:
         or _judge_frozen(trial, watch, values)
         or _judge_buffers(trial, watch, training.model)
         or _judge_frozen_statistics(trial, watch, training.model)
-        or _judge_flags(training.model)
+        or _judge_said(watch, training.model, values)
     )
     if found is None:
         frozen = f", {counted(len(watch.frozen), 'frozen parameter')} did not" if watch.frozen else ""
@@ -142,17 +142,11 @@ def _found(status: Status, code: str, message: str, module: str, cause: str, nam
     return Evidence.judged(_NAME, status, message, seen, module=module, cause=cause, details={"parameters": names}, code=code)
 
 
-def _judge_flags(model: nn.Module) -> Evidence | None:
-    """A warning where an attribute says that something is frozen, and its parameters are trained all the same."""
-    meant = frozen_by_a_flag(model)
-    if not meant:
-        return None
-    path, flag = meant[0]
-    trained = [name for name, _ in model.named_parameters() if f"{name}.".startswith(f"{path}." if path else "")]
-    which = f"`{trained[0]}`{and_others(len(trained) - 1, 'parameter')}"
-    told = f"`{path or WHOLE}` has the attribute `{flag}`, which is False and freezes nothing: {which} is trained"
-    cause = "requires_grad set on a module, or under another name, where requires_grad_(False) is meant"
-    return _found(Status.WARN, "flag_freezes_nothing", told, path or WHOLE, cause, trained)
+def _judge_said(watch: _Watch, model: nn.Module, values: dict[str, Tensor]) -> Evidence | None:
+    """A warning where an attribute or a setting says that something is frozen, and its parameters are trained all the same."""
+    changed = {name for name, before in watch.parameters.items() if name in values and _changed(before, values[name])}
+    found = trained_by_a_flag(model) or trained_by_a_setting(model, changed)
+    return None if found is None else _found(Status.WARN, *found)
 
 
 def _take_steps(trial: Trial, opened: bool = False) -> tuple[_Watch, Training]:

@@ -16,6 +16,7 @@ from harness.evidence import Evidence, Status
 from harness.properties.places import placed_at
 from harness.tasks.signature import Output, Signature
 from harness.tasks.teaching import own_labels, targeted
+from harness.tasks.values import Ids
 from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
 from harness.training.checks.lines import loss_line
 from harness.training.checks.observation import Observation, loss_name, observe
@@ -164,17 +165,17 @@ def _norm(tensor: Tensor) -> Tensor:
 
 
 def one_class(trial: Trial) -> Evidence:
-    """Loss and gradients are finite where every label of a batch is of one class, and in a batch of one row, as the last of an epoch may be."""
+    """Loss and gradients are finite where all labels are of one class, ids the first and the last, and for one row, as may end an epoch."""
     batch, sizes = trial.subject.batch(), trial.subject.typical.describe(trial.subject.task)
     observe(trial, [batch])  # what a usual batch makes of it is the matter of others
     judged = 0
-    for told, changed in (*_of_one_class(trial, batch), *_of_one_row(trial, batch)):
+    for told, changed in (*_of_one_class(trial, batch), *_of_extreme_ids(trial, batch), *_of_one_row(trial, batch)):
         judged += 1
         counterexample = f"{sizes}, {told}"
         facts: dict[str, Any] = {
             "counterexample": counterexample,
-            "cause": "a mean over rows of another class, a division by the number of positives or by a deviation over the batch, or the "
-            "logarithm of a share that is zero",
+            "cause": "a mean over rows of another class, a division by the number of positives, by a deviation over the batch or by a weight "
+            "that is zero at an end of a table, or the logarithm of a share that is zero",
         }
         name = loss_name(trial)
         try:
@@ -193,8 +194,12 @@ def one_class(trial: Trial) -> Evidence:
             what = f"the gradient of `{bad[0]}`" if bad else name
             return Evidence.failed(_NAME, f"{what} is not finite where {told}", code="gradient_not_finite", **facts)
     if not judged:
-        return Evidence.skipped(_NAME, "no label is a class, or yes or no")
-    return Evidence.ok(_NAME, "the loss is finite where every label is of one class, and for one row", counterexample=sizes)
+        return Evidence.skipped(_NAME, "no label is a class, or yes or no, and no row has an id")
+    return Evidence.ok(
+        _NAME,
+        "the loss is finite where every label is of one class, for the first and last id, and for one row",
+        counterexample=sizes,
+    )
 
 
 def _of_one_class(trial: Trial, batch: Batch) -> Iterator[tuple[str, Batch]]:
@@ -206,6 +211,16 @@ def _of_one_class(trial: Trial, batch: Batch) -> Iterator[tuple[str, Batch]]:
             shown = f"every label of `{name}` is {value:g}"
             labels = torch.where(batch[name] == IGNORED, batch[name], torch.full_like(batch[name], value))
             yield shown, {**batch, name: labels}
+
+
+def _of_extreme_ids(trial: Trial, batch: Batch) -> Iterator[tuple[str, Batch]]:
+    """Ids that each row has one of, as a step of a diffusion: the last of all, with the first in one row."""
+    for each in trial.subject.task.signature.inputs:
+        size = each.values.count if isinstance(each.values, Ids) and each.values.pad is None else None
+        if isinstance(size, int) and size > 1 and each.name in batch and batch[each.name].ndim == 1:
+            ids = torch.full_like(batch[each.name], size - 1)
+            ids[0] = 0
+            yield f"`{each.name}` is 0 and {size - 1}", {**batch, each.name: ids}
 
 
 def _of_one_row(trial: Trial, batch: Batch) -> Iterator[tuple[str, Batch]]:
