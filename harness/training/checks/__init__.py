@@ -8,8 +8,7 @@ from __future__ import annotations
 import linecache
 import re
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
+from collections.abc import Callable, Mapping
 
 from torch import Tensor, nn
 
@@ -30,6 +29,9 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 
 _OWNERS = ("overfits_one_batch", "step_updates")
 """The checks that say that a model cannot be trained: the first that makes sense for the task."""
+
+_OF_DIVERGED = ("overfits_one_batch", "training_loss[one_class]", "step_updates")
+"""The same of a loss that is not finite for some rows."""
 
 _WITHOUT_STEPS = ("optimizer_coverage",)
 """Checks that take no step, and so are the same whatever the weights hold."""
@@ -76,8 +78,9 @@ def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
         """Whatever the user's own training step raises is a finding about it."""
         if (isinstance(error, BackwardRaisedError) or is_from_backward(error)) and subject.backward_raises():
             return left_to(name, GRADIENT_OWNER, subject.backward_raises(), code="backward_raises")
-        owners = [each for each in _OWNERS if CATALOGUE[each].needs(subject.task)]
-        owner = _meets_it_too(owners, name, trial) if isinstance(error, DivergedError) else owners[0]
+        owner = next(each for each in _OWNERS if CATALOGUE[each].needs(subject.task))
+        label = f"{name}[{case}]" if case else name
+        owner = _meets_it_too(label, trial) if isinstance(error, DivergedError) else owner
         message = str(error) if isinstance(error, UserError) else f"training raises {raised(error)}"
         at = Blame("") if isinstance(error, DivergedError) else where_raised(error)
         message += f", where {at.note}" if at.note else ""
@@ -86,7 +89,7 @@ def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
             message,
             module=str(at),
             place=at.place,
-            details={} if owner == name else owned_by(owner),
+            details={} if owner == label else owned_by(owner),
             code="training_raises",
         )
         return with_line(found, trial, diverged=True) if isinstance(error, DivergedError) else found
@@ -94,10 +97,15 @@ def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
     return with_line(guarded(name, measured, raises, libraries=False), trial)
 
 
-def _meets_it_too(owners: Sequence[str], name: str, trial: Trial) -> str:
-    """The first of the owners that is not green where a check met a loss that is not finite; on the batches of others it may be finite."""
-    before = takewhile(lambda owner: owner != name, owners)
-    return next((owner for owner in before if find_training(owner, trial).status is not Status.OK), name)
+def _meets_it_too(label: str, trial: Trial) -> str:
+    """The first test about training at all that finds it too where one met a loss that is not finite: the rows of each are others."""
+    for owner in _OF_DIVERGED:
+        name, _, case = owner.rstrip("]").partition("[")
+        entry, task = CATALOGUE[name], trial.subject.task
+        is_judged = entry.needs(task) and (not case or entry.cases[case].needs(task))
+        if owner == label or (is_judged and find_training(name, trial, case).status in (Status.FAIL, Status.WARN)):
+            return owner
+    return label
 
 
 def where_raised(error: BaseException) -> Blame:
