@@ -27,7 +27,8 @@ _OTHER_WEIGHTS = 3
 _MANY_ROWS = 512
 
 _STEP = "training_step"
-_LOSSES = ("loss", "compute_loss", "get_loss", "calculate_loss", "loss_function")
+TRAINING_METHODS = (_STEP, "loss", "compute_loss", "get_loss", "calculate_loss", "loss_function")
+"""Methods that a training calls, beside forward."""
 
 
 def largest_gradients(
@@ -183,6 +184,6 @@ def _trained_by_a_step(model: nn.Module, unreached: list[str]) -> dict[str, str]
 
     Such are the critic of a GAN, the head that projects features for a contrastive loss, and the scale of similarities in a model's ``loss``.
     """
-    method = next((each for each in (_STEP, *_LOSSES) if callable(getattr(model, each, None))), _STEP)
+    method = next((each for each in TRAINING_METHODS if callable(getattr(model, each, None))), _STEP)
     step, forward = (names_read(type(model), each) for each in (method, "forward"))
     return {path: f"`{method}`" for path in unreached if path.partition(".")[0] in step - forward}

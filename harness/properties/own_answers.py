@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from harness.batches import Batch
 from harness.compat import tree_leaves, tree_map
 from harness.evidence import Evidence, Status
+from harness.properties.gradient_reach import TRAINING_METHODS
 from harness.properties.large_tensors import keeping_state
 from harness.properties.noise import difference
 from harness.properties.places import method_of, raising_line
@@ -34,9 +35,6 @@ _ANSWERS = re.compile(
 
 _DRAWS = 6
 """Answers in train mode that are compared, where they are labels or text: dropout does not change each of them."""
-
-_TRAINS = ("forward", "training_step", "loss", "compute_loss", "calculate_loss")
-"""Methods that training calls."""
 
 
 def own_answers(subject: Subject, seed: int = 0) -> Evidence:
@@ -248,4 +246,4 @@ def _code(function: Any) -> CodeType | None:
 
 def _is_called_in_training(model: nn.Module, name: str) -> bool:
     """Whether what training calls refers to a method, which then has to answer in train mode as training needs it."""
-    return any(name in code.co_names for each in _TRAINS if (code := _code(getattr(type(model), each, None))) is not None)
+    return any(name in code.co_names for each in ("forward", *TRAINING_METHODS) if (code := _code(getattr(type(model), each, None))) is not None)
