@@ -246,4 +246,8 @@ def _code(function: Any) -> CodeType | None:
 
 def _is_called_in_training(model: nn.Module, name: str) -> bool:
     """Whether what training calls refers to a method, which then has to answer in train mode as training needs it."""
-    return any(name in code.co_names for each in ("forward", *TRAINING_METHODS) if (code := _code(getattr(type(model), each, None))) is not None)
+    return any(
+        name in code.co_names
+        for each in ("forward", *TRAINING_METHODS)
+        if (code := _code(getattr(type(model), each, None))) is not None
+    )
