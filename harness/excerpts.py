@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.wording import joined
+from harness.written_in import cell_of, short_name
 
 _BEFORE, _AFTER = 3, 1
 """Lines that are shown before and after the one to look at: what is wrong is more often made before it shows than after."""
@@ -115,10 +116,12 @@ class Fix:
     @property
     def place(self) -> str:
         """``model.py:14``, without the folder; ``model.py:14 and model.py:30`` of several places."""
-        return joined([f"{Path(self.file).name}:{self.line}", *(each.place for each in self.also)])
+        return joined([f"{short_name(self.file)}:{self.line}", *(each.place for each in self.also)])
 
 
 def from_here(file: str | Path) -> str:
-    """A file as reports name it: relative to the current folder if it is inside, so that reports show no folders of a machine."""
+    """A file as reports name it: relative to the current folder if inside, which shows no folders of a machine; of a cell its number."""
+    if cell := cell_of(file):
+        return cell
     path = Path(os.path.abspath(file))
     return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.as_posix()

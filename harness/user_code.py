@@ -23,6 +23,7 @@ from harness.files import NO_FILE, text_hash
 from harness.partial_import import imported_in_part, or_as_first, others_need, part_without, run_part, standing_in
 from harness.runtime import seeded
 from harness.scan import part_run
+from harness.written_in import is_typed, short_name
 
 _OUT_OF_MEMORY = "out of memory: a smaller max_seq_len or image_size in the config, or a machine with more of it"
 
@@ -316,11 +317,11 @@ def raised(error: BaseException) -> str:
     Where that is in a function that forward calls, the line of the call stands beside it.
     """
     if isinstance(error, SyntaxError):
-        return f"SyntaxError: {error.msg} ({Path(error.filename or '').name}, line {error.lineno})"
+        return f"SyntaxError: {error.msg} ({short_name(error.filename or '')}, line {error.lineno})"
     text = [_OUT_OF_MEMORY] if _is_out_of_memory(error) else _COLOURS.sub("", str(error)).strip().splitlines()
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if is_users_file(frame.filename) and not _is_standard_library(frame.filename)]
-    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno}{_called_at(own)})" if own else ""
+    place = f" ({short_name(own[-1].filename)}, line {own[-1].lineno}{_called_at(own)})" if own else ""
     silent = f"`{own[-1].line}`" if own and own[-1].line else "no message"  # a bare assertion is its own message
     kind = "" if isinstance(error, LeavesProcessError) else f"{type(error).__name__}: "
     return f"{kind}{text[0] if text else silent}{place}"
@@ -336,7 +337,7 @@ def _called_at(frames: list[traceback.FrameSummary]) -> str:
         or inner.name.startswith("<")
     ):
         return ""
-    other = "" if outer.filename == inner.filename else f"{Path(outer.filename).name}, "
+    other = "" if outer.filename == inner.filename else f"{short_name(outer.filename)}, "
     return f", called at {other}line {outer.lineno}"
 
 
@@ -356,7 +357,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
 @cache
 def is_users_file(filename: str) -> bool:
     """Whether a frame's file is neither torch's nor this project's."""
-    return not filename.startswith("<") and not any(folder in Path(filename).parents for folder in _NOT_THE_USERS)
+    return (is_typed(filename) or not filename.startswith("<")) and not any(
+        folder in Path(filename).parents for folder in _NOT_THE_USERS
+    )
 
 
 @cache

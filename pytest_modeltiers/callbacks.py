@@ -65,7 +65,7 @@ class Watch:
             if self.task is None:
                 with seeded(0):
                     self.task = task_of_model(model, self.example)
-            found = judge(model, task=self.task, only=self.only, share=self.share, progress=False)
+            found = judge(model, task=self.task, only=self.only, share=self.share, progress=False, fix_seconds=0.0)
         except UserError as error:
             self._give_up(str(error))
             return {}

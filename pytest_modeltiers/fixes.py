@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -22,11 +20,12 @@ from harness.fixes.state_rules import OF_STATE, rules_of_training
 from harness.internal_errors import describe
 from harness.models.copies import Copies
 from harness.models.loading import ModelSource
-from harness.properties.places import shown_place
+from harness.properties.places import file_of, shown_place
 from harness.properties.reproduction import Building, script_of
 from harness.properties.subject import Shared, Subject
 from harness.runtime import bytes_of_weights, processor_seconds
 from harness.user_code import is_written_here
+from harness.written_in import file_of_class
 from pytest_modeltiers.property_tests import run_test
 from pytest_modeltiers.verdicts import Judge
 
@@ -127,11 +126,11 @@ def look_for_fix(
         or evidence.code in _BY_CHANCE
     ):
         return
-    if bytes_of_weights(subject.model) > _MOST_BYTES or subject.rebuild is None:
+    if bytes_of_weights(subject.model) > _MOST_BYTES:
         return
     files = [file for file in _files_of(subject.model) if is_written_here(file)]
     excerpt = evidence.excerpt
-    place = (str(Path(excerpt.file).absolute()), excerpt.line) if excerpt is not None else None
+    place = (str(file_of(excerpt.file, subject.model)), excerpt.line) if excerpt is not None else None
     only = OF_STATE if evidence.name in ("serialisation", "registration") else None
     if entry.tier == _LAST_TIER:
         only = rules_of_training(f"{evidence.name}[{case}]" if case else evidence.name)
@@ -145,7 +144,7 @@ def look_for_fix(
     if not is_known and place is not None and (evidence.status is Status.WARN or evidence.code in _SEEN_ON_THEIR_LINE):
         return  # of these their own line says more than a change with which they are not given
     # The line to look at is the one to change, also where it is another one that shows what is wrong.
-    file = str(Path(fix.file).absolute())
+    file = str(file_of(fix.file, subject.model))
     at = replace(evidence, excerpt=Excerpt.of(file, fix.line), place=shown_place(file, fix.line))
     judge.finish(replace(at, fix=fix) if is_known else at)
 
@@ -170,8 +169,8 @@ def add_script(judge: Judge, source: ModelSource) -> None:
 
 
 def _files_of(model: nn.Module) -> list[str]:
-    names = dict.fromkeys(cls.__module__ for module in model.modules() for cls in type(module).__mro__)
-    return [file for name in names if (file := getattr(sys.modules.get(name), "__file__", None))]
+    files = dict.fromkeys(file_of_class(cls) for module in model.modules() for cls in type(module).__mro__)
+    return list(filter(None, files))
 
 
 class _Again:
@@ -202,9 +201,8 @@ class _Again:
             return frozenset({*(name for name, _ in asked), "raises"})
 
     def _anew(self) -> Subject:
-        old = self.judge.subject
-        assert old.rebuild is not None
-        build = partial(old.rebuild, old.seed)
+        old = self.judge.subject  # of a model as it is, what is changed is the code of its classes, which a copy shares
+        build = partial(old.rebuild, old.seed) if old.rebuild is not None else old.copies.fresh
         pristine = build().eval()
         copies = Copies(pristine, lambda: build().eval())
         return replace(old, model=pristine, pristine=pristine, shared=Shared(), given_copies=copies)

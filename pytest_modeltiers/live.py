@@ -23,7 +23,6 @@ from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
 from harness.errors import ExampleError, FactoryError, did_you_mean
 from harness.evidence import Evidence, Status
-from harness.fixes.edits import Change
 from harness.health import ExportHealthReport
 from harness.health.checks import SkippedCheck
 from harness.models.copies import Copies
@@ -36,7 +35,7 @@ from harness.runtime import seeded, threads_for
 from harness.tasks import TaskSpec
 from harness.tasks.declared import read_signature
 from harness.tasks.finding import signature_from_call
-from pytest_modeltiers.fixes import look_for_fix
+from pytest_modeltiers.fixes import SECONDS, Help
 from pytest_modeltiers.progress import shown_progress
 from pytest_modeltiers.property_tests import Answers, run_test
 from pytest_modeltiers.results import Result, check_name, to_check
@@ -143,6 +142,7 @@ def judge(
     share: float = 1.0,
     seed: int = 0,
     progress: bool | None = None,
+    fix_seconds: float = SECONDS,
 ) -> Judgement:
     """Judges a model object as it is, trained or not; a notebook shows the result.
 
@@ -160,6 +160,7 @@ def judge(
         share: Seconds that one test may draw examples.
         seed: Seed of what is drawn.
         progress: Whether to show a bar; by default in notebooks and on terminals.
+        fix_seconds: Processor time that may be spent on a failure to look for a change of the code that fixes it; six times that on all.
 
     Raises:
         ExampleError: There is no example, or the model cannot be called with it.
@@ -169,7 +170,7 @@ def judge(
     tests = selected_tests(given.task, tiers, only)
     found = Judgement(name, given.task.title, is_selection=only is not None, seed=seed, device=str(given.device))
     with shown_progress(len(tests), progress) as tell, seeded(seed):
-        for done, (label, seconds, evidence) in enumerate(judged(given, tests, share), 1):
+        for done, (label, seconds, evidence) in enumerate(judged(given, tests, share, fix_seconds), 1):
             found.add(label, seconds, evidence)
             tell(done, label)
     return found
@@ -245,7 +246,7 @@ def judge_model(
         share: Seconds that one property may draw examples.
         only: Names of properties, where not all are wanted.
         tiers: Which tiers; those that need nothing but a model are 1 and 2.
-        fix_seconds: Processor time that may be spent on each failure to look for a change of the code that fixes it.
+        fix_seconds: See ``judge``.
 
     Returns:
         The worst evidence of every test, by its name, such as ``finite_output[extremes]``.
@@ -307,7 +308,7 @@ def judged(
         given: The model, with how it is copied.
         tests: The tests.
         share: Seconds that one test may draw examples.
-        fix_seconds: See ``judge_model``.
+        fix_seconds: See ``judge``.
     """
 
     def run(name: str, case: str | None) -> Evidence:
@@ -316,11 +317,11 @@ def judged(
         with threads_for(given.model):
             found = run_test(judge, case, partial(_provide, subject))
             if fix_seconds:
-                look_for_fix(judge, case, lambda fixture, other: _provide(other, fixture), fix_seconds, fixes)
+                fixes.add(judge, case, lambda fixture, other: _provide(other, fixture), fix_seconds, source=None)
                 found = judge.finish()
         return found
 
-    fixes = list[Change]()
+    fixes = Help(fix_seconds)
     answers = Answers(given.task, _TIERS)
     selection = Selection(
         frozenset(name for name, _ in tests), given.task.switched_off, partial(answers.of, run), answers.stands_in

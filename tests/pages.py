@@ -67,7 +67,7 @@ _FAINT = (
     if (!walker.currentNode.data.trim() || !one.checkVisibility() || one.closest("script, title, desc")) continue;
     judge(one, one instanceof SVGElement ? getComputedStyle(one).fill : getComputedStyle(one).color, text);
   }
-  for (const one of document.querySelectorAll("path.line, circle.arc")) {
+  for (const one of document.querySelectorAll("path.line, g.band use, circle.arc")) {
     const { fill, stroke } = getComputedStyle(one);
     judge(one, stroke === "none" ? fill : stroke, shapes);
   }

@@ -36,6 +36,7 @@ LEVELS = {
     "config_mistakes": 0,
     "partial_import": 0,
     "user_code": 0,
+    "written_in": 0,
     "model_file": 0,
     "processes": 0,
     "provenance": 0,

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from harness.tasks.axes import BATCH
 from harness.tasks.signature import Signature
 from harness.user_code import is_users_file, raised
 from harness.wording import counted
+from harness.written_in import short_name
 
 _NAME = "compiled"
 _LEAST = 10.0
@@ -333,7 +333,7 @@ def _said(error: ModelRaisedError) -> str:
     """An exception of the compiler, and the user's line that it is about."""
     frames = getattr(error.error, "real_stack", None) or ()
     own = [frame for frame in frames if is_users_file(frame.filename)]
-    return f"{error} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else str(error)
+    return f"{error} ({short_name(own[-1].filename)}, line {own[-1].lineno})" if own else str(error)
 
 
 @contextmanager

@@ -127,7 +127,15 @@ def draw_lines(
     if chart.band is not None:
         edges = _numbers(chart.band.lows), _numbers(chart.band.highs)
         # The outline keeps the spike of a single step in sight, however narrow it is.
-        axes.fill_between(chart.band.x, *edges, facecolor=colours["band"], edgecolor=colours["raw"], linewidth=0.7, clip_on=False)
+        axes.fill_between(
+            chart.band.x,
+            *edges,
+            facecolor=colours["band"],
+            edgecolor=colours["raw"],
+            linewidth=0.7,
+            clip_on=False,
+            gid=f"{CLASS}band",
+        )
     if chart.mark is not None:
         _draw_mark(axes, chart, colours, fontsize, roomy=roomy)
     for line in chart.lines:
@@ -145,7 +153,7 @@ def draw_legend(axes: Axes, chart: LineChart) -> None:
 
     handles, labels = axes.get_legend_handles_labels()
     if chart.band is not None:
-        handles, labels = [*handles, Patch(color=LIGHT["band"])], [*labels, "lowest to highest"]
+        handles, labels = [*handles, Patch(facecolor=LIGHT["band"], edgecolor=LIGHT["raw"])], [*labels, "lowest to highest"]
     if handles:
         axes.legend(
             handles,

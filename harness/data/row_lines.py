@@ -7,11 +7,11 @@ import linecache
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 from harness.user_code import is_written_here
+from harness.written_in import short_name
 
 
 def line_of_value(make: Callable[[], object], field: str, order: Sequence[str]) -> str:
@@ -32,7 +32,7 @@ def line_of_value(make: Callable[[], object], field: str, order: Sequence[str]) 
         return ""
     items = [each for each in returns if each[0].co_name == "__getitem__"]
     for code, line in reversed(items or returns):
-        return f"{Path(code.co_filename).name}, line {_line_in(code, line, field, order)}"
+        return f"{short_name(code.co_filename)}, line {_line_in(code, line, field, order)}"
     return ""
 
 

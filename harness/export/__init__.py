@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from harness.errors import UserError
 from harness.formats import formats as all_formats  # the name is that of a folder in here
+from harness.written_in import short_name
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ def one_line(error: BaseException) -> str:
     sources = [s for s in re.findall(r'File "([^"]+)", line (\d+)', text) if is_users_file(s[0]) and Path(s[0]).is_file()]
     traced = [s for s in _FRAME.findall(text) if is_users_file(s[0])]
     file, line = sources[-1] if sources else traced[0] if traced else _raised_at(error) or _raised_at(outer) or ("", 0)
-    where = f" ({Path(file).name}:{line})" if file else ""
+    where = f" ({short_name(file)}:{line})" if file else ""
     return f"{type(error).__name__}: {shortened(chosen.partition(' If you')[0])}{where}"
 
 

@@ -17,6 +17,8 @@ from functools import cached_property
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from harness.written_in import cell_of
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -338,7 +340,8 @@ def all_changed(sources: Mapping[str, Source], change: Change) -> Iterator[None]
 
 def functions_of(file: str) -> list[FunctionType]:
     """The functions of the loaded modules of a file: its own and the methods of its classes, also under decorators that keep them."""
-    modules = [module for module in list(sys.modules.values()) if getattr(module, "__file__", None) == file]
+    here = ["__main__"] if cell_of(file) else []
+    modules = [module for name, module in list(sys.modules.items()) if name in here or getattr(module, "__file__", None) == file]
     found: dict[int, FunctionType] = {}
     for module in modules:
         for function in _inside(module, file, depth=3):

@@ -5,7 +5,6 @@ A model that is small beside the memory that is free is simply built. Also in wh
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from harness.errors import FactoryError, UserError
 from harness.runtime import free_memory
 from harness.user_code import is_users_file
 from harness.wording import amount_of_memory
+from harness.written_in import file_of_class
 
 if TYPE_CHECKING:
     from harness.models.loading import ModelSource
@@ -199,7 +199,7 @@ def kept_beside(model: nn.Module, other: nn.Module) -> str:
     """Path of a tensor or number that differs, of an object of the user's that a module keeps and that is no module."""
     for (path, left), (_, right) in zip(model.named_modules(), other.named_modules(), strict=False):
         for name, value in vars(left).items():
-            file = getattr(sys.modules.get(type(value).__module__), "__file__", None)
+            file = file_of_class(type(value))
             if name.startswith("_") or not file or not is_users_file(file):
                 continue
             theirs = getattr(vars(right).get(name), "__dict__", {})

@@ -42,6 +42,7 @@ from harness.properties.tracing import path_of
 from harness.runtime import seeded
 from harness.user_code import is_written_here
 from harness.wording import and_others, joined
+from harness.written_in import short_name
 
 _CUTS = 4
 """Lines that cut the graph that are tried one by one."""
@@ -228,7 +229,7 @@ def backward_error(subject: Subject, name: str) -> Evidence:
     if places:
         place = shown_place(*places[0])
         file, line = places[0]
-        where = f" at `{linecache.getline(file, line).strip()}` ({Path(file).name}, line {line})"
+        where = f" at `{linecache.getline(file, line).strip()}` ({short_name(file)}, line {line})"
     module = next((found for file, line in places if (found := _module_of(model, file, line))), "")
     cause = "an operation that cannot be differentiated, or whose own backward is wrong"
     if _IN_PLACE in raised:

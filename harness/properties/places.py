@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from harness.evidence import WHOLE, Evidence, Status
 from harness.excerpts import Excerpt
 from harness.user_code import is_ours, is_users_file, is_written_here
+from harness.written_in import cell_of, file_of_class, short_name
 
 _REGISTERING = ("register_buffer", "register_parameter", "register_module", "add_module")
 
@@ -27,7 +28,7 @@ _METHODS_OF_MODES = ("__torch_function__", "__torch_dispatch__")
 _FRAMEWORKS = ("builtins", "torch", "lightning", "pytorch_lightning")
 """Packages whose classes a model derives from, and which know nothing of its parts."""
 
-_RAISED_AT = re.compile(r"\(([^()/\\,]+\.py)(?:, line |:)(\d+)(?:, called at [^()]*)?\)")
+_RAISED_AT = re.compile(r"\(([^()/\\,]+\.py|In\[\d+\])(?:, line |:)(\d+)(?:, called at [^()]*)?\)")
 """How a message names the line that raised (``harness.user_code.raised``), or that an exporter speaks of."""
 
 
@@ -49,10 +50,11 @@ def located(evidence: Evidence, model: nn.Module) -> Evidence:
 
 def file_of(name: str, model: nn.Module) -> Path | None:
     """The file that a place names: from the current folder, or by its name among those of the model's or other code of the user's."""
-    names = dict.fromkeys(type(module).__module__ for module in model.modules())
-    own = [file for module in names if (file := getattr(sys.modules.get(module), "__file__", None))]
+    own = list(filter(None, dict.fromkeys(file_of_class(type(module)) for module in model.modules())))
     shown = (file for file in own if shown_place(file, 1).rpartition(":")[0] == name)
-    if (file := next(shown, "")) or Path(name).is_file():  # the current folder may have one of that name too
+    if cell_of(file := next(shown, "")):
+        return Path(file)
+    if file or Path(name).is_file():  # the current folder may have one of that name too
         return Path(file or name).absolute()
     loaded = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     others = (file for file in loaded if file and is_written_here(file))  # an installed package may have one of that name too
@@ -95,7 +97,7 @@ def forward_of(model: nn.Module, path: str) -> str:
 def made_at(owner: type, name: str) -> str:
     """The line on which a class of the user's gives its instances an attribute, ``self.norm = …`` or ``self.register_buffer("norm", …)``."""
     for cls in owner.__mro__:
-        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        file = file_of_class(cls)
         if not file or not is_users_file(file):
             continue
         for statement in _statements_of(file, cls.__qualname__):
@@ -194,7 +196,7 @@ def end_of(model: nn.Module, method: str) -> str:
 
 def _end_of(owner: type, method: str) -> str:
     for cls in owner.__mro__:
-        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        file = file_of_class(cls)
         if file and is_written_here(file) and method in vars(cls):
             for each in _body_of(file, cls.__qualname__):
                 if isinstance(each, ast.FunctionDef) and each.name == method:
@@ -225,7 +227,7 @@ def _nodes_near(model: nn.Module, path: str) -> Iterator[tuple[str, type, ast.AS
     owners = [type(module) for name, module in model.named_modules() if (name or WHOLE) == path]
     for owner in dict.fromkeys([*owners, *map(type, model.modules())]):
         for cls in owner.__mro__:
-            file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+            file = file_of_class(cls)
             if file and is_users_file(file):
                 yield from ((file, cls, node) for part in _statements_of(file, cls.__qualname__) for node in ast.walk(part))
 
@@ -280,7 +282,7 @@ def shown_place(file: str, line: int) -> str:
     if not is_users_file(file):
         return ""
     path = Path(file)
-    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}:{line}"
+    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else short_name(path)}:{line}"
 
 
 def users_line(frame: FrameType | None) -> str:
@@ -306,8 +308,8 @@ def _raised_at(message: str, model: nn.Module) -> str:
     found = _RAISED_AT.search(message)
     if found is None:
         return ""
-    files = {getattr(sys.modules.get(type(module).__module__), "__file__", None) for module in model.modules()}
-    file = next((file for file in files if file and Path(file).name == found[1]), None)
+    files = {file_of_class(type(module)) for module in model.modules()}
+    file = next((file for file in files if file and short_name(file) == found[1]), None)
     return shown_place(file, int(found[2])) if file else f"{found[1]}:{found[2]}"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pages import Elements, Visit, out_of_reach, too_wide
+from pages import Elements, Visit, faint, out_of_reach, too_wide
 from PIL import Image
 
 from harness.charts import LineChart
@@ -500,8 +500,11 @@ def test_in_a_browser_no_run_breaks_the_page(visit: Callable[..., Visit], name: 
 
 @pytest.mark.parametrize(("scheme", "ground"), [("dark", "rgb(21, 21, 20)"), ("light", "rgb(251, 250, 247)")])
 def test_in_a_browser_the_page_is_dark_for_those_who_like_it_dark(visit: Callable[..., Visit], scheme: str, ground: str) -> None:
-    page = visit(html_of(trained()), 800, scheme).page
+    page = visit(html_of(RUNS["merged"]), 800, scheme).page  # with the band of values that share a place
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
+    assert page.locator("path.line").count()
+    assert page.locator("g.band use").count()
+    assert faint(page) == []
 
 
 def test_points_of_a_line_are_drawn_in_order() -> None:

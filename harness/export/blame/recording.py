@@ -21,6 +21,7 @@ from harness.compat import TorchDispatchMode, storage_key, tree_leaves, tree_map
 from harness.export.program import Program, module_path
 from harness.models.wrapped import without_fast_path
 from harness.properties.tracing import hooked
+from harness.written_in import short_name
 
 LAYOUT = frozenset(
     [
@@ -287,7 +288,7 @@ def _user_lines() -> tuple[str, ...]:
 
 def line_of(filename: str, number: int) -> str:
     """``model.py:48: x = x + 1``."""
-    return f"{Path(filename).name}:{number}: {linecache.getline(filename, number).strip()}"
+    return f"{short_name(filename)}:{number}: {linecache.getline(filename, number).strip()}"
 
 
 def is_shown(filename: str) -> bool:

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -26,6 +25,7 @@ from harness.process_state.compat import without_export_log
 from harness.properties.places import users_frame
 from harness.runtime import seeded
 from harness.user_code import is_users_file, is_written_here
+from harness.written_in import short_name
 
 _NOISY = ("torch.onnx", "torch.export", "torch._export", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir", "torch.__trace")
 
@@ -240,7 +240,7 @@ def tracing() -> Iterator[list[str]]:
         yield frozen
     for warning in caught:
         if issubclass(warning.category, TracerWarning) and is_users_file(warning.filename):
-            line = f"{Path(warning.filename).name}:{warning.lineno}: {str(warning.message).partition('. ')[0]}"
+            line = f"{short_name(warning.filename)}:{warning.lineno}: {str(warning.message).partition('. ')[0]}"
             frozen += [] if line in frozen else [line]
 
 

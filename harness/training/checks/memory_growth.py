@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count, pairwise
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -26,6 +25,7 @@ from harness.training.engines import overrides
 from harness.training.trial import Trial, TrialOptions
 from harness.user_code import is_users_file
 from harness.wording import counted
+from harness.written_in import file_of_class, short_name
 
 _NAME = "memory_growth"
 _STEPS = 8
@@ -236,7 +236,7 @@ def _holders(model: nn.Module) -> Iterator[tuple[str, _Held, Any]]:
                 yield inner, holder(inner.rpartition(".")[2], owner), part
     spaces: dict[str, Mapping[str, Any]] = {cls.__name__: vars(cls) for cls in own}
     for cls, file in own.items():
-        spaces[Path(file).name] = vars(sys.modules[cls.__module__])
+        spaces[short_name(file)] = vars(sys.modules[cls.__module__])
     for space, variables in spaces.items():
         for name, value in dict(variables).items():
             if isinstance(value, FunctionType):
@@ -276,7 +276,7 @@ def _is_of_a_library(value: Any) -> bool:
 @lru_cache(maxsize=256)
 def _file_of(cls: type) -> str:
     """The user's file that a class is from; empty where it is a library's."""
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
+    file = file_of_class(cls)
     return file if is_users_file(file) else ""
 
 

@@ -1,0 +1,41 @@
+"""Where code of the user's is written: a file, or a cell of a notebook, which IPython counts."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+
+_OF_A_PROMPT = "<ipython-input-"
+"""How IPython begins the file names of what is typed at its prompt; a kernel's are files that do not exist."""
+
+
+def cell_of(file: str | Path) -> str:
+    """``In[3]``, as IPython's own tracebacks name a cell; empty for a file.
+
+    Args:
+        file: As code names its file, ``/tmp/ipykernel_7/3442962928.py``.
+    """
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    named = shell.compile.format_code_name(str(file)) if shell is not None else None
+    return named[1] if named else ""
+
+
+def is_typed(file: str) -> bool:
+    """Whether a file name is that of what is typed at IPython's prompt."""
+    return file.startswith(_OF_A_PROMPT)
+
+
+def short_name(file: str | Path) -> str:
+    """The name of a file without its folder, or of a cell."""
+    return cell_of(file) or Path(file).name
+
+
+def file_of_class(cls: type) -> str:
+    """The file of a class's module; of a class in a notebook, its cell as code names it; empty where it has none."""
+    module = sys.modules.get(cls.__module__)
+    if file := getattr(module, "__file__", None):
+        return str(file)
+    files = (method.__code__.co_filename for method in vars(cls).values() if inspect.isfunction(method))
+    return next(filter(cell_of, files), "")
