@@ -23,7 +23,7 @@ from harness.files import NO_FILE, text_hash
 from harness.partial_import import imported_in_part, or_as_first, others_need, part_without, run_part, standing_in
 from harness.runtime import seeded
 from harness.scan import part_run
-from harness.written_in import is_typed, short_name
+from harness.written_in import forget_module, is_typed, short_name
 
 _OUT_OF_MEMORY = "out of memory: a smaller max_seq_len or image_size in the config, or a machine with more of it"
 
@@ -163,8 +163,7 @@ def _import_as_part(path: Path, root: Path, key: str) -> ModuleType:
     loaded = sys.modules.get(top)
     places = [Path(place) for place in getattr(loaded, "__path__", ())]
     if loaded is not None and root / top not in places and not any(map(_is_installed, places)):
-        for known in [known for known in sys.modules if known == top or known.startswith(f"{top}.")]:
-            del sys.modules[known]
+        forget_module(top)
     sys.path[:] = [str(root), *(folder for folder in sys.path if folder != str(root))]
     FOLDERS_OF_CONFIGS.add(str(root))
     importlib.invalidate_caches()
@@ -258,7 +257,7 @@ def _without_shadows(folder: Path, name: str) -> Iterator[None]:
     shadows = [each for each in others if Path(each or ".", f"{top}.py").is_file()]
     loaded = sys.modules.get(top)
     if shadows and loaded is not None and not hasattr(loaded, "__path__"):
-        del sys.modules[top]
+        forget_module(top)
     sys.path[:] = [each for each in sys.path if each not in shadows]
     try:
         yield
@@ -389,7 +388,7 @@ def _make_siblings_importable(folder: Path) -> None:
         loaded = getattr(sys.modules.get(file.stem), "__file__", None)
         others = Path(loaded).parent if loaded else folder
         if others != folder and str(others) in sys.path and not _is_installed(others):
-            del sys.modules[file.stem]
+            forget_module(file.stem)
 
 
 def _is_installed(folder: Path) -> bool:

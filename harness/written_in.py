@@ -39,3 +39,15 @@ def file_of_class(cls: type) -> str:
         return str(file)
     files = (method.__code__.co_filename for method in vars(cls).values() if inspect.isfunction(method))
     return next(filter(cell_of, files), "")
+
+
+def forget_module(name: str) -> None:
+    """Takes a module and its parts out of ``sys.modules``, so that another of the name can be imported.
+
+    ``inspect`` remembers the file of each module by its name. Where a folder without an ``__init__.py`` took the place of a file, it would
+    raise whenever anything asks where a frame is, as torch does when an operator is registered.
+    """
+    files: dict[str, str] = getattr(inspect, "_filesbymodname", {})
+    for known in [known for known in sys.modules if known == name or known.startswith(f"{name}.")]:
+        del sys.modules[known]
+        files.pop(known, None)

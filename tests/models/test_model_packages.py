@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from harness.errors import ModelSourceError
 from harness.user_code import import_file
+from harness.written_in import forget_module
 
 NET = "\n\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.layer = make()\n"
 LAYERS = "from torch import nn\n\n\ndef make():\n    return nn.Linear(3, {width})\n"
@@ -156,3 +159,20 @@ def test_pytorch_lightning_is_told_apart_from_lightning(load: Any, monkeypatch: 
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     with pytest.raises(ModelSourceError, match=r"`lightning` is here.*`import lightning.pytorch as pl`"):
         load({"net.py": "import pytorch_lightning as pl\n"}, "net.py")
+
+
+def test_a_folder_may_take_the_place_of_a_file_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "sole_parts.py").write_text("WIDTH = 3\n")
+    (tmp_path / "other" / "sole_parts").mkdir(parents=True)
+    (tmp_path / "other" / "sole_parts" / "net.py").write_text("WIDTH = 4\n")
+    (tmp_path / "elsewhere.py").write_text("")
+    elsewhere = compile("", str(tmp_path / "elsewhere.py"), "exec")
+    monkeypatch.syspath_prepend(tmp_path / "one")
+    importlib.import_module("sole_parts")
+    inspect.getmodule(elsewhere)  # looks at every module
+    forget_module("sole_parts")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "other"), *sys.path[1:]])
+    assert importlib.import_module("sole_parts.net").WIDTH == 4
+    inspect.getmodule(elsewhere)
+    forget_module("sole_parts")
