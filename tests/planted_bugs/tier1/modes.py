@@ -246,7 +246,7 @@ class PartByItself(Checkpointed):
     def __init__(self, wrong: bool = False) -> None:
         super().__init__()
         self.is_wrong, self.gradient_checkpointing = wrong, False
-        del self.use_checkpoint
+        del self.use_checkpoint, self.norm
 
     def forward(self, features: Tensor) -> Tensor:
         hidden = self.enter(features)
