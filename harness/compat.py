@@ -109,6 +109,7 @@ UNDEFINED_FORWARD = "_forward_unimplemented"
 FORWARD_FUNCTIONS = ("forward", "_call_impl", "_wrapped_call_impl")
 """Functions that run a module's forward. A version with other names blames errors inside hooks on torch instead of the model."""
 
+FILES_OF_MODULES = "_filesbymodname"  # of inspect; without it, a folder in the place of a forgotten file makes inspect raise
 BACKWARD_FUNCTION = "_engine_run_backward"
 """Torch's function that runs a backward pass. Without it, what a backward pass raises is taken for an error of this project."""
 

@@ -6,6 +6,8 @@ import inspect
 import sys
 from pathlib import Path
 
+from harness.compat import FILES_OF_MODULES
+
 _OF_A_PROMPT = "<ipython-input-"
 """How IPython begins the file names of what is typed at its prompt; a kernel's are files that do not exist."""
 
@@ -47,7 +49,7 @@ def forget_module(name: str) -> None:
     ``inspect`` remembers the file of each module by its name. Where a folder without an ``__init__.py`` took the place of a file, it would
     raise whenever anything asks where a frame is, as torch does when an operator is registered.
     """
-    files: dict[str, str] = getattr(inspect, "_filesbymodname", {})
+    files: dict[str, str] = getattr(inspect, FILES_OF_MODULES, {})
     for known in [known for known in sys.modules if known == name or known.startswith(f"{name}.")]:
         del sys.modules[known]
         files.pop(known, None)
