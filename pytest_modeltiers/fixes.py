@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -130,7 +131,7 @@ def look_for_fix(
         return
     files = [file for file in _files_of(subject.model) if is_written_here(file)]
     excerpt = evidence.excerpt
-    place = (str(file_of(excerpt.file, subject.model)), excerpt.line) if excerpt is not None else None
+    place = (_path_of(excerpt.file, subject), excerpt.line) if excerpt is not None else None
     only = OF_STATE if evidence.name in ("serialisation", "registration") else None
     if entry.tier == _LAST_TIER:
         only = rules_of_training(f"{evidence.name}[{case}]" if case else evidence.name)
@@ -144,9 +145,14 @@ def look_for_fix(
     if not is_known and place is not None and (evidence.status is Status.WARN or evidence.code in _SEEN_ON_THEIR_LINE):
         return  # of these their own line says more than a change with which they are not given
     # The line to look at is the one to change, also where it is another one that shows what is wrong.
-    file = str(file_of(fix.file, subject.model))
+    file = _path_of(fix.file, subject)
     at = replace(evidence, excerpt=Excerpt.of(file, fix.line), place=shown_place(file, fix.line))
     judge.finish(replace(at, fix=fix) if is_known else at)
+
+
+def _path_of(name: str, subject: Subject) -> str:
+    """The file that a finding names, or the cell of a notebook, as code names it."""
+    return str(file_of(name, subject.model) or Path(name).absolute())
 
 
 def add_script(judge: Judge, source: ModelSource) -> None:

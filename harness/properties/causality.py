@@ -151,7 +151,7 @@ def _causal_at(
         return first_divergence(left, right, view), left
 
     def apart_at_telling_sizes(model: nn.Module) -> Iterator[tuple[Blame, list[Call]]]:
-        """Where an axis is as long as another one, such as the heads, what is before a position cannot be told: other sizes come first."""
+        """Other sizes first: where an axis is as long as another one, such as the heads, no view shows what lies before a position."""
         telling = telling_sizes(subject.task, sizes)
         length = signature.complete(telling.by_axis(subject.task))[axis]
         one, contents = _contents(subject, telling, seed)

@@ -98,12 +98,10 @@ def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
 
 
 def _meets_it_too(label: str, trial: Trial) -> str:
-    """The first test about training at all that finds it too where one met a loss that is not finite: the rows of each are others."""
+    """Which test reports a loss that is not finite: the first about training at all that meets one too, as each is given other rows."""
     for owner in _OF_DIVERGED:
         name, _, case = owner.rstrip("]").partition("[")
-        entry, task = CATALOGUE[name], trial.subject.task
-        is_judged = entry.needs(task) and (not case or entry.cases[case].needs(task))
-        if owner == label or (is_judged and find_training(name, trial, case).status in (Status.FAIL, Status.WARN)):
+        if owner == label or find_training(name, trial, case).status in (Status.FAIL, Status.WARN):
             return owner
     return label
 

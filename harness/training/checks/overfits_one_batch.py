@@ -221,9 +221,8 @@ class _Search:
     def _too_few(self) -> str:
         """Why so few parameters are trained that a sound model may not know the batch by heart, as a phrase."""
         model = self.trial.subject.model
-        trained, all_ = (
-            sum(each.numel() for each in model.parameters() if each.requires_grad or frozen) for frozen in (False, True)
-        )
+        trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+        all_ = sum(each.numel() for each in model.parameters())
         if trained <= _FEW * all_ or (trained < all_ and has_signs_of_adapters(model)):
             return f"{trained / all_:.1%} of the parameters are trained, as those of adapters, which may learn little by heart"
         signature = self.trial.subject.task.signature
