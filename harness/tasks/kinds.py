@@ -248,6 +248,8 @@ def mean_loss(name: str, output: Tensor, labels: Tensor, classes: int = -1) -> T
     import torch.nn.functional as F
 
     if name in ("cross_entropy", "log_loss") and not labels.is_floating_point():
+        if output.ndim < 2:
+            raise OutputError(f"the output has shape {list(output.shape)}, without an axis for rows beside that of the classes")
         scores = output.movedim(classes, -1).flatten(0, -2)
         scores = scores if name == "cross_entropy" else scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
         pick = F.cross_entropy if name == "cross_entropy" else F.nll_loss

@@ -20,6 +20,7 @@ from harness.config import load_config
 from harness.errors import ConfigError, ForwardError, OutputError
 from harness.evidence import Evidence, Status
 from harness.owners import owners_of
+from harness.tasks.kinds import mean_loss
 from pytest_modeltiers.live import judge_model
 
 
@@ -379,3 +380,9 @@ def test_noise_that_is_kept_in_a_buffer_is_no_difference_of_train_mode(wrong: bo
     found = judge_model(lambda: NoisyLinear(wrong), task_of(keys), only=["train_mode"])["train_mode[equals_eval]"]
 
     assert (found.status is Status.OK) is not wrong, found.explain()
+
+
+def test_scores_without_rows_are_a_mistake_of_the_model() -> None:
+    with pytest.raises(OutputError, match=r"has shape \[10\], without an axis for rows beside that of the classes"):
+        mean_loss("cross_entropy", torch.zeros(10), torch.zeros(1, dtype=torch.int64))
+    assert mean_loss("cross_entropy", torch.zeros(1, 10), torch.zeros(1, dtype=torch.int64)) == pytest.approx(math.log(10))
