@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import math
+import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +50,26 @@ def plural(noun: str) -> str:
     if _SIBILANT.search(noun):
         return f"{noun}es"
     return _CONSONANT_Y.sub("ies", noun) if _CONSONANT_Y.search(noun) else f"{noun}s"
+
+
+def command_in_lines(command: str, room: int, indent: str = "  ") -> list[str]:
+    """A command of a shell in lines that fit and that can be copied as they are: broken between its words, where the shell reads on.
+
+    Args:
+        command: The command.
+        room: How long a line may be. A longer word stays whole.
+        indent: What stands before all lines but the first.
+    """
+    if os.name == "nt":  # whose shells do not agree on how a line goes on
+        return [command]
+    lines = [""]
+    for word in map(shlex.quote, shlex.split(command)):
+        if lines[-1].strip() and len(f"{lines[-1]} {word} \\") > room:
+            lines[-1] += " \\"
+            lines.append(f"{indent}{word}")
+        else:
+            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    return lines
 
 
 def and_others(count: int, noun: str) -> str:

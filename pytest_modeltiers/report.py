@@ -167,7 +167,7 @@ class Reporter:
         for path, report in self.reports.items():
             if report.comparison is not None:
                 of = f" of {path.name}" if len(self.configs) > 1 else ""
-                terminalreporter.write_line(f"since the last run{of}: {report.comparison.headline}")
+                print_wrapped(terminalreporter, f"since the last run{of}: ", report.comparison.headline, hanging="  ")
         for script in self.scripts:
             terminalreporter.write_line(f"shows it without this package: python {script}")
         if terminalreporter.verbosity == 0 and not is_ci():

@@ -19,7 +19,7 @@ from harness.export.store import default_folder
 from harness.health import ExportHealthReport
 from harness.health.checks import Cause, SkippedCheck, also_text, label_of
 from harness.health.markdown import problems_text
-from harness.wording import counted, duration, visible
+from harness.wording import command_in_lines, counted, duration, visible
 from pytest_modeltiers.crashes import token_of
 from pytest_modeltiers.hooks import TIERS
 from pytest_modeltiers.results import Result, asked_of_some_blocks, check_name, figures_of, most_calls, rerun_of
@@ -254,7 +254,9 @@ def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result
             print_wrapped(terminal, _INDENT, f"with this change of {evidence.fix.place} the property holds{cause.unmended}:")
             _print_code(terminal, evidence.fix.text, "-+")
         if cause.status == "failed":
-            terminal.line(f"{_INDENT}rerun: {visible(_rerun(terminal.config, result))}", light=True)  # one line, to be copied
+            command = visible(_rerun(terminal.config, result))
+            for line in command_in_lines(f"rerun: {command}", _columns() - len(_INDENT)):
+                terminal.line(f"{_INDENT}{line}", light=True)
     for name in (cause.owner.check_name, *(check.check_name for check in cause.also)):
         _print_captured(terminal, by_name[name])
 

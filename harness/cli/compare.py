@@ -46,7 +46,7 @@ def _compare(arguments: argparse.Namespace) -> int:
 
         write_whole(arguments.html, comparison_html(found))
     print(json.dumps(found.to_json()) if arguments.json else found.to_text())
-    return 1 if found.got_worse else 0
+    return 1 if found.fails_anew else 0
 
 
 def _report(named: str, arguments: argparse.Namespace) -> dict[str, Any]:

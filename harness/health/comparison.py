@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.wording import duration, figure
+from harness.wording import counted, duration, figure
 
 _RED = ("failed", "warning")
-_SEVERITY = {"": 0, "skipped": 0, "passed": 0, "warning": 1, "failed": 2}
+_SEVERITY = {"passed": 0, "warning": 1, "failed": 2}
+"""Of the statuses of a check that was judged; what was skipped or is not there has none."""
+
 _MARKS = {"failed": "✕", "warning": "▲", "passed": "✓", "skipped": "–", "": "–"}
 
 _MARGIN_FACTOR = 2.0
@@ -126,10 +128,12 @@ class Comparison:
     Attributes:
         then: The first.
         now: The second.
-        new: Red in the second, and not in the first, or less.
+        new: Red in the second, and judged and not red, or less, in the first.
         gone: Red in the first, and judged and not red, or less, in the second.
         changed: As red in both, and another finding: another code, module or line.
         unjudged: Red in the first, and not judged in the second.
+        only_now: Red in the second, and not judged in the first.
+        selection: Which tests were judged in one of the two only, a sentence for each tier.
         margins: Shares of what is allowed, in percent, of checks that passed in both.
         timings: How long calls and checks took.
         sizes: Of files, memory, and parameters.
@@ -141,18 +145,20 @@ class Comparison:
     gone: tuple[Finding, ...]
     changed: tuple[Finding, ...]
     unjudged: tuple[Finding, ...]
+    only_now: tuple[Finding, ...]
+    selection: tuple[str, ...]
     margins: tuple[Figure, ...]
     timings: tuple[Figure, ...]
     sizes: tuple[Figure, ...]
 
     @property
-    def got_worse(self) -> bool:
-        """Whether something fails that did not fail before."""
-        return any(finding.now == "failed" for finding in self.new)
+    def fails_anew(self) -> bool:
+        """Whether something fails that did not fail before, be it that it was not judged."""
+        return any(finding.now == "failed" for finding in (*self.new, *self.only_now))
 
     @property
     def headline(self) -> str:
-        """``Worse: 2 new, 1 gone; grade A → F, health score 100 → 95.7``."""
+        """``Worse: 2 new, 1 gone; grade A → F, health score 100 → 95.7``: of what was judged in both; what else ran is said apart."""
         counts = [
             (len(self.new), "new"),
             (len(self.gone), "gone"),
@@ -169,13 +175,14 @@ class Comparison:
             if not self.changed
             else "Changed"
         )
-        return f"{verdict}: {told}; {self._scores()}"
+        return "; ".join((f"{verdict}: {told}", *self.selection, self._scores()))
 
     def _scores(self) -> str:
         then, now = self.then.grade or "none", self.now.grade or "none"
         grade = f"grade {then} → {now}" if then != now else f"grade {now}"
         moved = self.then.score != self.now.score
-        return f"{grade}, health score {f'{self.then.score:g} → ' if moved else ''}{self.now.score:g}"
+        other = ", of other tests" if self.selection and (moved or then != now) else ""
+        return f"{grade}, health score {f'{self.then.score:g} → ' if moved else ''}{self.now.score:g}{other}"
 
     @property
     def sections(self) -> list[tuple[str, list[str]]]:
@@ -185,6 +192,7 @@ class Comparison:
             ("Gone", self.gone),
             ("Changed", self.changed),
             ("Not judged any more", self.unjudged),
+            ("Not judged before", self.only_now),
             ("Margins, as shares of what is allowed", self.margins),
             ("Timings, which vary from run to run", self.timings),
             ("Sizes", self.sizes),
@@ -193,7 +201,7 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON values."""
-        return {"status": "fail" if self.got_worse else "ok", "headline": self.headline, **asdict(self)}
+        return {"status": "fail" if self.fails_anew else "ok", "headline": self.headline, **asdict(self)}
 
     def to_text(self) -> str:
         """The comparison for a terminal."""
@@ -211,12 +219,14 @@ def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> Comparison:
         now: The second.
     """
     before, after = _checks(then), _checks(now)
-    new, gone, changed, unjudged = [], [], [], []
+    new, gone, changed, unjudged, only_now = [], [], [], [], []
     for name in [*after, *(name for name in before if name not in after)]:
         old, fresh = before.get(name, {}), after.get(name, {})
         was, is_ = old.get("status", ""), fresh.get("status", "")
-        if was in _RED and is_ in ("", "skipped"):
-            unjudged.append(Finding(name, was, is_, old["message"]))
+        if is_ not in _SEVERITY:
+            unjudged += [Finding(name, was, is_, old["message"])] if was in _RED else []
+        elif was not in _SEVERITY:
+            only_now += [Finding(name, was, is_, fresh["message"])] if is_ in _RED else []
         elif _SEVERITY[is_] > _SEVERITY[was]:
             new.append(Finding(name, was, is_, fresh["message"]))
         elif _SEVERITY[is_] < _SEVERITY[was]:
@@ -226,7 +236,8 @@ def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> Comparison:
     both = [(name, before[name], check) for name, check in after.items() if name in before]
     figures = [found for name, old, fresh in both for found in _figures(name, old, fresh)]
     return Comparison(
-        Side.of(then), Side.of(now), tuple(new), tuple(gone), tuple(changed), tuple(unjudged),
+        Side.of(then), Side.of(now), tuple(new), tuple(gone), tuple(changed), tuple(unjudged), tuple(only_now),
+        tuple(_selection(before, after)),
         tuple(figure for kind, figure in figures if kind == "margin"),
         tuple(figure for kind, figure in figures if kind == "time"),
         tuple(figure for kind, figure in figures if kind == "size"),
@@ -236,6 +247,27 @@ def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> Comparison:
 def _checks(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     skipped = {check["check_name"]: {"status": "skipped", "message": check["reason"]} for check in report.get("skipped", ())}
     return skipped | {check["check_name"]: check for check in report["checks"]}
+
+
+def _selection(then: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Which checks were judged in one of two reports only: whole tiers by their number, others by how many they are."""
+    before, after = ({name for name, check in checks.items() if check["status"] in _SEVERITY} for checks in (then, now))
+    for here, elsewhere, when in ((after, before, "only now"), (before, after, "only before")):
+        known, others = {_tier_of(name) for name in elsewhere}, 0
+        for tier in dict.fromkeys(map(_tier_of, sorted(here - elsewhere))):
+            count = sum(_tier_of(name) == tier for name in here - elsewhere)
+            if tier in known or not tier:
+                others += count
+            else:
+                yield f"{tier} ran {when} ({counted(count, 'test')})"
+        if others:
+            yield f"{counted(others, 'test')} ran {when}"
+
+
+def _tier_of(name: str) -> str:
+    """``tier 3`` of ``tier3::initial_loss``; empty of a check that has none."""
+    tier, colons, _ = name.partition("::")
+    return tier.replace("tier", "tier ") if colons else ""
 
 
 def _kind(check: Mapping[str, Any]) -> tuple[object, ...]:

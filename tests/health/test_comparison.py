@@ -56,8 +56,31 @@ def test_findings_are_new_gone_changed_or_not_judged_any_more() -> None:
     assert names(found.gone) == ["padding_ignored"]
     assert names(found.changed) == ["stateless"]
     assert names(found.unjudged) == ["registration"]  # which is not gone
-    assert found.got_worse
-    assert found.headline.startswith("Worse: 2 new, 1 gone, 1 changed, 1 not judged any more; grade F")
+    assert found.fails_anew
+    assert found.headline.startswith("Worse: 2 new, 1 gone, 1 changed, 1 not judged any more; 1 test ran only before; grade F")
+
+
+def of_tier(tier: int, name: str, status: CheckStatus) -> CheckResult:
+    return CheckResult(f"tier{tier}::{name}", status, "said", {"tier": tier}, 0.1)
+
+
+def test_what_was_not_judged_before_is_no_change() -> None:
+    then = report(of_tier(1, "causal", "passed"), skipped=[SkippedCheck("tier1::gradcheck", "no time", 1)])
+    now = report(
+        of_tier(1, "causal", "passed"),
+        of_tier(1, "gradcheck", "failed"),
+        of_tier(3, "initial_loss", "failed"),
+        of_tier(3, "loss_mask", "passed"),
+    )
+    found = compared(then, now)
+    assert (found.new, found.gone, found.changed) == ((), (), ())
+    assert [finding.check_name for finding in found.only_now] == ["tier1::gradcheck", "tier3::initial_loss"]
+    expected = "The same: no finding is new, gone or changed; tier 3 ran only now (2 tests); 1 test ran only now; grade"
+    assert found.headline.startswith(expected)
+    assert found.headline.endswith(", of other tests")
+    assert found.fails_anew  # a gate is to know
+    assert dict(found.sections)["Not judged before"]
+    assert "tier 3 ran only before (2 tests)" in compared(now, then).headline
 
 
 @pytest.mark.parametrize(
@@ -71,7 +94,7 @@ def test_findings_are_new_gone_changed_or_not_judged_any_more() -> None:
 def test_the_headline_says_what_it_comes_to(then: CheckStatus, now: CheckStatus, headline: str) -> None:
     found = compared(report(check("causal", then)), report(check("causal", now)))
     assert found.headline == headline
-    assert not found.got_worse
+    assert not found.fails_anew
 
 
 def test_margins_timings_and_sizes_are_told_where_they_moved_enough_to_matter() -> None:

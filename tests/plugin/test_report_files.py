@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import types
 from importlib.util import find_spec
@@ -141,8 +142,8 @@ def test_each_problem_ends_with_the_command_that_runs_it_again(
     project.write("pytest.ini", "[pytest]")
     monkeypatch.chdir(project.path / folder)
     first = project.run("--model-config", "cfg.json" if folder else "sub/cfg.json")
-    (command,) = (line.partition("rerun: ")[2] for line in first.outlines if "rerun: " in line)
-    program, *arguments = command.split()
+    _, _, told = first.stdout.str().replace("\\\n", " ").partition("rerun: ")
+    program, *arguments = shlex.split(told.splitlines()[0])
 
     again = project.run(*arguments)
 
@@ -150,6 +151,21 @@ def test_each_problem_ends_with_the_command_that_runs_it_again(
     again.assert_outcomes(failed=1)
     headline = next(line for line in first.outlines if line.startswith("  FAIL causal: "))
     assert headline in again.outlines
+
+
+def test_all_that_is_said_of_a_problem_fits_the_terminal(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    config = "a_model_with_a_long_name.json"
+    project.config(config, only=("causal", "registration"))
+    project.run("--model-config", config, "--model-report", "out")
+    project.config(config, only=("causal",), model=LEAKY)
+
+    lines = project.run("--model-config", config, "--model-report", "out").outlines
+
+    said = lines[next(at for at, line in enumerate(lines) if line.startswith("  FAIL causal")) :]
+    assert [line for line in said if len(line) > 80] == []
+    assert "       rerun: pytest --model-config a_model_with_a_long_name.json \\" in said
+    assert any(line.startswith("since the last run: Worse: 1 new; 1 test ran only before;") for line in said)
 
 
 def test_what_check_was_asked_is_what_runs_a_problem_again(project: Any) -> None:
