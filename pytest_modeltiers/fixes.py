@@ -168,10 +168,8 @@ def add_script(judge: Judge, source: ModelSource) -> None:
         return
     values = judge.counterexample[1] if judge.counterexample is not None else {}
     building = Building.of(source)
-    if building is not None:
-        batch = subject.batch(values.get("sizes"), int(values.get("seed", 0)))
-        if text := script_of(evidence, subject, batch, building):
-            judge.finish(replace(evidence, details={**evidence.details, "script": text}))
+    if building is not None and (text := script_of(evidence, subject, values, building)):
+        judge.finish(replace(evidence, details={**evidence.details, "script": text}))
 
 
 def _files_of(model: nn.Module) -> list[str]:

@@ -75,6 +75,11 @@ _FAINT = (
     const { backgroundColor, borderTopStyle, borderTopColor } = getComputedStyle(one, "::before");
     judge(one, borderTopStyle === "none" ? backgroundColor : borderTopColor, shapes);
   }
+  for (const one of [document.documentElement, ...document.querySelectorAll(".scroll, .rows, .tall, .excerpt")]) {
+    const [thumb, track] = getComputedStyle(one).scrollbarColor.match(/rgba?\\([^)]*\\)/g) ?? [];
+    if (!track || parts(track)[3] !== 0) faint.push(`${name(one)}: the track of its scrollbar has a colour of the browser's`);
+    else judge(one, thumb, shapes);
+  }
   return faint;
 }"""
 )

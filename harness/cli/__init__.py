@@ -45,7 +45,7 @@ _modeltiers() {{
   if [ "$COMP_CWORD" -eq 1 ]; then
     words={commands}
   else
-    case "${{COMP_WORDS[1]}}" in
+    case "${{COMP_WORDS[*]:1:$((COMP_CWORD - 1))}} " in
 {cases}
     esac
   fi
@@ -54,6 +54,12 @@ _modeltiers() {{
 complete -o default -o bashdefault -F _modeltiers modeltiers
 """
 """Files are completed where no word fits."""
+
+_ZSH = """\
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }
+autoload -Uz +X bashcompinit && bashcompinit
+"""
+"""bash's way of completing rests on zsh's own, which not every start file loads."""
 
 
 def add_completion(commands: Any) -> None:
@@ -65,9 +71,18 @@ def add_completion(commands: Any) -> None:
 
 
 def _completion(arguments: argparse.Namespace, commands: Any) -> int:
-    known = {name: options_of(parser) for name, parser in commands.choices.items()}
+    known = _words(commands.choices)
     print(_fish(known) if arguments.shell == "fish" else _bash(known, is_zsh=arguments.shell == "zsh"), end="")
     return 0
+
+
+def _words(commands: Mapping[str, _Parser]) -> dict[tuple[str, ...], list[str]]:
+    """What may follow each command, by its words: its options and its own commands; those of commands of commands first."""
+    known: dict[tuple[str, ...], list[str]] = {}
+    for name, parser in commands.items():
+        known |= {(name, *further): words for further, words in _words(parser.commands).items()}
+        known[(name,)] = [*parser.commands, *options_of(parser)]
+    return known
 
 
 def options_of(parser: argparse.ArgumentParser) -> list[str]:
@@ -75,18 +90,22 @@ def options_of(parser: argparse.ArgumentParser) -> list[str]:
     return list(dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][\w-]*", parser.format_usage())))
 
 
-def _bash(commands: dict[str, list[str]], is_zsh: bool) -> str:
-    cases = "\n".join(f"      {name}) words={shlex.quote(' '.join(options))} ;;" for name, options in commands.items())
-    script = _BASH.format(commands=shlex.quote(" ".join(commands)), cases=cases)
-    return f"autoload -U +X bashcompinit && bashcompinit\n{script}" if is_zsh else script
+def _bash(commands: Mapping[tuple[str, ...], list[str]], is_zsh: bool) -> str:
+    cases = "\n".join(
+        f"      {shlex.quote(' '.join(names))}\\ *) words={shlex.quote(' '.join(words))} ;;" for names, words in commands.items()
+    )
+    first = " ".join(names[0] for names in commands if len(names) == 1)
+    script = _BASH.format(commands=shlex.quote(first), cases=cases)
+    return f"{_ZSH}{script}" if is_zsh else script
 
 
-def _fish(commands: dict[str, list[str]]) -> str:
-    lines = [f"complete -c modeltiers -n __fish_use_subcommand -a {name}" for name in commands]
+def _fish(commands: Mapping[tuple[str, ...], list[str]]) -> str:
+    lines = [f"complete -c modeltiers -n __fish_use_subcommand -a {names[0]}" for names in commands if len(names) == 1]
     lines += [
-        f"complete -c modeltiers -n '__fish_seen_subcommand_from {name}' -l {option.removeprefix('--')}"
-        for name, options in commands.items()
-        for option in options
+        f"complete -c modeltiers -n '__fish_seen_subcommand_from {names[-1]}' "
+        + (f"-l {word.removeprefix('--')}" if word.startswith("--") else f"-a {word}")
+        for names, words in commands.items()
+        for word in words
     ]
     return "\n".join(lines) + "\n"
 
@@ -174,7 +193,7 @@ class _Parser(argparse.ArgumentParser):
         given: Its arguments.
     """
 
-    commands: Mapping[str, argparse.ArgumentParser] = MappingProxyType({})
+    commands: Mapping[str, _Parser] = MappingProxyType({})
     command: str = ""
     given: Sequence[str] = ()
 

@@ -50,7 +50,9 @@ def add_bundle(commands: Any) -> None:
     bundle.add_argument("--no-health", action="store_true", help="without running the health checks")
     add_json(bundle)
     bundle.set_defaults(run=_bundle)
-    verify = bundle.add_subparsers(metavar="").add_parser("verify", help="check every hash, and replay the golden batches")
+    further = bundle.add_subparsers(metavar="")
+    bundle.commands = further.choices
+    verify = further.add_parser("verify", help="check every hash, and replay the golden batches")
     verify.add_argument("folder", type=Path, metavar="DIR", help="the bundle")
     verify.add_argument("--trust", action="store_true", help="also load formats that can run code when loaded")
     add_json(verify)

@@ -22,14 +22,12 @@ from harness.excerpts import from_here
 from harness.models.arguments import factory_arguments
 from harness.models.loading import ModelSource
 from harness.partial_import import LEFT_OUT
+from harness.properties.reproduction_lines import Shown, ways_to_show
 from harness.properties.subject import Subject
 from harness.user_code import is_written_here
 
 _MOST_WRITTEN = 32
 """Numbers of a tensor that are written out; longer ones are drawn."""
-
-_OF_OTHER_SHAPES = ("batch_independence", "padding_ignored")
-"""Properties that compare calls of different shapes, for which even the same seed gives other random numbers."""
 
 _LOGITS = ("{}", "{}.logits", '{}["logits"]', "{}[0]")
 """Where the logits are in what a model returns."""
@@ -79,38 +77,48 @@ def _folders_of(source: ModelSource, file: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(from_here(Path(each).parent) for each in files if each and is_written_here(each)))
 
 
-def script_of(evidence: Evidence, subject: Subject, batch: Batch, building: Building) -> str:
+def script_of(evidence: Evidence, subject: Subject, example: Mapping[str, Any], building: Building) -> str:
     """A script that fails as the property does; empty where none is known that was seen to fail.
 
     Args:
         evidence: The failure.
         subject: The model.
-        batch: The inputs that show it.
+        example: What the property was given that shows it, such as the sizes of a batch.
         building: How the model is built.
     """
+    sizes = example.get("sizes") or subject.typical
     try:
         ast.literal_eval(repr(dict(building.kwargs)))
-        given, logits = _recorded(subject, batch)
-        is_random = subject.prerequisite_failure.random
-        body = [] if is_random and evidence.name in _OF_OTHER_SHAPES else _body(evidence, given, logits, is_random)
+        given, logits = _recorded(subject, subject.batch(sizes, int(example.get("seed", 0))))
+        shown = Shown(
+            evidence,
+            given,
+            logits,
+            subject.prerequisite_failure.random,
+            building.call,
+            sizes.logits_shape(subject.task),
+            str(example.get("dtype", "")),
+        )
+        written = (_script(shown, building, body) for body in ways_to_show(shown))
+        return next((text for text in written if _fails(text, building.module)), "")
     except Exception:  # a call that no few lines can write down
         return ""
-    if not body:
-        return ""
-    what = evidence.message.splitlines()[0].partition("; ")[0]
+
+
+def _script(shown: Shown, building: Building, body: list[str]) -> str:
+    """The script: what is wrong, the model, its inputs, and the lines that fail."""
     lines = [
-        f"# {what}",
+        f"# {shown.evidence.message.splitlines()[0].partition('; ')[0]}",
         "import sys",
         "import torch",
         f"sys.path[:0] = {list(building.folders)!r}  # run it from the folder that the tests run in",
         f"from {building.module} import {building.factory.partition('.')[0]}",
         "torch.manual_seed(0)",
         f"model = {building.call}.eval()",
-        f"given = {{{', '.join(f'{name!r}: {_written(value)}' for name, value in given.items())}}}",
+        f"given = {{{', '.join(f'{name!r}: {_written(value)}' for name, value in shown.given.items())}}}",
         *body,
     ]
-    text = "\n".join(lines) + "\n"
-    return text if _fails(text, building.module) else ""
+    return "\n".join(lines) + "\n"
 
 
 def _recorded(subject: Subject, batch: Batch) -> tuple[dict[str, Any], str]:
@@ -150,58 +158,6 @@ def _written(value: Any) -> str:
     if value.is_floating_point():
         return f"torch.randn({shape})" if bool((value < 0).any()) else f"torch.rand({shape})"
     return f"torch.randint({int(value.min())}, {int(value.max()) + 1}, {shape})"
-
-
-def _body(evidence: Evidence, given: dict[str, Any], logits: str, is_random: bool) -> list[str]:
-    """The lines that ask what the property asks; of a model that draws numbers, which is another finding, under the same seed each time."""
-    seeded = "(torch.manual_seed(0), model(**{}))[1]" if is_random and evidence.name != "eval_deterministic" else "model(**{})"
-    call = logits.format(seeded.format("given"))
-    main, length = _main_input(given)
-    same = 'assert torch.allclose(left, right, atol=1e-5), f"differs by {(left - right).abs().max().item():.2g}"'
-    if evidence.code == "raises":
-        return [call]
-    if evidence.name == "eval_deterministic":
-        return ["with torch.no_grad():", f"    left, right = {call}, {call}", same]
-    if evidence.name == "finite_output":
-        return ["with torch.no_grad():", f"    logits = {call}", "assert logits.isfinite().all(), logits"]
-    if evidence.name == "inputs_unchanged":
-        return [f"before = given[{main!r}].clone()", "model(**given)", f"assert torch.equal(before, given[{main!r}])"]
-    if evidence.name == "batch_independence":
-        alone = logits.format("model(**{name: value[:1] for name, value in given.items()})")
-        return ["with torch.no_grad():", f"    left, right = {call}[:1], {alone}", same]
-    if evidence.name == "causal" and length:
-        other = logits.format(seeded.format("other"))
-        most = int(given[main].max())
-        change = f"torch.where(last == {most}, 0, last + 1)" if not given[main].is_floating_point() else "last + 1"
-        return [
-            f"other = {{**given, {main!r}: given[{main!r}].clone()}}",
-            f"last = other[{main!r}][:, -1]",
-            f"other[{main!r}][:, -1] = {change}",
-            "with torch.no_grad():",
-            f"    left, right = {call}[:, :-1], {other}[:, :-1]",
-            same,
-        ]
-    if evidence.name == "stateless":
-        return [
-            "with torch.no_grad():",
-            f"    left = {call}",
-            "    model(**{name: value.flip(0) + 0 * value for name, value in given.items()})",
-            f"    right = {call}",
-            same,
-        ]
-    if evidence.name == "gradient_flow" and evidence.module and evidence.code != "raises":
-        return [
-            f"{call}.float().square().mean().backward()",
-            f"gradient = model.get_parameter({evidence.module!r}).grad",
-            "assert gradient is not None and gradient.isfinite().all() and gradient.any(), gradient",
-        ]
-    return []
-
-
-def _main_input(given: dict[str, Any]) -> tuple[str, int]:
-    """The name of the first input, and the length of its second axis; 0 where it has none."""
-    name = next(name for name, value in given.items() if isinstance(value, Tensor))
-    return name, int(given[name].shape[1]) if given[name].ndim > 1 else 0
 
 
 def _fails(text: str, module: str) -> bool:

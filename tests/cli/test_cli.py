@@ -187,14 +187,18 @@ def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str])
     assert main(["completion", "bash"]) == 0
     script = capsys.readouterr().out
     typed = "COMP_WORDS=(modeltiers tr) COMP_CWORD=1; _modeltiers; echo ${COMPREPLY[@]}\n"
-    typed += "COMP_WORDS=(modeltiers check --re) COMP_CWORD=2; _modeltiers; echo ${COMPREPLY[@]}"
+    typed += "COMP_WORDS=(modeltiers check --re) COMP_CWORD=2; _modeltiers; echo ${COMPREPLY[@]}\n"
+    typed += "COMP_WORDS=(modeltiers bundle ver) COMP_CWORD=2; _modeltiers; echo ${COMPREPLY[@]}\n"
+    typed += "COMP_WORDS=(modeltiers bundle verify some --t) COMP_CWORD=4; _modeltiers; echo ${COMPREPLY[@]}"
 
     done = subprocess.run(["bash", "-c", f"{script}\n{typed}"], capture_output=True, text=True, check=True)
 
-    assert done.stdout.split() == ["train", "--report"]
+    assert done.stdout.split() == ["train", "--report", "verify", "--trust"]
 
 
-@pytest.mark.parametrize(("shell", "words"), [("zsh", "bashcompinit"), ("fish", "__fish_seen_subcommand_from check' -l report")])
+@pytest.mark.parametrize(
+    ("shell", "words"), [("zsh", "compinit && compinit"), ("fish", "from check' -l report"), ("fish", "from bundle' -a verify")]
+)
 def test_other_shells_have_scripts_of_their_own(shell: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", shell]) == 0
     assert words in capsys.readouterr().out

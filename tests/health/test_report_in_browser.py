@@ -217,6 +217,7 @@ def test_a_script_that_slipped_in_would_not_run(visit: Visiting) -> None:
         (faint, planted(style=".facts { opacity: 0.6 }"), "dt Blamed module"),
         (faint, planted(style=".bars i::before { background: #d0d8e0 }"), "i "),
         (faint, planted(style=":root { --focus: #d0d8e0 }"), "path "),
+        (faint, planted(style="html { scrollbar-color: auto }"), "the track of its scrollbar"),
         (out_of_reach, planted(summary='tabindex="-1"'), "summary Skipped checks 1 is not reached"),
         (out_of_reach, planted('<button tabindex="1">First</button>'), "the order is not that of the page"),
         (out_of_reach, planted(style=":focus-visible { outline: none }"), "a Failures does not show the focus"),
