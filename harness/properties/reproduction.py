@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import inspect
 import io
 import sys
@@ -126,7 +127,7 @@ def _recorded(subject: Subject, batch: Batch) -> tuple[dict[str, Any], str]:
     model, seen = subject.fresh(), list[dict[str, Any]]()
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments))
+        seen.append(_copied(inspect.signature(module.forward).bind(*args, **kwargs).arguments))
 
     handle = model.register_forward_pre_hook(note, with_kwargs=True)
     try:
@@ -136,13 +137,18 @@ def _recorded(subject: Subject, batch: Batch) -> tuple[dict[str, Any], str]:
         handle.remove()
     given = {name: value for name, value in seen[0].items() if value is not None}
     with torch.no_grad(), contextlib.suppress(Exception):
-        wanted, returned = subject.logits(batch, model), model(**given)
+        wanted, returned = subject.logits(batch, model), model(**_copied(given))
         for place in _LOGITS:
             with contextlib.suppress(Exception):
                 found = eval(place.format("returned"), {"returned": returned})
                 if isinstance(found, Tensor) and found.shape == wanted.shape:
                     return given, place
     return given, "{}"
+
+
+def _copied(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that a model may write into."""
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in given.items()}
 
 
 def _written(value: Any) -> str:
@@ -166,6 +172,7 @@ def _fails(text: str, module: str) -> bool:
     kept = {name: found for name, found in sys.modules.items() if name == top or name.startswith(f"{top}.")}
     for name in kept:
         del sys.modules[name]
+    importlib.invalidate_caches()  # of the folder that is the current one
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
