@@ -26,6 +26,7 @@ from harness.cli.compare import add_compare
 from harness.cli.deploy import add_bundle, add_export, add_monitor, add_power, add_profile
 from harness.cli.doctor import add_doctor, add_plan
 from harness.cli.init import add_explain, add_gist, add_init, add_schema
+from harness.cli.record import add_record
 from harness.cli.runs import add_repro, add_runs, add_sweep, add_train
 from harness.cli.tiers import add_check, add_tiers
 from harness.config_file import with_place
@@ -124,6 +125,7 @@ _COMMANDS = (
     add_runs,
     add_repro,
     add_init,
+    add_record,
     add_explain,
     add_gist,
     add_schema,
@@ -137,6 +139,7 @@ pytest-modeltiers: tests for PyTorch models.
 
   modeltiers check model.py                      judge a model now, without a config
   modeltiers init model.py                       write a config for it, to keep and to edit
+  modeltiers record train.py --epochs 1          or write it from a command of yours that works
   pytest --model-config modeltiers.toml          run that config
   pytest --model-config modeltiers.toml --model-report report
                                                  and write a page about it

@@ -74,14 +74,15 @@ def _input(text: str) -> Any:
 
 def _init(arguments: argparse.Namespace) -> int:
     from harness.models.attempts import Patience
-    from harness.scaffold import Told, scaffold
+    from harness.scaffold import scaffold
+    from harness.scaffold.task import Told
 
     if arguments.model.is_dir():
         from harness.scaffold.apart import scaffold_folder
 
         config = scaffold_folder(arguments.model, arguments.output, overwrite=arguments.force)
         print(f"wrote {config}")
-        return _try_out(config, arguments.no_run)
+        return try_out(config, arguments.no_run)
     with Progress(sys.stderr) as progress:
         told = Told(
             factory=arguments.factory,
@@ -93,11 +94,11 @@ def _init(arguments: argparse.Namespace) -> int:
         )
         patience = Patience(say=progress.say, stage=progress.stage)
         found = scaffold(arguments.model, arguments.output, told, overwrite=arguments.force, patience=patience)
-    print(_account(found))
-    return _try_out(found.config, arguments.no_run)
+    print(account(found))
+    return try_out(found.config, arguments.no_run)
 
 
-def _try_out(config: Path, only_write: bool) -> int:
+def try_out(config: Path, only_write: bool) -> int:
     """Runs tier 1 of a new config, and says what comes next; returns the exit status."""
     status = 0 if only_write else _run_tier_1(config)
     if status > 1:
@@ -109,7 +110,7 @@ def _try_out(config: Path, only_write: bool) -> int:
     return status
 
 
-def _account(found: Scaffold) -> str:
+def account(found: Scaffold) -> str:
     """What was found, and from what."""
     from harness.partial_import import LEFT_OUT
 
@@ -135,7 +136,7 @@ def _account(found: Scaffold) -> str:
         lines.append(f"  guessed arguments: {', '.join(found.factory.guessed)}; put your own into {where}")
     if found.others:
         lines.append(f"  also there: {', '.join(found.others)}; --factory NAME takes one of them")
-    lines += [f"wrote {path}" for path in (found.config, found.bridge) if path is not None]
+    lines += [f"wrote {path}" for path in (found.config, found.bridge, *found.files) if path is not None]
     return "\n".join(lines)
 
 

@@ -17,23 +17,20 @@ from torch import nn
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError
 from harness.files import write_whole
 from harness.models.attempts import Patience
-from harness.models.copies import Reuse
 from harness.models.factories import factories
 from harness.models.factory import Factory
 from harness.models.factory_arguments import called_as_elsewhere, with_arguments
-from harness.models.first_call.argument import GivenInput
-from harness.models.inspection import Guess, guess_task, signature_of
+from harness.models.inspection import Guess, signature_of
 from harness.models.loading import refuse_dangerous
 from harness.models.settings import makes_something, takes_settings
-from harness.models.usual_values import snake_case
 from harness.models.written_calls import WrittenCalls
 from harness.partial_import import MISSING
 from harness.scaffold.bridge import Source, bridge_path, bridge_text, import_model, needs_bridge, refuse_elsewhere
 from harness.scaffold.building import agreeing, built, untrained
 from harness.scaffold.config_text import config_text
-from harness.scaffold.declared import Declared, declare, is_of_numbers, said_axes, with_near_classes
+from harness.scaffold.declared import Declared, with_near_classes
+from harness.scaffold.task import Told, task_of
 from harness.scan import training_calls
-from harness.tasks import TaskType
 from harness.user_code import raised
 from harness.wording import listed
 
@@ -70,6 +67,9 @@ class Scaffold:
         signature: The model's ``forward``.
         others: Other names in the file that may make a model.
         trusted: Whether the config says that the file may do what the scan refuses.
+        written_by: The command that writes the config.
+        more: Further keys, each with its value and a comment.
+        files: Further files that were written.
     """
 
     config: Path
@@ -81,6 +81,9 @@ class Scaffold:
     signature: str
     others: tuple[str, ...]
     trusted: bool = False
+    written_by: str = ""
+    more: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     @property
     def called(self) -> str:
@@ -97,27 +100,6 @@ class _Found:
     guess: Guess | None
     declared: Declared | None
     others: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Told:
-    """What the user says of a model, where its file does not.
-
-    Attributes:
-        factory: Name of what makes the model, where the file has several.
-        arguments: Arguments of the factory, or of its settings, by name.
-        task: The task, where the model's answers do not say it.
-        inputs: What the model's forward takes, where its answers do not say it.
-        call: The method that is called in place of ``forward``.
-        trust: Whether the file may start processes and use the network when it is imported.
-    """
-
-    factory: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    task: TaskType | None = None
-    inputs: Sequence[GivenInput] = ()
-    call: str = ""
-    trust: bool = False
 
 
 def scaffold(
@@ -276,7 +258,7 @@ def _looked_at(
                 refuse_dangerous(source.file, source.file.name, attempt.name, attempt.kwargs)
             patience.stage(f"building {attempt.call}")
             whole, model = built(attempt)
-            guess, declared = _task_of(whole, model, source.module, told, (*_image_of(whole), *shapes), patience)
+            guess, declared = task_of(whole, model, source.module, told, shapes, patience)
         except (Exception, SystemExit) as error:  # a model may do anything while it is looked at
             if not why:
                 why = str(error) if isinstance(error, UserError) else f"cannot be looked at: {raised(error)}"
@@ -286,41 +268,6 @@ def _looked_at(
         else:
             return _Found(whole, model, guess, declared, ())
     return why
-
-
-def _task_of(
-    made: Factory, model: nn.Module, module: ModuleType, told: Told, shapes: tuple[tuple[int, ...], ...], patience: Patience
-) -> tuple[Guess | None, Declared | None]:
-    """The task type that a model fits, or else its signature."""
-    build = Reuse(made.source.build, model)
-    if not told.inputs and not made.method:
-        try:
-            axes = said_axes(made, model, module)
-            guess = guess_task(build, only=told.task, shapes=shapes, axes=axes, patience=patience)
-            if told.task is not None or not (
-                _contradicts(made, guess) or (guess.task.num_classes is not None and is_of_numbers(model))
-            ):
-                return guess, None
-        except FactoryError:
-            if told.task is not None:
-                raise
-    return None, declare(build, made, module, told.inputs, patience)
-
-
-_CLASS_COUNTS = ("num_classes", "n_classes", "nclasses", "nclass", "class_num", "num_labels", "n_labels")
-
-
-def _contradicts(made: Factory, guess: Guess) -> bool:
-    """Whether a model that was made for some classes answers with another number of them, as a detector does."""
-    said = {value for name, value in made.sizes.items() if snake_case(name) in _CLASS_COUNTS}
-    return guess.task.num_classes is not None and bool(said) and guess.task.num_classes not in said
-
-
-def _image_of(made: Factory) -> list[tuple[int, ...]]:
-    """The shape of images that the factory's arguments speak of."""
-    side = made.kwargs.get("image_size", made.kwargs.get("img_size"))
-    channels = next((made.kwargs[name] for name in ("channels", "in_channels", "in_chans") if name in made.kwargs), 3)
-    return [(1, channels, side, side)] if type(side) is int and type(channels) is int else []
 
 
 def _makers(made: Factory) -> str:

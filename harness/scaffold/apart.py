@@ -17,8 +17,9 @@ from harness.files import text_hash, write_whole
 from harness.model_file import architecture_of, settings_of
 from harness.models.attempts import Patience
 from harness.models.weights import CHECKPOINT
-from harness.scaffold import Told, scaffold
+from harness.scaffold import scaffold
 from harness.scaffold.config_text import SUGGESTIONS_FOLLOW, config_suggestions
+from harness.scaffold.task import Told
 
 _FOLDER = "configs"
 

@@ -65,12 +65,12 @@ def config_text(found: Scaffold) -> str:
         found: What was found out about the model.
     """
     model_file = found.source.file
-    keys = _keys(found, model_file)
+    keys = {**_keys(found, model_file), **found.more}
     if found.config.suffix == ".json":
         signature = found.declared.keys if found.declared else {}
         return json.dumps({**{key: value for key, (value, _) in keys.items()}, **signature}, indent=2) + "\n"
     lines = [
-        f"# Written by `modeltiers init {model_file.name}`, which built {found.factory.call}",
+        f"# Written by `{found.written_by or f'modeltiers init {model_file.name}'}`, which built {found.factory.call}",
         f"# and called {found.signature}" + (f" with {found.called}." if found.called else "."),
         "# `modeltiers schema` prints the JSON Schema of all keys, docs/configuration.md explains them.",
         "",
@@ -156,7 +156,7 @@ def _plain(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kwargs.items()}
 
 
-_ANY_FILE = ("model", "models", "net", "network", "main", "module", "modeling", "__init__")
+_ANY_FILE = ("model", "models", "net", "network", "main", "module", "modeling", "__init__", "modeltiers_model")
 """Names of files that say nothing of the model in them."""
 
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])")

@@ -11,11 +11,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from harness.errors import ExampleError, FactoryError
 from harness.models.attempts import Patience
-from harness.models.examples import FUNCTION, find_example
+from harness.models.examples import FUNCTION, Example, find_example
 from harness.models.factory import Factory
 from harness.models.first_call.argument import Argument, GivenInput
 from harness.models.first_call.hints import read_hints
@@ -46,12 +46,43 @@ class Declared:
     called: str = ""
 
 
+@dataclass(frozen=True)
+class SeenCall:
+    """A call of the model that a run of the user's made.
+
+    Attributes:
+        example: Its arguments.
+        losses: What was computed from its outputs, by key or place of the output.
+        has_own_loss: Whether the run computed its loss in a way that is no loss of PyTorch's.
+    """
+
+    example: Example
+    losses: Mapping[str, WrittenLoss]
+    has_own_loss: bool = False
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shapes of its tensors."""
+        return tuple(tuple(each.shape) for each in self.example.arguments.values() if isinstance(each, Tensor))
+
+    @property
+    def axes(self) -> int:
+        """How many axes the first of them has."""
+        return len(self.shapes[0])
+
+    @property
+    def may_be_usual(self) -> bool:
+        """Whether a task type may take it: its arguments are tensors."""
+        return bool(self.shapes) and all(isinstance(each, Tensor) for each in self.example.arguments.values())
+
+
 def declare(
     build: Callable[[], nn.Module],
     made: Factory,
     module: ModuleType,
     given: Sequence[GivenInput],
     patience: Patience,
+    seen: SeenCall | None = None,
 ) -> Declared:
     """The signature of a model, by calling it.
 
@@ -61,6 +92,7 @@ def declare(
         module: The model's file.
         given: What the user said of its inputs.
         patience: Is told what is being done; each of the two parts gets its own time.
+        seen: A call that a run of theirs made.
 
     Raises:
         UserError: No call works, or the model has no parameters.
@@ -68,18 +100,17 @@ def declare(
     model = build()
     if next(model.parameters(), None) is None:
         raise FactoryError(f"{made.name} fits no task: it has no parameters, and its layers say nothing about its inputs")
-    example = find_example(model, module) if not given else None
+    example = seen.example if seen else find_example(model, module) if not given else None
     if example is not None:
         patience.stage(f"calling it with other sizes and contents (at most {_SECONDS:g} s)")
         try:
             found = signature_from_call(build(), example.arguments, axis_names=example.axis_names, seconds=_SECONDS)
         except ExampleError:
-            if example.origin.startswith(FUNCTION):  # the user's own; that of a library may be of another kind of model
+            if seen or example.origin.startswith(FUNCTION):  # the user's own; that of a library may be of another kind of model
                 raise
         else:
-            return _trained(
-                Declared(found.keys, {"inputs": example.origin, **found.reasons}, example.origin), found.names, model, made
-            )
+            declared = Declared(found.keys, {"inputs": example.origin, **found.reasons}, example.origin)
+            return _trained(declared, found.names, model, made, seen)
     call = find_call(
         build,
         lambda called: read_hints(called, made.sizes, written_examples(module, called)),
@@ -103,10 +134,14 @@ def declare(
     return _trained(Declared(keys, reasons, call.shown), signature.names, model, made)
 
 
-def _trained(found: Declared, names: Mapping[str, str], model: nn.Module, made: Factory) -> Declared:
-    """What was found, with what the losses say that the repository trains the model by."""
+def _trained(
+    found: Declared, names: Mapping[str, str], model: nn.Module, made: Factory, seen: SeenCall | None = None
+) -> Declared:
+    """What was found, with what the losses say that a run trained the model by, or else the code of its repository."""
     method = made.method or "forward"
-    written = written_losses(type(model), list(inspect.signature(getattr(type(model), method)).parameters)[1:], method)
+    written = dict(seen.losses) if seen else {}
+    if seen is None or not (seen.losses or seen.has_own_loss):
+        written = written_losses(type(model), list(inspect.signature(getattr(type(model), method)).parameters)[1:], method)
     if set(names) == {""} and "0" in written:  # of a single tensor an entry is a row
         written = {"": written["0"], **written}
     losses = {names[raw]: loss for raw, loss in written.items() if raw in names}

@@ -14,7 +14,8 @@ from harness.config import load_config
 from harness.errors import FactoryError
 from harness.evidence import Status
 from harness.models.loading import model_source
-from harness.scaffold import Told, scaffold
+from harness.scaffold import scaffold
+from harness.scaffold.task import Told
 from pytest_modeltiers.live import judge_model
 
 

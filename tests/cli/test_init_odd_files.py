@@ -21,7 +21,8 @@ from harness.export.program import make_program
 from harness.models.attempts import Patience, SideSearch
 from harness.models.inspection import guess_task
 from harness.models.loading import model_source
-from harness.scaffold import Scaffold, Told, scaffold
+from harness.scaffold import Scaffold, scaffold
+from harness.scaffold.task import Told
 from harness.tasks import TaskType
 
 

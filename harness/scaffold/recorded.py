@@ -1,0 +1,305 @@
+"""A config from what a run of the user's own command showed: its model, a call of it, its losses and how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import ConfigError, ExampleError, FactoryError
+from harness.files import write_whole
+from harness.models.attempts import Patience
+from harness.models.examples import Example
+from harness.models.factory import Factory
+from harness.models.followed.losses import Part, WrittenLoss
+from harness.models.inspection import Guess, signature_of
+from harness.models.loading import refuse_dangerous
+from harness.recording import Recording, SeenLoss, SeenModel
+from harness.recording.written import RESTORED, SAVED
+from harness.scaffold import Scaffold
+from harness.scaffold.bridge import BRIDGE, Source, import_model
+from harness.scaffold.building import built
+from harness.scaffold.config_text import config_text
+from harness.scaffold.declared import Declared, SeenCall, with_near_classes
+from harness.scaffold.task import Told, task_of
+from harness.user_code import is_written_here, raised
+
+_EXAMPLE, _TENSORS, _WEIGHTS = "modeltiers_example.pt", "modeltiers_tensors.pt", "modeltiers_weights.pt"
+_ROWS = 4
+"""Rows of a larger batch that are kept as the example."""
+
+_WIDEST = 110
+_HEAD = '''"""How {name} is built and called, as `{command}` did. Written by `{by}`; yours to change."""
+
+{imports}
+'''
+_HERE = "HERE = Path(__file__).parent\n"
+_LOADED = f'{SAVED} = torch.load(HERE / "{_TENSORS}", weights_only=True)\n'
+_BUILD = '''
+
+def build_model():
+    """The model, as {place} made it."""
+    model = {text}
+{edits}    return model
+'''
+_GIVEN = f'''
+
+def example_inputs():
+    """The arguments of {{method}}, as {{place}} gave them."""
+    return torch.load(HERE / "{_EXAMPLE}", weights_only=True)
+'''
+
+
+def scaffold_recorded(
+    found: Recording,
+    command: str,
+    by: str,
+    target: Path | None = None,
+    *,
+    folder: Path | None = None,
+    overwrite: bool = False,
+    trust: bool = False,
+    patience: Patience | None = None,
+) -> Scaffold:
+    """Writes a config of what a run showed, and the files beside it.
+
+    Args:
+        found: What the run showed.
+        command: What was run.
+        by: The command of this package that ran it.
+        target: Where the config goes; by default ``modeltiers.toml`` in the folder from which the model is imported.
+        folder: That folder, where the model's file does not say it.
+        overwrite: Whether existing files are replaced.
+        trust: Whether the model's file may start processes and use the network when it is imported.
+        patience: The time there is, and who is told what is being done.
+
+    Raises:
+        UserError: No model was called, or it cannot be built or called outside of the run; one line.
+    """
+    model, patience = found.model, patience or Patience()
+    if model is None or not found.inputs:
+        also = f" Seen: {', '.join(f'{name} ({place})' for name, place in found.others.items())}." if found.others else ""
+        ended = found.ended or "it ran to its end"
+        raise FactoryError(f"`{command}` called no model: {ended}.{also} Run a command that calls it, or `modeltiers init FILE`")
+    if model.refused:
+        raise FactoryError(f"`{command}` made {model.name} in {model.made_at or '?'}: {model.refused}")
+    source, is_direct = _source_of(model), model.kwargs is not None
+    home = folder or (Path(model.folders[-1]) if model.folders else Path.cwd())
+    if is_direct and source is not None:
+        home = source.folder
+    target = target or home / "modeltiers.toml"
+    beside = target.resolve().parent
+    bridge = beside / BRIDGE
+    needs_build = not is_direct or source is None
+    _refuse_existing((target, *([bridge] if needs_build else [])), overwrite)
+    patience.stage(f"building {model.name} as the run did")
+    if source is None or needs_build:
+        write_whole(bridge, _text(found, model, command, by, beside))
+        if found.tensors:
+            torch.save(dict(found.tensors), beside / _TENSORS)
+        source = import_model(bridge)
+        factory = Factory("build_model", source.module.build_model, {}, place=model.made_at)
+    else:
+        factory = Factory(model.name, _inside(source, model.name), dict(model.kwargs or {}), place=model.made_at)
+    if not trust:
+        refuse_dangerous(source.file, source.file.name, factory.name, factory.kwargs)
+    whole, made = built(replace(factory, method=model.method))
+    _compare(model, made)
+    seen = _seen(found, made, model)
+    patience.start()
+    guess, declared = task_of(whole, made, source.module, Told(seen=seen, trust=trust, call=model.method), (), patience)
+    more, files = dict(_training_keys(found)), [beside / _TENSORS] if found.tensors else []
+    if declared is not None:
+        _refuse_existing(() if needs_build else (bridge,), overwrite)
+        near = None if needs_build else (source.file, source.dotted)
+        declared = _with_sizes(found, declared)
+        declared = replace(declared, keys=with_near_classes(declared.keys, target, near))
+        write_whole(bridge, _text(found, model, command, by, beside, builds=needs_build, is_example=True))
+        torch.save(seen.example.arguments, beside / _EXAMPLE)
+        files.append(beside / _EXAMPLE)
+        more["example"] = (f"{BRIDGE}:example_inputs", f"what {model.called_at} gave, which `inputs` must fit")
+    if found.weights is not None:
+        torch.save(found.weights, beside / _WEIGHTS)
+        files.append(beside / _WEIGHTS)
+        more["weights"] = (_WEIGHTS, "as they were when the recording ended")
+    if needs_build or declared is not None:
+        files.append(bridge)
+    signature = signature_of(made)
+    result = Scaffold(target, source, None, whole, guess, declared, signature, (), trust, by, more, tuple(files))
+    write_whole(target, config_text(result))
+    return result
+
+
+def _refuse_existing(paths: tuple[Path, ...], overwrite: bool) -> None:
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise ConfigError(f"{path} exists already; --force replaces it, --output writes the config elsewhere")
+
+
+def _source_of(model: SeenModel) -> Source | None:
+    """The file of the model's class; ``None`` where that is a package's, whose class a config names through a file of its own."""
+    file = Path(model.file)
+    if not model.file or not is_written_here(str(file)) or "." in model.name:
+        return None
+    return import_model(file)
+
+
+def _inside(source: Source, name: str) -> Any:
+    found = getattr(source.module, name, None)
+    if found is None:
+        raise FactoryError(f"{source.file.name} has no {name} when it is imported and not run")
+    return found
+
+
+def _text(
+    found: Recording, model: SeenModel, command: str, by: str, folder: Path, *, builds: bool = True, is_example: bool = False
+) -> str:
+    """The Python file beside the config.
+
+    Args:
+        found: What the run showed.
+        model: The model in it.
+        command: What was run.
+        by: The command that writes the file.
+        folder: Where it goes.
+        builds: Whether it builds the model.
+        is_example: Whether it gives the example.
+    """
+    texts = [model.expression, *model.edits.values()] if builds else []
+    loads = is_example or any(f"{SAVED}[" in each for each in texts)
+    away = [each for each in model.folders if Path(each) != folder.resolve()] if builds else []
+    first = [*(["import sys"] if away else []), *(["from pathlib import Path", "import torch"] if loads else [])]
+    paths = ["", *(f"sys.path.insert(0, {each!r})" for each in away), ""] if away else []
+    lines = [*first, *paths, *(line for line in (model.imports if builds else ()) if line not in first)]
+    text = _HEAD.format(name=model.name, command=command, by=by, imports="\n".join(lines))
+    if loads:
+        text += f"\n{_HERE}" + (_LOADED if any(f"{SAVED}[" in each for each in texts) else "")
+    if builds:
+        text += RESTORED if any("restored(" in each for each in texts) else ""
+        edits = "".join(f"    model.set_submodule({name!r}, {each})\n" for name, each in model.edits.items())
+        text += _BUILD.format(place=model.made_at, text=_wrapped(model.expression), edits=edits)
+    return text + (_GIVEN.format(method=model.method or "forward", place=model.called_at) if is_example else "")
+
+
+def _wrapped(text: str) -> str:
+    """A call with each argument on its line, where it is long."""
+    if len(text) <= _WIDEST:
+        return text
+    parts, depth, quoted = [""], 0, ""
+    for sign in text:
+        quoted = ("" if sign == quoted else quoted) if quoted else sign if sign in "'\"" else ""
+        depth += 0 if quoted else (sign in "([{") - (sign in ")]}")
+        parts[-1] += sign
+        if not quoted and ((sign in "([{" and depth == 1) or (sign == "," and depth == 1)):
+            parts.append("")
+    *lines, last = [part.strip() for part in parts]
+    return "\n        ".join([*lines, f"{last[:-1]},"]) + f"\n    {last[-1]}"
+
+
+def _compare(model: SeenModel, made: nn.Module) -> None:
+    """Refuses a model that is built otherwise than the run's was.
+
+    Raises:
+        FactoryError: It has other parameters or buffers.
+    """
+    shapes = {name: list(value.shape) for name, value in made.state_dict().items() if isinstance(value, Tensor)}
+    differ = [name for name in {**model.shapes, **shapes} if model.shapes.get(name) != shapes.get(name)]
+    if differ:
+        name = differ[0]
+        raise FactoryError(
+            f"the run changed {model.name} after {model.made_at} made it: `{name}` is {model.shapes.get(name, 'not there')} in the run and "
+            f"{shapes.get(name, 'not there')} as it is built. Write a build_model() that returns the whole model, and run `modeltiers init`"
+        )
+
+
+def _seen(found: Recording, made: nn.Module, model: SeenModel) -> SeenCall:
+    """The first call that works outside of the run too, with few rows."""
+    losses = {each.output: _as_written(each) for each in found.losses if each.name}
+    has_own = bool(found.own_loss) or any(not each.name for each in found.losses)
+    why: Exception | None = None
+    for arguments in (each for inputs in found.inputs for each in (_few(inputs), inputs)):
+        try:
+            with torch.no_grad():
+                made.eval()(**arguments) if not _positional(arguments) else made.eval()(*arguments.values())
+        except Exception as error:  # whatever a model raises of what it was given by the run
+            why = error
+        else:
+            return SeenCall(Example(arguments, f"the call in {model.called_at}"), losses, has_own)
+    assert why is not None
+    raise ExampleError(f"{model.name}, built again and called as in {model.called_at}, raised {raised(why)}") from why
+
+
+def _positional(arguments: Mapping[str, Any]) -> bool:
+    return any(name.startswith("input") and name[5:].isdigit() for name in arguments)
+
+
+def _as_written(loss: SeenLoss) -> WrittenLoss:
+    return WrittenLoss(loss.name, loss.written, Part(loss.output, loss.moved, loss.squash), loss.label, loss.place)
+
+
+def _few(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The first rows of a batch whose tensors all have as many; the arguments themselves where they do not."""
+    tensors = list(_tensors(arguments))
+    sizes = {each.shape[0] for each in tensors if each.ndim}
+    if len(sizes) != 1 or next(iter(sizes)) <= _ROWS or not all(each.ndim for each in tensors):
+        return arguments
+    return {name: _cut(value) for name, value in arguments.items()}
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, Mapping)):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(each)
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value[:_ROWS].clone()
+    if isinstance(value, Mapping):
+        return {key: _cut(each) for key, each in value.items()}
+    return type(value)(map(_cut, value)) if type(value) in (list, tuple) else value
+
+
+def _training_keys(found: Recording) -> Iterator[tuple[str, tuple[Any, str]]]:
+    for name, (value, place) in found.training.settings.items():
+        yield (
+            name,
+            (
+                value,
+                f"{found.training.optimizer.partition('(')[0]} in {place}"
+                if name in ("learning_rate", "weight_decay")
+                else place,
+            ),
+        )
+
+
+def _with_sizes(found: Recording, declared: Declared) -> Declared:
+    """The signature, whose reasons say with which sizes the run called the model."""
+    reasons = dict(declared.reasons)
+    for name, entry in declared.keys.get("inputs", {}).items():
+        shapes = [call[name] for call in found.calls if name in call and len(call[name]) == len(entry.get("axes", ()))]
+        for place, axis in enumerate(entry.get("axes", ())):
+            sizes = list(dict.fromkeys(shape[place] for shape in shapes))
+            if len(sizes) > 1:
+                said = f"the run called with {', '.join(map(str, sizes))}"
+                key = f"axes.{axis}" if isinstance(axis, str) else f"inputs.{name}"
+                reasons[key] = "; ".join(
+                    filter(None, (reasons.get(key, ""), said if isinstance(axis, str) else f"{said} in axis {place}"))
+                )
+    return replace(declared, reasons=reasons)
+
+
+def unseen_parts(found: Recording, guess: Guess | None) -> list[str]:
+    """What was seen that no key of the config says."""
+    lines = [
+        f"{each.written} in {each.place}: no loss of a config; `loss` takes a function" for each in found.losses if not each.name
+    ]
+    if found.own_loss and guess is None:
+        lines.append(f"the loss of {found.own_loss} is no loss of PyTorch: `loss` takes a function that computes it")
+    return lines
