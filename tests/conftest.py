@@ -40,11 +40,12 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
     from forks import start_fork
 
+    from harness import recording
     from harness.export import clean_process
     from harness.training.checks import child_processes
 
     if hasattr(os, "fork") and not torch.cuda.is_available():  # which no fork can use
-        for module in (clean_process, child_processes):
+        for module in (clean_process, child_processes, recording):
             monkeypatch.setattr(module, "start_process", start_fork)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +63,7 @@ def _number(text: str) -> int:
 
 def _record(arguments: argparse.Namespace) -> int:
     from harness.models.attempts import Patience
-    from harness.recording import Command
-    from harness.recording.run import record
+    from harness.recording import Command, record
     from harness.scaffold.recorded import scaffold_recorded, unseen_parts
 
     command = Command(
@@ -77,16 +75,13 @@ def _record(arguments: argparse.Namespace) -> int:
         model=arguments.model,
         weights=arguments.weights,
     )
-    by = " ".join(["modeltiers record", *(["-m"] if command.is_module else []), shlex.join([command.target, *command.arguments])])
     target = arguments.output / "modeltiers.toml" if arguments.output is not None else None
     with Progress(sys.stderr) as progress:
         progress.stage(f"running {command.shown} until its model was called a few times")
         seen = record(command, progress.say)
         patience = Patience(say=progress.say, stage=progress.stage)
         _on_path(command.target, command.is_module)
-        found = scaffold_recorded(
-            seen, command.shown, by, target, overwrite=arguments.force, trust=arguments.trust, patience=patience
-        )
+        found = scaffold_recorded(seen, command, target, overwrite=arguments.force, trust=arguments.trust, patience=patience)
     print("\n".join([*_seen(seen), account(found), *(f"  {line}" for line in unseen_parts(seen, found.guess))]))
     return try_out(found.config, arguments.no_run)
 

@@ -2,19 +2,39 @@
 
 The command runs in a child process (``child.py``). ``watch.py`` sees the calls of modules, ``constructions.py`` their arguments, ``losses.py``
 what is computed from what they return, and ``training.py`` the rest of a training. ``written.py`` writes a model as the Python that makes it.
-``run.py`` is the side of the parent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from harness.errors import ModelSourceError, did_you_mean
+from harness.processes import end_in_words, module_command, start_process, stop_process
 
 RESULT, INPUTS, WEIGHTS, TENSORS = "recording.json", "inputs.pt", "weights.pt", "tensors.pt"
 """The files in which the child leaves what it saw."""
+
+_CHILD = "harness.recording.child"
+_GRACE = 30.0
+"""Seconds beyond the time of a command, to import PyTorch and to write what was seen."""
+
+_CHECKED_EVERY = 0.2
+_NOT_COMPILED = {"TORCH_COMPILE_DISABLE": "1", "TORCHDYNAMO_DISABLE": "1"}
+"""A model that is compiled is called as it is written, which takes no compiler and shows its modules."""
 
 
 class EndOfRecording(BaseException):
@@ -46,7 +66,16 @@ class Command:
     @property
     def shown(self) -> str:
         """As one would type it."""
-        return " ".join(["python", *(["-m"] if self.is_module else []), self.target, *self.arguments])
+        return f"python {self._rest}"
+
+    @property
+    def written_by(self) -> str:
+        """The command of this package that runs it."""
+        return f"modeltiers record {self._rest}"
+
+    @property
+    def _rest(self) -> str:
+        return shlex.join([*(["-m"] if self.is_module else []), self.target, *self.arguments])
 
 
 @dataclass(frozen=True)
@@ -170,5 +199,53 @@ class Recording:
                 "training": SeenTraining(
                     **{**training, "settings": {key: tuple(each) for key, each in training["settings"].items()}}
                 ),
+            }
+        )
+
+
+def record(command: Command, say: Callable[[str], None] = lambda _: None) -> Recording:
+    """Runs a command of the user's as it is, until enough was seen of its model.
+
+    Ctrl-C ends the command early, and keeps what was seen until then.
+
+    Args:
+        command: The command.
+        say: Is told what it is waited for.
+
+    Raises:
+        ModelSourceError: There is no such script, or its process died.
+    """
+    script = Path(command.target)
+    if not command.is_module and not script.is_file():
+        near = [each.name for each in script.parent.glob("*.py")] if script.parent.is_dir() else []
+        raise ModelSourceError(f"no such file {script}.{did_you_mean(script.name, near)}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        job, log = folder / "command.json", folder / "output.txt"
+        job.write_text(json.dumps(asdict(command)), encoding="utf-8")
+        process = start_process(module_command(_CHILD, str(job)), log, {**os.environ, **_NOT_COMPILED}, Path.cwd())
+        began = time.monotonic()
+        try:
+            while process.poll() is None and time.monotonic() - began < command.seconds + _GRACE:
+                say(f"{command.shown} runs: {time.monotonic() - began:.0f} s")
+                time.sleep(_CHECKED_EVERY)
+        except KeyboardInterrupt:
+            say("interrupted: waiting for what was seen")
+            os.kill(process.pid, signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE)
+        finally:
+            stop_process(process)
+        if not (folder / RESULT).is_file():
+            raise ModelSourceError(
+                f"{command.shown}: its process {end_in_words(process.returncode, log)}; nothing was seen of a model"
+            )
+        weights = folder / WEIGHTS
+        return Recording.from_json(
+            {
+                **json.loads((folder / RESULT).read_text(encoding="utf-8")),
+                "inputs": torch.load(folder / INPUTS, weights_only=True),
+                "tensors": torch.load(folder / TENSORS, weights_only=True),
+                "weights": torch.load(weights, weights_only=True) if weights.is_file() else None,
             }
         )

@@ -7,23 +7,17 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
 from importlib.abc import InspectLoader
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 import torch
 
 from harness.recording import INPUTS, RESULT, TENSORS, WEIGHTS, Command, EndOfRecording
 from harness.recording.watch import Watch
 from harness.user_code import raised
-
-if TYPE_CHECKING:
-    from harness.isolation import Channel
-    from harness.isolation.sandbox import Guard
 
 _ENDING = 10.0
 """Seconds that the user's code has to end once it was stopped."""
@@ -35,20 +29,12 @@ def main() -> None:
     run(Command(**json.loads(job.read_text(encoding="utf-8"))), job.parent)
 
 
-def isolated(argument: dict[str, Any], channel: Channel, guard: Guard) -> None:
-    """The same in a process under the sandbox."""
-    folder = Path(os.environ["TMPDIR"])
-    os.chdir(folder)
-    run(Command(**argument), folder, lambda: channel.send({"folder": str(folder)}))
-
-
-def run(command: Command, folder: Path, done: Callable[[], None] = lambda: None) -> None:
+def run(command: Command, folder: Path) -> None:
     """Runs a command, and ends this process.
 
     Args:
         command: The command.
         folder: Where what was seen is left.
-        done: Called when it is there.
     """
     finished = threading.Lock()
 
@@ -56,7 +42,6 @@ def run(command: Command, folder: Path, done: Callable[[], None] = lambda: None)
         if not finished.acquire(blocking=False):
             return
         _write(watch, ended, folder)
-        done()
         timer = threading.Timer(_ENDING, lambda: os._exit(0))  # the user's code may go on whatever is raised
         timer.daemon = True
         timer.start()
@@ -81,6 +66,8 @@ def run(command: Command, folder: Path, done: Callable[[], None] = lambda: None)
         pass
     except SystemExit as error:
         finish(f"it ended with {error.code!r}" if error.code else "")
+    except KeyboardInterrupt:
+        finish("it was interrupted")
     except BaseException as error:
         if not watch.is_over:
             finish(f"it raised {raised(error)}")

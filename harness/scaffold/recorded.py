@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.errors import ConfigError, ExampleError, FactoryError
+from harness.errors import ExampleError, FactoryError
 from harness.files import write_whole
 from harness.models.attempts import Patience
 from harness.models.examples import Example
@@ -18,49 +18,25 @@ from harness.models.factory import Factory
 from harness.models.followed.losses import Part, WrittenLoss
 from harness.models.inspection import Guess, signature_of
 from harness.models.loading import refuse_dangerous
-from harness.recording import Recording, SeenLoss, SeenModel
-from harness.recording.written import RESTORED, SAVED
+from harness.recording import Command, Recording, SeenLoss, SeenModel
 from harness.scaffold import Scaffold
-from harness.scaffold.bridge import BRIDGE, Source, import_model
+from harness.scaffold.beside import EXAMPLE, FilesBeside, refuse_existing
+from harness.scaffold.bridge import Source, import_model
 from harness.scaffold.building import built
 from harness.scaffold.config_text import config_text
 from harness.scaffold.declared import Declared, SeenCall, with_near_classes
 from harness.scaffold.task import Told, task_of
 from harness.user_code import is_written_here, raised
 
-_EXAMPLE, _TENSORS, _WEIGHTS = "modeltiers_example.pt", "modeltiers_tensors.pt", "modeltiers_weights.pt"
 _ROWS = 4
 """Rows of a larger batch that are kept as the example."""
-
-_WIDEST = 110
-_HEAD = '''"""How {name} is built and called, as `{command}` did. Written by `{by}`; yours to change."""
-
-{imports}
-'''
-_HERE = "HERE = Path(__file__).parent\n"
-_LOADED = f'{SAVED} = torch.load(HERE / "{_TENSORS}", weights_only=True)\n'
-_BUILD = '''
-
-def build_model():
-    """The model, as {place} made it."""
-    model = {text}
-{edits}    return model
-'''
-_GIVEN = f'''
-
-def example_inputs():
-    """The arguments of {{method}}, as {{place}} gave them."""
-    return torch.load(HERE / "{_EXAMPLE}", weights_only=True)
-'''
 
 
 def scaffold_recorded(
     found: Recording,
-    command: str,
-    by: str,
+    command: Command,
     target: Path | None = None,
     *,
-    folder: Path | None = None,
     overwrite: bool = False,
     trust: bool = False,
     patience: Patience | None = None,
@@ -70,9 +46,7 @@ def scaffold_recorded(
     Args:
         found: What the run showed.
         command: What was run.
-        by: The command of this package that ran it.
         target: Where the config goes; by default ``modeltiers.toml`` in the folder from which the model is imported.
-        folder: That folder, where the model's file does not say it.
         overwrite: Whether existing files are replaced.
         trust: Whether the model's file may start processes and use the network when it is imported.
         patience: The time there is, and who is told what is being done.
@@ -80,28 +54,15 @@ def scaffold_recorded(
     Raises:
         UserError: No model was called, or it cannot be built or called outside of the run; one line.
     """
-    model, patience = found.model, patience or Patience()
-    if model is None or not found.inputs:
-        also = f" Seen: {', '.join(f'{name} ({place})' for name, place in found.others.items())}." if found.others else ""
-        ended = found.ended or "it ran to its end"
-        raise FactoryError(f"`{command}` called no model: {ended}.{also} Run a command that calls it, or `modeltiers init FILE`")
-    if model.refused:
-        raise FactoryError(f"`{command}` made {model.name} in {model.made_at or '?'}: {model.refused}")
-    source, is_direct = _source_of(model), model.kwargs is not None
-    home = folder or (Path(model.folders[-1]) if model.folders else Path.cwd())
-    if is_direct and source is not None:
-        home = source.folder
-    target = target or home / "modeltiers.toml"
-    beside = target.resolve().parent
-    bridge = beside / BRIDGE
-    needs_build = not is_direct or source is None
-    _refuse_existing((target, *([bridge] if needs_build else [])), overwrite)
+    model, patience = _model_of(found, command), patience or Patience()
+    source = _source_of(model) if model.kwargs is not None else None
+    target = target or _home(model, source) / "modeltiers.toml"
+    beside = FilesBeside(found, model, command, target.resolve().parent, builds=source is None)
+    refuse_existing((target, *(beside.paths if beside.builds else ())), overwrite)
     patience.stage(f"building {model.name} as the run did")
-    if source is None or needs_build:
-        write_whole(bridge, _text(found, model, command, by, beside))
-        if found.tensors:
-            torch.save(dict(found.tensors), beside / _TENSORS)
-        source = import_model(bridge)
+    if source is None:
+        beside.write()
+        source = import_model(beside.python)
         factory = Factory("build_model", source.module.build_model, {}, place=model.made_at)
     else:
         factory = Factory(model.name, _inside(source, model.name), dict(model.kwargs or {}), place=model.made_at)
@@ -112,32 +73,50 @@ def scaffold_recorded(
     seen = _seen(found, made, model)
     patience.start()
     guess, declared = task_of(whole, made, source.module, Told(seen=seen, trust=trust, call=model.method), (), patience)
-    more, files = dict(_training_keys(found)), [beside / _TENSORS] if found.tensors else []
+    more = dict(_training_keys(found))
     if declared is not None:
-        _refuse_existing(() if needs_build else (bridge,), overwrite)
-        near = None if needs_build else (source.file, source.dotted)
+        if not beside.builds:
+            refuse_existing(beside.paths, overwrite)
+            beside.write()
+        near = None if beside.builds else (source.file, source.dotted)
         declared = _with_sizes(found, declared)
         declared = replace(declared, keys=with_near_classes(declared.keys, target, near))
-        write_whole(bridge, _text(found, model, command, by, beside, builds=needs_build, is_example=True))
-        torch.save(seen.example.arguments, beside / _EXAMPLE)
-        files.append(beside / _EXAMPLE)
-        more["example"] = (f"{BRIDGE}:example_inputs", f"what {model.called_at} gave, which `inputs` must fit")
+        more["example"] = (f"{beside.python.name}:{EXAMPLE}", f"what {model.called_at} gave, which `inputs` must fit")
+    if beside.is_written:
+        beside.save_example(seen.example.arguments)
     if found.weights is not None:
-        torch.save(found.weights, beside / _WEIGHTS)
-        files.append(beside / _WEIGHTS)
-        more["weights"] = (_WEIGHTS, "as they were when the recording ended")
-    if needs_build or declared is not None:
-        files.append(bridge)
+        more["weights"] = (beside.save_weights(found.weights), "as they were when the recording ended")
     signature = signature_of(made)
-    result = Scaffold(target, source, None, whole, guess, declared, signature, (), trust, by, more, tuple(files))
+    result = Scaffold(
+        target, source, None, whole, guess, declared, signature, (), trust, command.written_by, more, tuple(beside.files)
+    )
     write_whole(target, config_text(result))
     return result
 
 
-def _refuse_existing(paths: tuple[Path, ...], overwrite: bool) -> None:
-    for path in paths:
-        if path.exists() and not overwrite:
-            raise ConfigError(f"{path} exists already; --force replaces it, --output writes the config elsewhere")
+def _model_of(found: Recording, command: Command) -> SeenModel:
+    """The model that a run called, and whose making can be written.
+
+    Raises:
+        FactoryError: There is none.
+    """
+    model = found.model
+    if model is None or not found.inputs:
+        called = "called no model" + (f" {command.model}" if command.model else "")
+        also = f" Seen: {', '.join(f'{name} ({place})' for name, place in found.others.items())}." if found.others else ""
+        raise FactoryError(
+            f"`{command.shown}` {called}: {found.ended or 'it ran to its end'}.{also} Run a command that calls it, or `modeltiers init FILE`"
+        )
+    if model.refused:
+        raise FactoryError(f"`{command.shown}` made {model.name} in {model.made_at or '?'}: {model.refused}")
+    return model
+
+
+def _home(model: SeenModel, source: Source | None) -> Path:
+    """The folder from which the model is imported."""
+    if source is not None:
+        return source.folder
+    return Path(model.folders[-1]) if model.folders else Path.cwd()
 
 
 def _source_of(model: SeenModel) -> Source | None:
@@ -153,51 +132,6 @@ def _inside(source: Source, name: str) -> Any:
     if found is None:
         raise FactoryError(f"{source.file.name} has no {name} when it is imported and not run")
     return found
-
-
-def _text(
-    found: Recording, model: SeenModel, command: str, by: str, folder: Path, *, builds: bool = True, is_example: bool = False
-) -> str:
-    """The Python file beside the config.
-
-    Args:
-        found: What the run showed.
-        model: The model in it.
-        command: What was run.
-        by: The command that writes the file.
-        folder: Where it goes.
-        builds: Whether it builds the model.
-        is_example: Whether it gives the example.
-    """
-    texts = [model.expression, *model.edits.values()] if builds else []
-    loads = is_example or any(f"{SAVED}[" in each for each in texts)
-    away = [each for each in model.folders if Path(each) != folder.resolve()] if builds else []
-    first = [*(["import sys"] if away else []), *(["from pathlib import Path", "import torch"] if loads else [])]
-    paths = ["", *(f"sys.path.insert(0, {each!r})" for each in away), ""] if away else []
-    lines = [*first, *paths, *(line for line in (model.imports if builds else ()) if line not in first)]
-    text = _HEAD.format(name=model.name, command=command, by=by, imports="\n".join(lines))
-    if loads:
-        text += f"\n{_HERE}" + (_LOADED if any(f"{SAVED}[" in each for each in texts) else "")
-    if builds:
-        text += RESTORED if any("restored(" in each for each in texts) else ""
-        edits = "".join(f"    model.set_submodule({name!r}, {each})\n" for name, each in model.edits.items())
-        text += _BUILD.format(place=model.made_at, text=_wrapped(model.expression), edits=edits)
-    return text + (_GIVEN.format(method=model.method or "forward", place=model.called_at) if is_example else "")
-
-
-def _wrapped(text: str) -> str:
-    """A call with each argument on its line, where it is long."""
-    if len(text) <= _WIDEST:
-        return text
-    parts, depth, quoted = [""], 0, ""
-    for sign in text:
-        quoted = ("" if sign == quoted else quoted) if quoted else sign if sign in "'\"" else ""
-        depth += 0 if quoted else (sign in "([{") - (sign in ")]}")
-        parts[-1] += sign
-        if not quoted and ((sign in "([{" and depth == 1) or (sign == "," and depth == 1)):
-            parts.append("")
-    *lines, last = [part.strip() for part in parts]
-    return "\n        ".join([*lines, f"{last[:-1]},"]) + f"\n    {last[-1]}"
 
 
 def _compare(model: SeenModel, made: nn.Module) -> None:
