@@ -64,7 +64,7 @@ def _number(text: str) -> int:
 def _record(arguments: argparse.Namespace) -> int:
     from harness.models.attempts import Patience
     from harness.recording import Command, record
-    from harness.scaffold.recorded import scaffold_recorded, unseen_parts
+    from harness.scaffold.recorded import scaffold_recorded
 
     command = Command(
         target=arguments.script,
@@ -82,7 +82,7 @@ def _record(arguments: argparse.Namespace) -> int:
         patience = Patience(say=progress.say, stage=progress.stage)
         _on_path(command.target, command.is_module)
         found = scaffold_recorded(seen, command, target, overwrite=arguments.force, trust=arguments.trust, patience=patience)
-    print("\n".join([*_seen(seen), account(found), *(f"  {line}" for line in unseen_parts(seen, found.guess))]))
+    print("\n".join([*_seen(seen), account(found)]))
     return try_out(found.config, arguments.no_run)
 
 
@@ -93,16 +93,18 @@ def _on_path(target: str, is_module: bool) -> None:
 
 def _seen(found: Recording) -> list[str]:
     """What the run did, and where."""
+    from harness.scaffold.trained_by import said_of_loss
+
     model, training = found.model, found.training
     assert model is not None
     lines = [
         f"seen: {model.name} made in {model.made_at}, {model.method or 'forward'} called in {model.called_at} ({_times(len(found.calls))} kept)"
     ]
     lines += [
-        f"  loss: {each.written} of {each.output or 'the output'} in {each.place}, labels {each.dtype} {list(each.target)}"
+        f"  loss: {each.called} of {each.output or 'the output'} in {each.place}, labels {each.dtype} {list(each.target)}"
         for each in found.losses
     ]
-    lines += [f"  loss: computed by hand before the backward in {found.own_loss}"] if found.own_loss else []
+    lines += [f"  {said}"] if (said := said_of_loss(found)) else []
     lines += [f"  optimizer: {training.optimizer} in {training.place}"] if training.optimizer else []
     lines += (
         [

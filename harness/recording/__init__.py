@@ -92,6 +92,9 @@ class SeenLoss:
         place: The line that computed it.
         target: The shape of the label.
         dtype: And its dtype.
+        options: By which it is another than the loss of its name, such as ``label_smoothing=0.1``.
+        plain: What it gives without them, as a config has it.
+        share: What it adds to what ``backward`` was called with.
     """
 
     name: str
@@ -103,6 +106,33 @@ class SeenLoss:
     place: str
     target: tuple[int, ...] = ()
     dtype: str = ""
+    options: str = ""
+    plain: float = 0.0
+    share: float = 0.0
+
+    @property
+    def called(self) -> str:
+        """``cross_entropy(label_smoothing=0.1)``."""
+        return f"{self.written}({self.options})" if self.options else self.written
+
+
+@dataclass(frozen=True)
+class SeenTotal:
+    """What ``backward`` was called with, as a sum.
+
+    Attributes:
+        place: The line.
+        value: Its value.
+        rest: What the losses leave of it; 0 where they are all of it.
+        parts: The losses that have a part in it.
+        output: The output of the model that it is, where forward computes it.
+    """
+
+    place: str
+    value: float
+    rest: float
+    parts: tuple[SeenLoss, ...] = ()
+    output: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,7 +195,7 @@ class Recording:
         others: Other models that were called, each with the line that called it.
         calls: The shapes of the inputs of each call, by name.
         losses: The losses.
-        own_loss: The line on which ``backward`` was called, where no loss of PyTorch's was seen.
+        total: What the model was trained by; ``None`` where it was not.
         training: The rest of the training.
         inputs: The arguments of the first calls, by parameter.
         tensors: Tensors that the model's arguments hold.
@@ -177,7 +207,7 @@ class Recording:
     others: dict[str, str] = field(default_factory=dict)
     calls: list[dict[str, list[int]]] = field(default_factory=list)
     losses: list[SeenLoss] = field(default_factory=list)
-    own_loss: str = ""
+    total: SeenTotal | None = None
     training: SeenTraining = field(default_factory=SeenTraining)
     inputs: list[dict[str, Any]] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -190,12 +220,13 @@ class Recording:
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> Recording:
         """From what ``to_json`` returned."""
-        model, training = kept["model"], kept["training"]
+        model, training, total = kept["model"], kept["training"], kept["total"]
         return cls(
             **{
                 **kept,
                 "model": SeenModel(**model) if model else None,
                 "losses": [SeenLoss(**each) for each in kept["losses"]],
+                "total": SeenTotal(**{**total, "parts": tuple(SeenLoss(**each) for each in total["parts"])}) if total else None,
                 "training": SeenTraining(
                     **{**training, "settings": {key: tuple(each) for key, each in training["settings"].items()}}
                 ),

@@ -44,8 +44,6 @@ class _Called:
         number: How often it was called.
         inputs: The arguments of the first calls.
         shapes: The shapes of their tensors.
-        losses: What is computed from what it returns.
-        outputs: What its last call returned.
     """
 
     module: nn.Module
@@ -105,11 +103,12 @@ class Watch:
         if len(seen.inputs) < _KEPT_CALLS and arguments is not None:
             seen.inputs.append({name: _kept(value) for name, value in arguments.items()})
             seen.shapes.append(dict(_shapes(arguments)))
-        self._local.is_within = self._losses.is_within = True
+        self._local.is_within = True
         try:
-            returned = call()
+            with self._losses.within():
+                returned = call()
         finally:
-            self._local.is_within = self._losses.is_within = False
+            self._local.is_within = False
         if self._model() is seen:
             self._training.called(place)
             self._losses.returned(tensors_of(arguments or {}), tensors_of(outputs_in(returned)))
@@ -204,12 +203,11 @@ class Watch:
             return Recording(ended, None, others), [], {}, None
         model, tensors = self._written(seen)
         others.pop(f"{model.name}{f'.{model.method}' if model.method else ''}", None)
-        losses = list(self._losses.found.values())
-        own = "" if losses else self._losses.own
         training = self._training.found(seen.module, self._losses.backwards)
         state = seen.module.state_dict() if self._command.weights else None
         weights = None if state is None else {name: value for name, value in state.items() if isinstance(value, Tensor)}
-        return Recording(ended, model, others, seen.shapes, losses, own, training), seen.inputs, tensors, weights
+        losses = self._losses
+        return Recording(ended, model, others, seen.shapes, losses.found, losses.total, training), seen.inputs, tensors, weights
 
     def _written(self, seen: _Called) -> tuple[SeenModel, dict[str, Tensor]]:
         module, cls, writer = seen.module, type(seen.module), Writer(self._made, self._main)

@@ -68,6 +68,7 @@ class Scaffold:
         others: Other names in the file that may make a model.
         trusted: Whether the config says that the file may do what the scan refuses.
         written_by: The command that writes the config.
+        note: A sentence that the config begins with.
         more: Further keys, each with its value and a comment.
         files: Further files that were written.
     """
@@ -82,6 +83,7 @@ class Scaffold:
     others: tuple[str, ...]
     trusted: bool = False
     written_by: str = ""
+    note: str = ""
     more: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
 

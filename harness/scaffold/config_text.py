@@ -72,6 +72,7 @@ def config_text(found: Scaffold) -> str:
     lines = [
         f"# Written by `{found.written_by or f'modeltiers init {model_file.name}'}`, which built {found.factory.call}",
         f"# and called {found.signature}" + (f" with {found.called}." if found.called else "."),
+        *([f"# {found.note}."] if found.note else ()),
         "# `modeltiers schema` prints the JSON Schema of all keys, docs/configuration.md explains them.",
         "",
         *(_line(key, value, comment) for key, (value, comment) in keys.items()),

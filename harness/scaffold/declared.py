@@ -294,9 +294,10 @@ def with_losses(keys: Mapping[str, Any], losses: Mapping[str, WrittenLoss]) -> t
     for name, entry in keys["outputs"].items():
         loss = losses.get(name)
         said = None if loss is None else _as_trained(entry, loss)
-        outputs[name] = entry if said is None else said
         if loss is None or said is None:
+            outputs[name] = entry
             continue
+        outputs[name] = said = said if loss.weight == 1 else {**said, "weight": loss.weight}
         reasons[f"outputs.{name}"] = f"trained by {loss.written} ({loss.place})"
         is_number = said.get("kind", "values") in ("values", "probabilities")
         if is_number and inputs.get(loss.label, {}).get("axes") == entry["axes"]:

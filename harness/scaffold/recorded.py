@@ -15,10 +15,9 @@ from harness.files import write_whole
 from harness.models.attempts import Patience
 from harness.models.examples import Example
 from harness.models.factory import Factory
-from harness.models.followed.losses import Part, WrittenLoss
-from harness.models.inspection import Guess, signature_of
+from harness.models.inspection import signature_of
 from harness.models.loading import refuse_dangerous
-from harness.recording import Command, Recording, SeenLoss, SeenModel
+from harness.recording import Command, Recording, SeenModel
 from harness.scaffold import Scaffold
 from harness.scaffold.beside import EXAMPLE, FilesBeside, refuse_existing
 from harness.scaffold.bridge import Source, import_model
@@ -26,6 +25,7 @@ from harness.scaffold.building import built
 from harness.scaffold.config_text import config_text
 from harness.scaffold.declared import Declared, SeenCall, with_near_classes
 from harness.scaffold.task import Told, task_of
+from harness.scaffold.trained_by import named_losses, said_of_loss
 from harness.user_code import is_written_here, raised
 
 _ROWS = 4
@@ -86,9 +86,20 @@ def scaffold_recorded(
         beside.save_example(seen.example.arguments)
     if found.weights is not None:
         more["weights"] = (beside.save_weights(found.weights), "as they were when the recording ended")
-    signature = signature_of(made)
     result = Scaffold(
-        target, source, None, whole, guess, declared, signature, (), trust, command.written_by, more, tuple(beside.files)
+        target,
+        source,
+        None,
+        whole,
+        guess,
+        declared,
+        signature_of(made),
+        (),
+        trust,
+        written_by=command.written_by,
+        note=said_of_loss(found),
+        more=more,
+        files=tuple(beside.files),
     )
     write_whole(target, config_text(result))
     return result
@@ -152,8 +163,8 @@ def _compare(model: SeenModel, made: nn.Module) -> None:
 
 def _seen(found: Recording, made: nn.Module, model: SeenModel) -> SeenCall:
     """The first call that works outside of the run too, with few rows."""
-    losses = {each.output: _as_written(each) for each in found.losses if each.name}
-    has_own = bool(found.own_loss) or any(not each.name for each in found.losses)
+    losses = named_losses(found)
+    has_own = (bool(found.losses) and not losses) or (found.total is not None and not found.total.parts)
     why: Exception | None = None
     for arguments in (each for inputs in found.inputs for each in (_few(inputs), inputs)):
         try:
@@ -169,10 +180,6 @@ def _seen(found: Recording, made: nn.Module, model: SeenModel) -> SeenCall:
 
 def _positional(arguments: Mapping[str, Any]) -> bool:
     return any(name.startswith("input") and name[5:].isdigit() for name in arguments)
-
-
-def _as_written(loss: SeenLoss) -> WrittenLoss:
-    return WrittenLoss(loss.name, loss.written, Part(loss.output, loss.moved, loss.squash), loss.label, loss.place)
 
 
 def _few(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -227,13 +234,3 @@ def _with_sizes(found: Recording, declared: Declared) -> Declared:
                     filter(None, (reasons.get(key, ""), said if isinstance(axis, str) else f"{said} in axis {place}"))
                 )
     return replace(declared, reasons=reasons)
-
-
-def unseen_parts(found: Recording, guess: Guess | None) -> list[str]:
-    """What was seen that no key of the config says."""
-    lines = [
-        f"{each.written} in {each.place}: no loss of a config; `loss` takes a function" for each in found.losses if not each.name
-    ]
-    if found.own_loss and guess is None:
-        lines.append(f"the loss of {found.own_loss} is no loss of PyTorch: `loss` takes a function that computes it")
-    return lines

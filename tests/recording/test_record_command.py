@@ -68,6 +68,40 @@ def test_weights_are_kept_where_that_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
+    ("loss", "said", "outputs"),
+    [
+        (
+            "F.cross_entropy(out['kind'], kind) + 0.5 * F.l1_loss(out['size'], size)",
+            "",
+            ["kind = {axes = [\"batch\", 3], kind = \"class_scores\"}", 'size = {axes = ["batch", 2], loss = "l1", weight = 0.5}'],
+        ),
+        (
+            "F.cross_entropy(out['kind'], kind) + out['size'].pow(2).mean()",
+            "# the loss is more than this: train.py:21 calls backward with ",
+            ["kind = {axes = [\"batch\", 3], kind = \"class_scores\"}"],
+        ),
+        (
+            "(out['size'] - size).abs().mean()",
+            "# the loss is none of PyTorch's: train.py:21 calls backward with ",
+            ["size = {axes = [\"batch\", 2]}"],
+        ),
+        (
+            "F.smooth_l1_loss(out['size'], size, beta=0.1)",
+            "smooth_l1_loss(beta=0.1)",
+            ["size = {axes = [\"batch\", 2]}"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_loss_is_claimed_only_where_it_gave_the_number_that_was_trained_by(loss: str, said: str, outputs: list[str]) -> None:
+    text = recorded(scripts.HEADS.replace("LOSS", loss), "train.py")
+    assert ("calls backward with" in text) is bool(said)
+    assert said in text
+    for line in outputs:
+        assert line in text
+    assert (", weight = " in text) is (", weight = " in str(outputs))
+
+
+@pytest.mark.parametrize(
     ("arguments", "source", "line"),
     [
         (["train.py"], "print('hello')", "`python train.py` called no model: it ran to its end."),

@@ -111,6 +111,37 @@ def test_a_trainer_that_gives_the_labels_to_the_model_is_watched() -> None:
     assert seen.training.settings["max_grad_norm"] == (1.0, "train.py:37")
 
 
+CROSS_ENTROPY, L1 = 'F.cross_entropy(out["kind"], kind)', 'F.l1_loss(out["size"], size)'
+
+
+@pytest.mark.parametrize(
+    ("loss", "parts", "rest"),
+    [
+        (CROSS_ENTROPY, ["cross_entropy"], False),
+        (f"({CROSS_ENTROPY} + 0.3 * {L1}) / 4", ["cross_entropy", "l1_loss"], False),
+        (f"{CROSS_ENTROPY} + out['size'].pow(2).mean()", ["cross_entropy"], True),
+        (f"{L1}.sqrt()", ["l1_loss"], True),
+        ("(out['size'] - size).abs().mean()", [], True),
+        ("F.cross_entropy(out['kind'], kind, label_smoothing=0.1)", ["cross_entropy(label_smoothing=0.1)"], False),
+        ("F.l1_loss(out['size'], size, reduction='sum')", ["l1_loss"], False),
+        ("(F.l1_loss(out['size'], size, reduction='none') * size).mean()", ["l1_loss(weights of its elements)"], False),
+    ],
+)
+def test_what_is_trained_by_is_a_sum_of_the_losses_that_were_seen_and_a_rest(loss: str, parts: list[str], rest: bool) -> None:
+    total = run_of(scripts.HEADS.replace("LOSS", loss)).total
+    assert total is not None
+    assert [each.called for each in total.parts] == parts
+    assert (total.rest != 0) is rest
+    assert total.value == pytest.approx(sum(each.share for each in total.parts) + total.rest, rel=1e-3)
+
+
+def test_a_loss_that_forward_computes_is_that_output() -> None:
+    seen = run_of(scripts.OWN_TRAINER)
+    assert seen.total is not None
+    assert (seen.total.output, seen.total.rest) == ("loss", 0)
+    assert [(loss.name, loss.output) for loss in seen.losses] == [("cross_entropy", "logits")]
+
+
 def test_what_was_seen_is_kept_after_ctrl_c_and_when_time_is_up() -> None:
     assert run_of(scripts.ENDLESS, seconds=1.0).ended == "it was stopped after 1 s"
     main = os.getpid()

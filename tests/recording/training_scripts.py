@@ -205,3 +205,29 @@ class Trainer:
 if __name__ == "__main__":
     Trainer(Tagger(7), [dict(features=torch.randn(8, 4), labels=torch.randint(3, (8,)))] * 5).train()
 """
+
+HEADS = """\
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+class Heads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.kind, self.size = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 2)
+
+    def forward(self, x):
+        hidden = torch.relu(self.body(x))
+        return {"kind": self.kind(hidden), "size": self.size(hidden)}
+
+model = Heads()
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(4):
+    out, kind, size = model(torch.randn(8, 4)), torch.randint(3, (8,)), torch.randn(8, 2)
+    log = F.mse_loss(out["size"], size)  # only printed
+    loss = LOSS
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+"""A model with two heads; what stands for ``LOSS`` is what it is trained by."""

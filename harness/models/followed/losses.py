@@ -60,6 +60,7 @@ class WrittenLoss:
         label: The parameter of forward that is the label too, as of an autoencoder; empty for another label.
         place: The file and line.
         blank: The symbol that stands for none.
+        weight: Its share in a sum of several.
     """
 
     name: str
@@ -68,6 +69,7 @@ class WrittenLoss:
     label: str
     place: str
     blank: int = 0
+    weight: float = 1.0
 
 
 def written_losses(model: type, parameters: Sequence[str], method: str = "forward") -> dict[str, WrittenLoss]:
