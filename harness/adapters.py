@@ -241,7 +241,7 @@ class SignatureAdapter(Adapter):
         if seen is not None:
             for name, value in outputs.items():
                 seen(name, value)
-        return self._loss.of_call(returned, outputs, batch, has_step=hasattr(model, "training_step"))
+        return self._loss.of_call(returned, outputs, batch, model)
 
     def backward_loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The declared function of the loss; else the losses of all outputs, a fixed projection for those without labels."""

@@ -12,6 +12,7 @@ from harness.errors import Mistake, did_you_mean, nearest
 from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, Limit, Size, formulas_of
 from harness.tasks.keys import AxisKeys, InputKeys, LabelKeys, LossKeys, OutputKeys, SignatureKeys
 from harness.tasks.kinds import KINDS, LOSSES, Kind
+from harness.tasks.loss_call import LossCall
 from harness.tasks.signature import Group, Input, Output, Signature
 from harness.tasks.values import Ids, IndexOf, LengthsOf, Made, MaskOf, Normal, OneOf, Uniform, Values
 from harness.wording import listed
@@ -94,7 +95,7 @@ class _Reader:
                 self.mistakes.append(_unknown("axis", f"axes.{name}", told, name, axes, among))
         apart = {name: _rows_apart(each.axes, axes) for name, each in keys.outputs.items()}
         axes = {name: axis.drawn_for(formulas_of(axis, axes)) for name, axis in axes.items()}
-        loss = keys.loss if isinstance(keys.loss, LossKeys) else LossKeys(function=keys.loss or "", over=None)
+        loss = keys.loss if isinstance(keys.loss, LossKeys) else LossKeys(function=keys.loss or "", over=None, result=None)
         return Signature(
             inputs=tuple(self._input(name, each) for name, each in inputs.items()),
             groups={name: self._group(name, each) for name, each in keys.inputs.items() if each.class_ is not None},
@@ -106,6 +107,7 @@ class _Reader:
             label_sources={name: each.from_ for name, each in keys.labels.items() if each.from_ is not None},
             loss=self._function("loss", loss.function),
             loss_over=loss.over or "",
+            loss_call=self._loss_call(loss, keys),
         )
 
     def _axis(self, name: str, keys: AxisKeys) -> Axis:
@@ -216,6 +218,15 @@ class _Reader:
             self.mistakes.append(_wrong(f"{path}.ids", told))
         if ids.pad is not None and isinstance(ids.count, int) and ids.pad >= ids.count:
             self.mistakes.append(_wrong(f"{path}.pad", f"{ids.pad} is outside the {ids.count} ids", "wrong_value"))
+
+    def _loss_call(self, loss: LossKeys, keys: SignatureKeys) -> LossCall | None:
+        """How the loss function is called, where that is said."""
+        if not (loss.arguments or loss.made_with or loss.result is not None):
+            return None
+        call = LossCall(loss.arguments, loss.made_with, loss.result)
+        for name, why in call.mistakes(loss.function, keys.outputs, (*keys.inputs, *keys.labels)):
+            self.mistakes.append(_wrong(f"loss.{name}", why))
+        return call
 
     def _function(self, path: str, source: str) -> str:
         """A function as ``file.py:name``; one without a file is in the model file."""

@@ -152,6 +152,13 @@ class LossKeys(_Keys):
 
     function: str = Field(description="`file.py:function`, or `:function` of the model file.")
     over: Literal["batch"] | None = Field(None, description="`batch` where rows are compared with each other.")
+    arguments: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="What a function is given that takes other arguments than `outputs` and `batch`: by the name or place of the "
+        "parameter `outputs.NAME`, `batch.NAME` (inputs and labels), `outputs` for all that forward returned, or a number.",
+    )
+    made_with: dict[str, Any] = Field(default_factory=dict, description="Of a class of a loss: what it is made with.")
+    result: str | int | None = Field(None, description="The key or place of the loss in what the function returns.")
 
 
 class SignatureKeys(_Keys):
@@ -180,7 +187,7 @@ _INNER: dict[str, type[_Keys]] = {"values": ValuesKeys, "state": StateKeys}
 def keys_in(path: list[str]) -> list[str] | None:
     """The keys that are valid at a path inside a signature; ``None`` where the path is none of a signature's."""
     if not path or path[0] not in _GROUPS:
-        return ["function", "over"] if path[:1] == ["loss"] else None
+        return [*LossKeys.model_fields] if path[:1] == ["loss"] else None
     model = _INNER.get(path[2], _GROUPS[path[0]]) if len(path) > 2 else _GROUPS[path[0]]
     return [field.alias or name for name, field in model.model_fields.items()]
 
@@ -200,8 +207,12 @@ def declared_keys(signature: Signature) -> dict[str, Any]:
     labels: dict[str, Any] = {each.name: _input(each) for each in signature.labels}
     labels |= {name: {"from": source} for name, source in signature.label_sources.items()}
     loss: Any = signature.loss
-    if signature.loss_over:
-        loss = {"function": signature.loss, "over": signature.loss_over}
+    call = signature.loss_call
+    if signature.loss_over or call is not None:
+        loss = {"function": signature.loss} | ({"over": signature.loss_over} if signature.loss_over else {})
+    if call is not None:
+        written = {"arguments": dict(call.arguments), "made_with": dict(call.made_with)}
+        loss |= {key: value for key, value in written.items() if value} | ({} if call.result is None else {"result": call.result})
     keys = {
         "inputs": {
             **{name: {"class": group.source} for name, group in signature.groups.items()},

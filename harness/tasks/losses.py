@@ -14,7 +14,7 @@ from harness.tasks.signature import MODEL, Output, Signature
 from harness.wording import listed
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _RETURNED = "loss"
 """Under which forward returns the loss that it computed itself."""
@@ -38,7 +38,7 @@ class DeclaredLoss:
         return self._signature.whole_loss == MODEL
 
     def of_call(
-        self, returned: Any, outputs: Mapping[str, Any], batch: Mapping[str, Tensor], *, has_step: bool = False
+        self, returned: Any, outputs: Mapping[str, Any], batch: Mapping[str, Tensor], model: nn.Module | None = None
     ) -> Tensor:
         """The loss that a model is trained by (a scalar): the declared one, else the weighted sum over the outputs that have labels.
 
@@ -46,19 +46,19 @@ class DeclaredLoss:
             returned: What forward returned.
             outputs: The declared outputs in it, by name and as forward returned them.
             batch: Inputs and labels, the rows first.
-            has_step: Whether a training step knows the loss that forward does not return; then the labelled outputs are judged.
+            model: The model; where it has a training step that knows the loss which forward does not return, the labelled outputs are judged.
 
         Raises:
             OutputError: There is none, or it is no scalar.
         """
         import torch
 
-        signature = self._signature
+        signature, has_step = self._signature, hasattr(model, "training_step")
         found = self._in_returned(returned, outputs) if self.is_of_forward else None
         if found is not None:
             return _scalar(found, "loss", "forward")
         if signature.whole_loss and not self.is_of_forward:
-            return self._by_function(signature.whole_loss, "loss", outputs, batch)
+            return self._by_function(signature.whole_loss, "loss", outputs, batch, (returned, model))
         if self.is_of_forward and not (has_step and signature.taught):
             raise OutputError(
                 "`loss`: model, but forward returns no `loss`: return it under that name, or declare an output of kind 'loss'"
@@ -100,11 +100,25 @@ class DeclaredLoss:
             return outputs[declared]
         return returned.get(_RETURNED) if isinstance(returned, Mapping) else getattr(returned, _RETURNED, None)
 
-    def _by_function(self, source: str, key: str, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> Tensor:
-        """What a function of the user's returns for outputs and a batch whose axes are in the declared order."""
+    def _by_function(
+        self, source: str, key: str, outputs: Mapping[str, Any], batch: Mapping[str, Tensor], call: tuple[Any, Any] | None = None
+    ) -> Tensor:
+        """What a function of the user's returns for outputs and a batch whose axes are in the declared order.
+
+        Args:
+            source: The function.
+            key: The key that names it.
+            outputs: The declared outputs, by name.
+            batch: Inputs and labels.
+            call: Of the whole loss: what forward returned, and the model.
+        """
         function = load_function(source, self._folder, key)
+        declared, said = batch_as_declared(batch, self._signature), self._signature.loss_call
         try:
-            loss = function(outputs=dict(outputs), batch=batch_as_declared(batch, self._signature))
+            if call is not None and said is not None:
+                loss = said.loss(function, call[0], outputs, declared, call[1])
+            else:
+                loss = function(outputs=dict(outputs), batch=declared)
         except KeyError as error:
             missing = error.args[0] if error.args else ""
             if missing in outputs or missing in batch:

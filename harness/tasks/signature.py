@@ -24,6 +24,7 @@ from harness.tasks.kinds import (
     ctc_loss,
     mean_loss,
 )
+from harness.tasks.loss_call import LossCall
 from harness.tasks.values import Drawing, Ids, IndexOf, LengthsOf, within_groups
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Signature:
         labels: Labels that the config declares, by name; they come before those that follow from the outputs.
         loss: The function of the whole loss, or ``model`` where forward returns it; empty where it is the outputs' own.
         loss_over: ``batch`` where the loss compares rows with each other.
+        loss_call: How the function of the loss is called, where it does not take ``outputs`` and ``batch``.
         label_sources: Labels that are an input again, by name, with the input.
         groups: Inputs that are passed in an object of a class, by what their names have before the dot.
     """
@@ -58,6 +60,7 @@ class Signature:
     labels: tuple[Input, ...] = ()
     loss: str = ""
     loss_over: str = ""
+    loss_call: LossCall | None = None
     label_sources: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, Group] = field(default_factory=dict)
 
@@ -336,13 +339,10 @@ class Signature:
     @property
     def has_one_answer(self) -> bool:
         """Whether the main output gives each row one class: by scores of classes, or by a yes or no."""
-        rest = [axis for place, axis in enumerate(self.main.axes) if place != self._classes_at(self.main)]
+        rest = [self.main.axes[place] for place in rows_first(self.main.axes)]
+        if self.main.classes is not None:
+            del rest[self.main.classes]
         return rest == [BATCH] and isinstance(self.main.kind, (ClassScores, BinaryScores, Probabilities))
-
-    @staticmethod
-    def _classes_at(output: Output) -> int | None:
-        position = getattr(output.kind, "classes", None)
-        return None if position is None else position % len(output.axes)
 
     def loss_of(self, output: Output, value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """The mean loss of one output (a scalar) against its labels in a batch."""

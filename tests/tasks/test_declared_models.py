@@ -20,7 +20,10 @@ from harness.config import load_config
 from harness.errors import ConfigError, ForwardError, OutputError
 from harness.evidence import Evidence, Status
 from harness.owners import owners_of
+from harness.tasks.declared import SignatureError
+from harness.tasks.keys import declared_keys
 from harness.tasks.kinds import mean_loss
+from harness.user_code import import_named
 from pytest_modeltiers.live import judge_model
 
 
@@ -386,3 +389,90 @@ def test_scores_without_rows_are_a_mistake_of_the_model() -> None:
     with pytest.raises(OutputError, match=r"has shape \[10\], without an axis for rows beside that of the classes"):
         mean_loss("cross_entropy", torch.zeros(10), torch.zeros(1, dtype=torch.int64))
     assert mean_loss("cross_entropy", torch.zeros(1, 10), torch.zeros(1, dtype=torch.int64)) == pytest.approx(math.log(10))
+
+
+_OWN_LOSSES = """
+import torch
+from torch import nn
+
+
+def elbo(recon, x, mu, beta):
+    return {"loss": ((recon - x) ** 2).mean() + beta * (mu**2).mean(), "parts": ()}
+
+
+class Elbo(nn.Module):
+    def __init__(self, beta=1.0):
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, answers, x):
+        return elbo(answers[0], x, answers[1], self.beta)["loss"], None
+
+
+class Coder(nn.Module):
+    def __init__(self, beta=3.0):
+        super().__init__()
+        self.beta, self.down, self.up = beta, nn.Linear(6, 2), nn.Linear(2, 6)
+
+    def forward(self, x):
+        mu = self.down(x)
+        return self.up(mu), mu
+
+    def loss_function(self, *answers, target):
+        return elbo(answers[0], target, answers[1], self.beta)["loss"]
+"""
+
+_CODER: Keys = {
+    "inputs": {"x": {"axes": ["batch", 6]}},
+    "outputs": {"recon": {"axes": ["batch", 6], "fits": False}, "mu": {"axes": ["batch", 2], "kind": "other"}},
+    "labels": {"recon": {"from": "x"}},
+}
+_BY_NAME = {"recon": "outputs.recon", "x": "batch.x", "mu": "outputs.mu", "beta": 3}
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"function": "coder.py:elbo", "arguments": _BY_NAME, "result": "loss"},
+        {
+            "function": "coder.py:Elbo",
+            "made_with": {"beta": 3.0},
+            "arguments": {"0": "outputs", "1": "batch.x"},
+            "result": 0,
+        },
+        {
+            "function": "coder.py:Coder.loss_function",
+            "arguments": {"0": "outputs.recon", "1": "outputs.mu", "target": "batch.x"},
+        },
+    ],
+    ids=["a function", "a class", "a method of the model"],
+)
+def test_a_loss_that_a_repository_has_is_called_with_the_arguments_that_it_takes(loss: Keys, tmp_path: Path) -> None:
+    (tmp_path / "coder.py").write_text(_OWN_LOSSES)
+    model = import_named("coder.py:Coder", tmp_path, "model")()
+    task = task_of({**_CODER, "loss": loss})
+    batch = task.signature.make_batch({"batch": 3})
+    found = SignatureAdapter(task, tmp_path).loss_of_call(model, batch)
+
+    recon, mu = model(batch["x"])
+    torch.testing.assert_close(found, ((recon - batch["x"]) ** 2).mean() + 3 * (mu**2).mean())
+    assert found.requires_grad
+    assert declared_keys(task.signature)["loss"] == loss
+
+
+def test_an_argument_of_a_loss_that_names_nothing_and_a_result_that_is_not_there_are_said(tmp_path: Path) -> None:
+    (tmp_path / "coder.py").write_text(_OWN_LOSSES)
+    wrong = {"function": "coder.py:elbo", "arguments": {**_BY_NAME, "mu": "outputs.mean"}}
+    with pytest.raises(SignatureError) as told:
+        task_of({**_CODER, "loss": wrong})
+    assert told.value.mistakes[0].key == "loss.arguments.mu"
+    assert "no 'outputs.mean'" in told.value.mistakes[0].message
+
+    with pytest.raises(SignatureError, match="belong to them"):
+        task_of({**_CODER, "loss": {"function": "coder.py:elbo", "result": "loss"}})
+
+    task = task_of({**_CODER, "loss": {"function": "coder.py:elbo", "arguments": _BY_NAME, "result": "total"}})
+    with pytest.raises(OutputError, match="which has no 'total'"):
+        SignatureAdapter(task, tmp_path).loss_of_call(
+            import_named("coder.py:Coder", tmp_path, "model")(), task.signature.make_batch({"batch": 3})
+        )
