@@ -37,6 +37,7 @@ GROUPS: dict[str, type[BaseModel]] = {
     "values": keys.ValuesKeys,
     "output": keys.OutputKeys,
     "axis": keys.AxisKeys,
+    "loss": keys.LossKeys,
     "model": config.ModelKeys,
     "run": config.RunKeys,
     "training": config.TrainingConfig,

@@ -22,7 +22,7 @@ from harness.errors import Mistake, nearest
 _SEVERAL_FORMS = {
     "tier": '"1" to "5", or a list of them',
     "devices": 'a number of devices from 1, "auto", or a list of device numbers from 0',
-    "loss": "file.py:function, or {function: file.py:name, over: batch}",
+    "loss": "file.py:function, or {function: file.py:name, arguments: {PARAMETER: outputs.NAME}}",
     "baseline_run_id": "a run's number or name",
     "reference_profile_id": "a run's number or name",
     "export.dynamic_shapes": "true, false, or for axes by name each true, false or [smallest, largest]",
@@ -31,6 +31,12 @@ _SEVERAL_FORMS = {
 
 _FORM = re.compile(r"constrained-|^(list|dict|literal)\[")
 """What the validation library calls one of several forms of a value, which it puts into a key's path."""
+
+_TABLE = "LossKeys"
+"""What it calls the table that a value may be in place of a text: the keys in it have mistakes of their own."""
+
+_PLAIN = ("str", "int", "float", "bool")
+"""What it calls the forms of a plain value."""
 
 _CONTROL = ("Cc", "Zl", "Zp")
 """Unicode categories of characters that would break a message into lines, or reach the terminal as a command."""
@@ -72,9 +78,11 @@ def explain(error: ValidationError, keys_at: Callable[[list[str]], list[str]]) -
     found: dict[str, Mistake] = {}
     # Of the forms a value may have, the one it came closest to is reported deepest.
     for item in sorted(error.errors(), key=lambda item: -len(item["loc"])):
-        path = [str(part) for part in item["loc"] if item["type"] == "extra_forbidden" or not _FORM.search(str(part))]
+        path, in_table = _path_of(item), _TABLE in item["loc"][:-1]
         form = next((key for key in (".".join(path[:1]), ".".join(path[:2])) if key in _SEVERAL_FORMS), None)
-        if form is not None and item["type"] != "extra_forbidden":
+        if form is not None and not in_table and item["type"] != "extra_forbidden":
+            if any(key.startswith(f"{form}.") for key in found):  # the table that it is has mistakes, and need be no text
+                continue
             key, got = _bad_item(form, item)
             found.setdefault(form, Mistake("wrong_value", key, f"`{key}`: got {_shown(got)}, expected {_SEVERAL_FORMS[form]}"))
         else:
@@ -84,6 +92,16 @@ def explain(error: ValidationError, keys_at: Callable[[list[str]], list[str]]) -
                 other = mistake.message.rpartition(", expected ")[2]
                 found[whole] = replace(before, message=f"{before.message} or {other}")
     return list(found.values())
+
+
+def _path_of(item: Mapping[str, Any]) -> list[str]:
+    """The path of a key, without what the validation library calls the forms of its value."""
+    parts = [str(part) for part in item["loc"] if part != _TABLE]
+    if item["type"] == "extra_forbidden":
+        return parts
+    if len(parts) > 2 and parts[-1] in _PLAIN and item["type"] == f"{parts[-1].replace('str', 'string')}_type":
+        del parts[-1]
+    return [part for part in parts if not _FORM.search(part)]
 
 
 def _bad_item(key: str, item: Mapping[str, Any]) -> tuple[str, Any]:

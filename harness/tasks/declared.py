@@ -107,7 +107,7 @@ class _Reader:
             label_sources={name: each.from_ for name, each in keys.labels.items() if each.from_ is not None},
             loss=self._function("loss", loss.function),
             loss_over=loss.over or "",
-            loss_call=self._loss_call(loss, keys),
+            loss_call=LossCall.said(loss.arguments, loss.made_with, loss.result),
         )
 
     def _axis(self, name: str, keys: AxisKeys) -> Axis:
@@ -219,15 +219,6 @@ class _Reader:
         if ids.pad is not None and isinstance(ids.count, int) and ids.pad >= ids.count:
             self.mistakes.append(_wrong(f"{path}.pad", f"{ids.pad} is outside the {ids.count} ids", "wrong_value"))
 
-    def _loss_call(self, loss: LossKeys, keys: SignatureKeys) -> LossCall | None:
-        """How the loss function is called, where that is said."""
-        if not (loss.arguments or loss.made_with or loss.result is not None):
-            return None
-        call = LossCall(loss.arguments, loss.made_with, loss.result)
-        for name, why in call.mistakes(loss.function, keys.outputs, (*keys.inputs, *keys.labels)):
-            self.mistakes.append(_wrong(f"loss.{name}", why))
-        return call
-
     def _function(self, path: str, source: str) -> str:
         """A function as ``file.py:name``; one without a file is in the model file."""
         if source.startswith(":") and self.model_file is None:
@@ -328,6 +319,10 @@ def _contradictions(keys: SignatureKeys, signature: Signature) -> Iterator[Mista
     for name, source in signature.label_sources.items():
         if source not in inputs:
             yield _unknown("input", f"labels.{name}.from", f"no input {source!r}", source, inputs, f"There is {_listed(inputs)}")
+    if signature.loss_call is not None:
+        fields = (*inputs, *signature.label_names)
+        for name, why in signature.loss_call.mistakes(signature.loss, outputs, fields):
+            yield _wrong(f"loss.{name}", why)
     for name in signature.symmetric:
         if name not in inputs:
             yield _unknown("input", "symmetric", f"no input {name!r}", name, inputs, f"There is {_listed(inputs)}")

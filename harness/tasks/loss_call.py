@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,11 @@ class LossCall:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     made_with: Mapping[str, Any] = field(default_factory=dict)
     result: str | int | None = None
+
+    @classmethod
+    def said(cls, arguments: Mapping[str, Any], made_with: Mapping[str, Any], result: str | int | None) -> LossCall | None:
+        """The call that a config says; ``None`` where it says none."""
+        return cls(arguments, made_with, result) if arguments or made_with or result is not None else None
 
     def mistakes(self, function: str, outputs: Iterable[str], fields: Iterable[str]) -> Iterator[tuple[str, str]]:
         """The keys that say nothing, and the arguments that name nothing that there is, each with why.
@@ -61,14 +66,19 @@ class LossCall:
             model: The model, on which a method of its class is called.
         """
         if inspect.isclass(function):
+            _refuse_others("made_with", function, function, (), self.made_with)
             function = function(**self.made_with)
             device = next((each.device for each in outputs.values() if hasattr(each, "device")), None)
             function = function.to(device) if hasattr(function, "to") else function
+        elif self.made_with:
+            raise OutputError(f"`loss.made_with`: {_name(function)} is no class; what it is called with goes into `arguments`")
         given = {name: self._value(value, returned, outputs, batch) for name, value in self.arguments.items()}
         places = sorted((name for name in given if name.isdigit()), key=int)
         named = {name: value for name, value in given.items() if not name.isdigit()}
         owner = _owner(function, model)
-        return self._loss_in(function(*([owner] if owner is not None else []), *(given[place] for place in places), **named))
+        placed = [*([owner] if owner is not None else []), *(given[place] for place in places)]
+        _refuse_others("arguments", function, getattr(function, "forward", function), placed, named)
+        return self._loss_in(function(*placed, **named))
 
     def _value(self, value: Any, returned: Any, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> Any:
         if not isinstance(value, str):
@@ -86,6 +96,22 @@ class LossCall:
         except (KeyError, IndexError, TypeError):
             there = f"the keys {', '.join(map(str, answer))}" if isinstance(answer, Mapping) else f"a {type(answer).__name__}"
             raise OutputError(f"`loss.result`: the loss function returned {there}, which has no {self.result!r}") from None
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__qualname__", type(function).__name__))
+
+
+def _refuse_others(key: str, function: Any, called: Any, placed: Sequence[Any], named: Mapping[str, Any]) -> None:
+    """Raises where a function is given other arguments than it takes."""
+    try:
+        takes = inspect.signature(called)
+    except ValueError:  # one of C has none
+        return
+    try:
+        takes.bind(*placed, **named)
+    except TypeError as error:
+        raise OutputError(f"`loss.{key}`: {_name(function)} takes ({', '.join(takes.parameters)}): {error}") from None
 
 
 def _owner(function: Any, model: nn.Module | None) -> Any:

@@ -57,6 +57,16 @@ def refusal(refused: Refused, tmp_path: Path) -> Callable[..., str]:
             "unknown key `export.batch_size`. `batch_size` is a key of the top level, outside of any group",
         ),
         ({**LM, "epochs": "3"}, '`epochs`: got "3", expected an integer'),
+        ({"loss": {"function": ":f", "argument": {}}}, "unknown key `loss.argument`. Did you mean 'arguments'?"),
+        (
+            {"loss": {"function": ":f", "arguments": {"x": [1]}}},
+            "`loss.arguments.x`: got [1], expected a string or an integer or a number or a boolean",
+        ),
+        ({"loss": {"arguments": {}}}, "`loss.function` is missing: `loss` needs it"),
+        (
+            {"loss": ["f"]},
+            '`loss`: got ["f"], expected file.py:function, or {function: file.py:name, arguments: {PARAMETER: outputs.NAME}}',
+        ),
         ({**LM, "epochs": 0}, "`epochs`: got 0, expected greater than or equal to 1"),
         ({**LM, "learning_rate": "5e-4"}, '`learning_rate`: got "5e-4", expected a number'),
         ({**LM, "log_to_db": 1}, "`log_to_db`: got 1, expected a boolean"),

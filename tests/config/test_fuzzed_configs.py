@@ -95,6 +95,9 @@ class Declared(nn.Module):
 
 def declared(**_):
     return Declared()
+
+def own_loss(scores, labels, scale):
+    return {"loss": scale * nn.functional.cross_entropy(scores, labels)}
 """
 """A factory for each task, of its name, that takes the task's sizes."""
 
@@ -469,6 +472,12 @@ DECLARED: Keys = {
     "labels": {"out": {"axes": ["batch"], "values": {"ids": 4}}},
     "limits": ["time <= 6"],
     "symmetric": ["x"],
+    "loss": {
+        "function": "models.py:own_loss",
+        "arguments": {"scores": "outputs.out", "labels": "batch.out", "scale": 1.0},
+        "made_with": {},
+        "result": "loss",
+    },
 }
 
 
@@ -491,7 +500,9 @@ def test_a_declared_task_with_mistakes_runs_or_is_answered(shelf: Path, data: st
             there = there[key]
         change = data.draw(st.sampled_from(["value", "name", "gone"]))
         if change == "value":
-            there[last] = data.draw(JUNK | st.sampled_from(["time", "batch", "x", "out", -1, 0, 4, [], {}, "normal", "tim // 2"]))
+            there[last] = data.draw(
+                JUNK | st.sampled_from(["time", "batch", "x", "out", -1, 0, 4, [], {}, "normal", "tim // 2", "outputs"])
+            )
         elif isinstance(there, dict):
             value = there.pop(last)
             if change == "name":

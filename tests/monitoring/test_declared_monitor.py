@@ -102,8 +102,8 @@ def clicker(): return Clicker()
 def forecaster(): return Forecaster()
 def segmenter(): return Segmenter()
 
-def loss(outputs, batch):
-    return (outputs["forecast"] - batch["labels"]).abs().mean()
+def error(forecast, wanted, scale=2.0):
+    return None, scale * (forecast - wanted).abs().mean()
 """
 KEYS: dict[str, tuple[str, Keys]] = {
     "click": ("clicker", CLICK),
@@ -204,7 +204,8 @@ def test_every_output_with_labels_has_scores_under_its_name(room: Room) -> None:
 
 
 def test_a_loss_of_the_users_is_the_score_of_each_row(room: Room) -> None:
-    own = {"loss": "forecaster.py:loss"}
+    arguments = {"0": "outputs.forecast", "wanted": "batch.labels", "scale": 1}
+    own = {"loss": {"function": "forecaster.py:error", "arguments": arguments, "result": 1}}
     profile_config(room.config("series", "series", **own), room.folder / "runs.db", name="own")
     config = room.config("series", "series_clean", reference_profile_id="own", db_path="runs.db", **own)
     found = monitor_config(config).data

@@ -103,6 +103,7 @@ def test_a_flipped_byte_is_found_or_changes_nothing(project: Path) -> None:
         ({"train": {"path": "/etc/passwd"}}, "`train.path` names '/etc/passwd', which is not in the bundle"),
         ({"model_file": "~/model.py"}, "`model_file` names '~/model.py', which is not in the bundle"),
         ({"adapter": "../own.py:Own"}, "`adapter` names '../own.py', which is not in the bundle"),
+        ({"loss": {"function": "../own.py:loss"}}, "`loss.function` names '../own.py', which is not in the bundle"),
         ({"checkpoint_dir": "../elsewhere"}, "`checkpoint_dir` names '../elsewhere', a place outside the bundle"),
         ({"db_path": "/tmp/runs.db"}, "`db_path` names '/tmp/runs.db', a place outside the bundle"),
         ({"export": {"export_dir": "/tmp"}}, "`export.export_dir` names '/tmp', a place outside the bundle"),

@@ -471,8 +471,30 @@ def test_an_argument_of_a_loss_that_names_nothing_and_a_result_that_is_not_there
     with pytest.raises(SignatureError, match="belong to them"):
         task_of({**_CODER, "loss": {"function": "coder.py:elbo", "result": "loss"}})
 
-    task = task_of({**_CODER, "loss": {"function": "coder.py:elbo", "arguments": _BY_NAME, "result": "total"}})
-    with pytest.raises(OutputError, match="which has no 'total'"):
-        SignatureAdapter(task, tmp_path).loss_of_call(
-            import_named("coder.py:Coder", tmp_path, "model")(), task.signature.make_batch({"batch": 3})
-        )
+
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        ({"arguments": _BY_NAME, "result": "total"}, "the loss function returned the keys loss, parts, which has no 'total'"),
+        ({"arguments": _BY_NAME, "result": "parts"}, "`loss`: coder.py:elbo returned a tuple, expected a scalar tensor"),
+        (
+            {"arguments": {**_BY_NAME, "bata": 2}},
+            "`loss.arguments`: elbo takes (recon, x, mu, beta): got an unexpected keyword argument 'bata'",
+        ),
+        (
+            {"arguments": {"x": "batch.x"}},
+            "`loss.arguments`: elbo takes (recon, x, mu, beta): missing a required argument: 'recon'",
+        ),
+        ({"arguments": _BY_NAME, "made_with": {"beta": 1}}, "`loss.made_with`: elbo is no class"),
+        (
+            {"function": "coder.py:Elbo", "arguments": _BY_NAME, "made_with": {"gamma": 1}},
+            "`loss.made_with`: Elbo takes (beta): got an unexpected keyword argument 'gamma'",
+        ),
+    ],
+)
+def test_a_loss_that_cannot_be_called_so_is_said_in_a_line(loss: Keys, told: str, tmp_path: Path) -> None:
+    (tmp_path / "coder.py").write_text(_OWN_LOSSES)
+    task = task_of({**_CODER, "loss": {"function": "coder.py:elbo", **loss}})
+    model = import_named("coder.py:Coder", tmp_path, "model")()
+    with pytest.raises(OutputError, match=re.escape(told)):
+        SignatureAdapter(task, tmp_path).loss_of_call(model, task.signature.make_batch({"batch": 3}))

@@ -30,6 +30,16 @@ def vae_with_summed_kl(outputs: Tensors, batch: Tensors) -> Tensor:
     return F.mse_loss(outputs["image"], batch["image"]) + 1e-2 * _kl(outputs).sum()
 
 
+def elbo(recon: Tensor, image: Tensor, mu: Tensor, logvar: Tensor, beta: float) -> dict[str, Tensor]:
+    divergence = _kl({"mu": mu, "logvar": logvar}).mean()
+    return {"loss": F.mse_loss(recon, image) + beta * divergence, "kl": divergence}
+
+
+def elbo_summed(recon: Tensor, image: Tensor, mu: Tensor, logvar: Tensor, beta: float) -> dict[str, Tensor]:
+    parts = elbo(recon, image, mu, logvar, beta)
+    return {**parts, "loss": parts["loss"] * len(image)}
+
+
 def imitation(outputs: Tensors, batch: Tensors) -> Tensor:
     return F.cross_entropy(outputs["actions"], batch["actions"]) + 0.5 * F.mse_loss(outputs["value"], batch["value"])
 

@@ -152,6 +152,15 @@ plant(
     "depends_on_batch",
     HUMBATOVA,
 )
+ELBO = {"recon": "outputs.image", "image": "batch.image", "mu": "outputs.mu", "logvar": "outputs.logvar", "beta": 0.01}
+plant(
+    "named_loss_summed_over_the_batch",
+    "training_loss[reduction]",
+    declared(AUTOENCODER, Autoencoder, {"function": "declared_losses.py:elbo_summed", "arguments": ELBO, "result": "loss"}),
+    declared(AUTOENCODER, Autoencoder, {"function": "declared_losses.py:elbo", "arguments": ELBO, "result": "loss"}),
+    "summed",
+    HUMBATOVA,
+)
 plant(
     "loss_of_the_second_output_detached",
     "training_loss[targets]",
