@@ -52,11 +52,13 @@ class SeenCall:
 
     Attributes:
         example: Its arguments.
+        recorded: Those of every call that was kept, as they were given.
         losses: What was computed from its outputs, by key or place of the output.
         has_own_loss: Whether the run computed its loss in a way that is no loss of PyTorch's.
     """
 
     example: Example
+    recorded: Sequence[Mapping[str, Any]]
     losses: Mapping[str, WrittenLoss]
     has_own_loss: bool = False
 
@@ -104,7 +106,10 @@ def declare(
     if example is not None:
         patience.stage(f"calling it with other sizes and contents (at most {_SECONDS:g} s)")
         try:
-            found = signature_from_call(build(), example.arguments, axis_names=example.axis_names, seconds=_SECONDS)
+            recorded = seen.recorded if seen else ()
+            found = signature_from_call(
+                build(), example.arguments, axis_names=example.axis_names, recorded=recorded, seconds=_SECONDS
+            )
         except ExampleError:
             if seen or example.origin.startswith(FUNCTION):  # the user's own; that of a library may be of another kind of model
                 raise

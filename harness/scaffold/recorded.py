@@ -26,7 +26,9 @@ from harness.scaffold.config_text import config_text
 from harness.scaffold.declared import Declared, SeenCall, with_near_classes
 from harness.scaffold.task import Told, task_of
 from harness.scaffold.trained_by import named_losses, said_of_loss
+from harness.tasks.axes import BATCH
 from harness.user_code import is_written_here, raised
+from harness.wording import joined
 
 _ROWS = 4
 """Rows of a larger batch that are kept as the example."""
@@ -173,7 +175,7 @@ def _seen(found: Recording, made: nn.Module, model: SeenModel) -> SeenCall:
         except Exception as error:  # whatever a model raises of what it was given by the run
             why = error
         else:
-            return SeenCall(Example(arguments, f"the call in {model.called_at}"), losses, has_own)
+            return SeenCall(Example(arguments, f"the call in {model.called_at}"), found.inputs, losses, has_own)
     assert why is not None
     raise ExampleError(f"{model.name}, built again and called as in {model.called_at}, raised {raised(why)}") from why
 
@@ -221,16 +223,18 @@ def _training_keys(found: Recording) -> Iterator[tuple[str, tuple[Any, str]]]:
 
 
 def _with_sizes(found: Recording, declared: Declared) -> Declared:
-    """The signature, whose reasons say with which sizes the run called the model."""
-    reasons = dict(declared.reasons)
-    for name, entry in declared.keys.get("inputs", {}).items():
-        shapes = [call[name] for call in found.calls if name in call and len(call[name]) == len(entry.get("axes", ()))]
+    """The signature, whose reasons say which sizes the run called with: an axis that it never varied is free by assumption."""
+    reasons, said = dict(declared.reasons), set()
+    for name, entry in declared.keys["inputs"].items():
         for place, axis in enumerate(entry.get("axes", ())):
-            sizes = list(dict.fromkeys(shape[place] for shape in shapes))
-            if len(sizes) > 1:
-                said = f"the run called with {', '.join(map(str, sizes))}"
-                key = f"axes.{axis}" if isinstance(axis, str) else f"inputs.{name}"
-                reasons[key] = "; ".join(
-                    filter(None, (reasons.get(key, ""), said if isinstance(axis, str) else f"{said} in axis {place}"))
-                )
+            sizes = list(dict.fromkeys(call[name][place] for call in found.calls if len(call.get(name, ())) > place))
+            if axis in said or not sizes or (len(sizes) == 1 and (isinstance(axis, int) or axis == BATCH)):
+                continue
+            where = f"`{axis}`" if isinstance(axis, str) else f"axis {place}"
+            reasons[f"inputs.{name}"] += f"; {where} was " + (
+                f"{joined(list(map(str, sizes)))} in the run"
+                if len(sizes) > 1
+                else f"always {sizes[0]} in the run: that it may differ is assumed"
+            )
+            said |= {axis} if isinstance(axis, str) else set()
     return replace(declared, reasons=reasons)

@@ -62,6 +62,26 @@ def test_arguments_that_no_config_holds_go_into_a_file_that_builds_the_model() -
     assert failures("finite_output", "batch_independence") == {}
 
 
+@pytest.mark.parametrize("read", ["h[torch.arange(len(x)), n - 1]", "h.mean(1)"], ids=["last", "mean_over_padding"])
+def test_lengths_are_told_from_ids_by_what_all_calls_show(read: str) -> None:
+    text = recorded(scripts.LENGTHS.replace("READ", read + ("" if "n" in read else " + 0 * n[:, None]")), "train.py")
+    assert '"batch.1" = {axes = ["batch"], values = {lengths_of = "time"}}' in text
+    assert "`time` was 7, 9 and 4 in the run" in text
+    assert "[axes]" not in text
+
+
+def test_a_mask_is_told_from_ids_and_numbers_are_not_taken_for_lengths() -> None:
+    text = recorded(scripts.MASKED, "train.py")
+    assert 'ids = {axes = ["batch", "seq"], values = {ids = 30}}' in text
+    assert 'real = {axes = ["batch", "seq"], values = {mask_of = "seq"}}' in text
+    assert 'kind = {axes = ["batch"], values = {ids = 4}}' in text
+
+
+def test_an_axis_that_the_run_never_varied_is_said_to_be_free_by_assumption() -> None:
+    recorded(scripts.LENGTHS.replace("READ", "h[torch.arange(len(x)), n - 1]").replace("(9, 4), (4, 4, 1)", "(7, 4)"), "train.py")
+    assert "`time` was always 7 in the run: that it may differ is assumed" in Path("modeltiers.toml").read_text()
+
+
 def test_weights_are_kept_where_that_is_asked_for() -> None:
     assert 'weights = "modeltiers_weights.pt"' in recorded(scripts.GUARDED, "--weights", "train.py")
     assert failures("finite_output") == {}

@@ -96,7 +96,7 @@ ENDLESS = f"""{NET}
 import time
 model = Net(5)
 step(model, torch.optim.AdamW(model.parameters()))
-print("waits", flush=True)
+open("waits", "w").close()
 time.sleep(60)
 """
 
@@ -231,3 +231,45 @@ for _ in range(4):
     optimizer.step()
 """
 """A model with two heads; what stands for ``LOSS`` is what it is trained by."""
+
+LENGTHS = """\
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
+
+class Last(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.gru, self.out = nn.GRU(dim, 8, batch_first=True), nn.Linear(8, 1)
+
+    def forward(self, batch):
+        x, n = batch
+        h, _ = self.gru(x)
+        return self.out(READ).squeeze(-1)
+
+model = Last(5)
+for rows in ((7, 3, 2), (9, 4), (4, 4, 1)):
+    x = pad_sequence([torch.randn(count, 5) for count in rows], batch_first=True)
+    model((x, torch.tensor(rows)))
+"""
+"""A model of sequences with their lengths, which no name says; ``READ`` is what it reads."""
+
+MASKED = """\
+import torch
+from torch import nn
+
+class Mean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.out = nn.Embedding(30, 6), nn.Linear(6, 2)
+
+    def forward(self, ids, real, kind):
+        h = self.table(ids) * real[..., None]
+        return self.out(h.sum(1) / real.sum(1, keepdim=True)) * (1 + kind[:, None])
+
+model = Mean()
+for rows in ((7, 3, 2), (9, 4), (4, 4, 1)):
+    real = (torch.arange(max(rows))[None] < torch.tensor(rows)[:, None]).long()
+    model(torch.randint(30, real.shape), real, torch.randint(1, 4, (len(rows),)))
+"""
+"""Ids, a mask that no name says, and numbers that are no lengths though none is larger than a row."""

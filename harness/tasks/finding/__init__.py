@@ -36,6 +36,7 @@ def signature_from_call(
     arguments: Mapping[str, Any],
     *,
     axis_names: Mapping[str, Sequence[str]] | None = None,
+    recorded: Sequence[Mapping[str, Any]] = (),
     seconds: float = 20.0,
 ) -> FoundSignature:
     """The signature of a model's task, from one working call.
@@ -46,13 +47,14 @@ def signature_from_call(
         model: The model.
         arguments: Arguments of forward by parameter name: tensors, nested dicts, tuples or dataclasses of tensors, or ``None``.
         axis_names: Names for the axes of an input, where annotations give them; digits and ``...`` are passed over.
+        recorded: Arguments of other calls that work, of which this is one: what they hold, and which axes differ.
         seconds: The time there is; axes that were not tried until then stay fixed.
 
     Raises:
         ExampleError: The call does not work, or the model refuses random values of the shapes of the example.
     """
     with threads_for(model):
-        inputs = FoundInputs(Call(model, arguments, seconds), axis_names or {})
+        inputs = FoundInputs(Call(model, arguments, seconds, recorded), axis_names or {})
         outputs = FoundOutputs(inputs)
     axes = {name: keys for name, keys in {**inputs.axes, **outputs.axes}.items() if keys}
     groups = {name: {"class": group.source} for name, group in inputs.call.groups.items()}

@@ -8,7 +8,7 @@ import inspect
 import re
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -60,12 +60,15 @@ class Call:
         usual: What it returns for random inputs of the same sizes, once that is known.
         dropped: Arguments that are left out, with the reason.
         groups: Arguments that are objects of a class.
+        recorded: The tensors of other calls that are known to work.
         trace: What the call did that tells what its inputs and outputs mean.
         keeps: The place of the rows in an input, and outputs with an axis of as many elements, with the axis: so it is to stay, as a
             ``view(-1, 64)`` takes elements of a longer axis for more rows.
     """
 
-    def __init__(self, model: nn.Module, arguments: Mapping[str, Any], seconds: float) -> None:
+    def __init__(
+        self, model: nn.Module, arguments: Mapping[str, Any], seconds: float, recorded: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         """Calls the model once.
 
         Raises:
@@ -84,6 +87,7 @@ class Call:
         self.groups = dict(groups_in(arguments))
         if not self.inputs:
             raise ExampleError(f"the example of {self._name} holds no tensor: expected forward's arguments by name")
+        self.recorded = [_tensors(model, each)[0] for each in recorded]
         self.inputs = self._small(self.inputs)
         self.trace = Trace()
         first = Allowance(0)
@@ -105,6 +109,16 @@ class Call:
     def is_over(self) -> bool:
         """Whether the time is used up."""
         return self._allowance.is_over
+
+    def values_of(self, name: str) -> Tensor:
+        """All that an input was seen to hold, in one axis."""
+        held = [each[name].flatten() for each in self.recorded if name in each]
+        return torch.cat(held) if held else self.inputs[name].flatten()
+
+    def sizes_of(self, place: Place) -> list[int]:
+        """The sizes that an axis was seen to have."""
+        name, axis = place
+        return list(dict.fromkeys(each[name].shape[axis] for each in self.recorded if name in each and each[name].ndim > axis))
 
     def begin(self, seconds: float) -> None:
         """Starts the count again, for what comes next; a slow model gets as long as a few calls take."""

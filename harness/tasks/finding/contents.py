@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from harness.tasks.axes import BATCH, Size
-from harness.tasks.finding.calling import Call
+from harness.tasks.finding.calling import Call, Place
+from harness.tasks.finding.free_axes import other_values, same
 
 _FEW = 16
 """Elements from which on a range of the values says something."""
@@ -46,9 +47,10 @@ def content_of(name: str, axes: Sequence[Size], shapes: Mapping[str, tuple[Seque
         call: The call.
     """
     tensor = shapes[name][1]
-    found = _spoken(name, axes, shapes)
+    found = _lengths(name, axes, shapes, call) or _spoken(name, axes, call)
     if found is None:
-        found = _codes(tensor, call) or _numbers(tensor) if tensor.is_floating_point() else _whole(name, tensor, call)
+        is_float, values = tensor.is_floating_point(), call.values_of(name)
+        found = _codes(tensor, call) or _numbers(values) if is_float else _whole(name, tensor, values, call)
     dtype = str(tensor.dtype).removeprefix("torch.")
     return Content(found.values, found.why, dtype)
 
@@ -86,32 +88,92 @@ def is_group_of_each(name: str, shapes: Mapping[str, Tensor]) -> bool:
     return ascends and any(other != name and each.shape[:1] == tensor.shape for other, each in shapes.items())
 
 
-def _spoken(name: str, axes: Sequence[Size], shapes: Mapping[str, tuple[Sequence[Size], Tensor]]) -> Content | None:
-    """Lengths and masks, where a name and the values say so."""
-    tensor, last = shapes[name][1], name.rpartition(".")[2].lower()
+def _lengths(name: str, axes: Sequence[Size], shapes: Mapping[str, tuple[Sequence[Size], Tensor]], call: Call) -> Content | None:
+    """Lengths of rows, where the name says so, or else the calls: the largest one is the size of an axis, and nothing beyond is read."""
+    tensor, last, held = shapes[name][1], name.rpartition(".")[2].lower(), call.values_of(name)
+    if list(axes) != [BATCH] or tensor.is_floating_point() or tensor.dtype == torch.bool or not held.numel():
+        return None
+    places = [
+        (other, place)
+        for other, (inner, _) in shapes.items()
+        for place, axis in enumerate(inner)
+        if other != name and BATCH in inner and isinstance(axis, str) and axis != BATCH
+    ]
+    longest = int(tensor.max())
+    sizes = {place: shapes[place[0]][1].shape[place[1]] for place in places}
+    fitting = [place for place, size in sizes.items() if size >= longest]
+    axis_of = {place: str(shapes[place[0]][0][place[1]]) for place in fitting}
+    if "len" in last and fitting:
+        alike = [each for each in fitting if axis_of[each].partition("_")[0] in last or last.partition("_")[0] in axis_of[each]]
+        best = min(fitting, key=lambda place: (sizes[place] != longest, place not in alike, sizes[place]))
+        why = f"its name, and values of at most {longest} along an axis of {sizes[best]}"
+        return Content({"lengths_of": axis_of[best]}, why)
+    if int(held.min()) < 1 or any(_is_same(indices, tensor) for indices, _, _ in call.trace.tables):
+        return None
+    calls = call.recorded or [call.inputs]
+    for place in fitting:
+        pairs = [(int(each[name].max()), each[place[0]].shape[place[1]]) for each in calls if name in each and place[0] in each]
+        if any(largest > size for largest, size in pairs):
+            continue
+        if len(set(pairs)) > 1 and all(largest == size for largest, size in pairs):
+            return Content({"lengths_of": axis_of[place]}, f"its largest value is the size of `{axis_of[place]}` in each call")
+        if _reads_up_to(call, name, place, list(shapes[place[0]][0]).index(BATCH)):
+            return Content({"lengths_of": axis_of[place]}, f"so many elements along `{axis_of[place]}` are read of each row")
+    return None
+
+
+def _reads_up_to(call: Call, lengths: str, place: Place, rows: int) -> bool:
+    """Whether what is in the second half of an axis has an influence where an input says whole rows, and none where it says half.
+
+    Args:
+        call: The call.
+        lengths: The input that may say it.
+        place: The axis.
+        rows: The axis of rows, of the same input.
+    """
+    tensor, said = call.inputs[place[0]], call.inputs[lengths]
+    size = tensor.shape[place[1]]
+    half = max(1, size // 2)
+    shape = [1] * tensor.ndim
+    shape[place[1]] = size
+    is_beyond = (torch.arange(size) >= half).to(tensor.device).reshape(shape).expand_as(tensor).clone()
+    is_beyond.select(rows, 0).fill_(False)  # that row stays whole, as some models need one
+    changed = torch.where(is_beyond, other_values(tensor), tensor)
+
+    def matters(length: int) -> tuple[bool, bool]:
+        """Whether it changes the first half of an output, and any of it."""
+        given = torch.full_like(said, length)
+        given[0] = size
+        before, after = (call.tried({**call.inputs, lengths: given, place[0]: each}) for each in (tensor, changed))
+        if before is None or after is None:
+            return False, False
+        first, again = ({key: _first(value, size, half) for key, value in each.items()} for each in (before, after))
+        return not same(first, again), not same(before, after)
+
+    return any(whole and not part for whole, part in zip(matters(size), matters(half), strict=True))
+
+
+def _first(value: Any, size: int, count: int) -> Any:
+    """The first elements along the axes of an output that have a size."""
+    for axis in range(value.ndim if isinstance(value, Tensor) else 0):
+        value = value.narrow(axis, 0, count) if value.shape[axis] == size else value
+    return value
+
+
+def _spoken(name: str, axes: Sequence[Size], call: Call) -> Content | None:
+    """Neighbours and masks, where a name and the values say so."""
+    tensor, last = call.inputs[name], name.rpartition(".")[2].lower()
     if re.fullmatch(r"adj|adjacency(?:_matrix)?|adj_?mat(?:rix)?", last) and len(axes) > 1 and axes[-1] == axes[-2]:
         return Content({"one_of": [0.0, 1.0]}, "its name: neighbours or not")
-    if tensor.is_floating_point() and "mask" not in last:
-        return None
-    if "len" in last and list(axes) == [BATCH]:
-        longest = int(tensor.max()) if tensor.numel() else 0
-        sizes = {
-            axis: each.shape[place]
-            for other, (inner, each) in shapes.items()
-            for place, axis in enumerate(inner)
-            if other != name and BATCH in inner and isinstance(axis, str) and axis != BATCH and each.shape[place] >= longest
-        }
-        alike = [axis for axis in sizes if axis.partition("_")[0] in last or last.partition("_")[0] in axis]
-        if sizes:
-            axis = min(sizes, key=lambda axis: (sizes[axis] != longest, axis not in alike, sizes[axis]))
-            return Content({"lengths_of": axis}, f"its name, and values of at most {longest} along an axis of {sizes[axis]}")
-    if "mask" in last and len(axes) == 2 and axes[0] == BATCH and isinstance(axes[1], str):
-        order = _mask_order(tensor)
-        if order is not None:
-            inverted = order < 0 or (order == 0 and not bool(tensor.any()))
+    is_named, seen = "mask" in last, [each[name] for each in call.recorded if name in each] or [tensor]
+    if (is_named or not tensor.is_floating_point()) and len(axes) == 2 and axes[0] == BATCH and isinstance(axes[1], str):
+        orders = set(map(_mask_order, seen))
+        if None not in orders and not {1, -1} <= orders and (is_named or (call.recorded and orders != {0})):
+            inverted = -1 in orders or (orders == {0} and not bool(tensor.any()))
             values = {"mask_of": axes[1], "inverted": True} if inverted else {"mask_of": axes[1]}
             return Content(
-                values, "its name, and the values: " + ("1 at the end of rows" if inverted else "1 at the start of rows")
+                values,
+                f"its {'name, and the ' if is_named else ''}values: 1 at the {'end' if inverted else 'start'} of rows",
             )
     return None
 
@@ -166,12 +228,12 @@ def _codes(tensor: Tensor, call: Call) -> Content | None:
     return Content({"ids": ids}, "whole numbers as floating point; each place of the last axis reads a table")
 
 
-def _whole(name: str, tensor: Tensor, call: Call) -> Content:
+def _whole(name: str, tensor: Tensor, held: Tensor, call: Call) -> Content:
     """Truth values, or ids of a table."""
     if tensor.dtype == torch.bool:
         return Content({"one_of": [False, True]}, "truth values in the example")
-    if tensor.numel() and int(tensor.min()) < 0:
-        choices = sorted(set(tensor.flatten().tolist()))
+    if held.numel() and int(held.min()) < 0:
+        choices = sorted(set(held.tolist()))
         return Content({"one_of": choices}, "the whole numbers of the example, some of them negative")
     if tensor.dtype == torch.uint8:
         return Content({"ids": _BYTE}, "bytes in the example")
@@ -187,7 +249,7 @@ def _whole(name: str, tensor: Tensor, call: Call) -> Content:
             return Content({"ids": counts[0]}, f"each place of the last axis reads a table of {counts[0]} rows")
         if counts:
             return Content({"ids": counts}, "each place of the last axis reads a table, or a part of one")
-    largest = int(tensor.max()) if tensor.numel() else 0
+    largest = int(held.max()) if held.numel() else 0
     limit = _largest_id(name, call, largest)
     if limit is None:
         return Content({"ids": largest + 1}, f"whole numbers up to {largest} in the example; larger ones work too")

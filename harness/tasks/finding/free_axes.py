@@ -120,8 +120,8 @@ def _can_change(call: Call, places: list[Place]) -> bool:
     if size == 1:  # a size that broadcasts: what holds for 2 need not hold for 3
         return all(call.tried(resized(call.inputs, places, other)) is not None for other in (2, 3, 5))
     others = dict.fromkeys((size + 1, 2 * size, size - 1, size // 2))
-    tried = islice(others, 2) if _is_channels(call.inputs, places) else others
-    return any(call.tried(resized(call.inputs, places, other)) is not None for other in tried if other)
+    tried = [*(islice(others, 2) if _is_channels(call.inputs, places) else others), *call.sizes_of(places[0])]
+    return any(call.tried(resized(call.inputs, places, other)) is not None for other in tried if other not in (0, size))
 
 
 def _is_channels(inputs: Tensors, places: list[Place]) -> bool:
