@@ -293,9 +293,9 @@ def _more_work(call: Call) -> Tensor:
     return result
 
 
-def _view_of_the_input(call: Call) -> Any:
+def _read_by_stride(call: Call) -> Any:
     tensor = call.args[0]
-    return call.but(0, "input", tensor.view(-1).view(tensor.shape))
+    return call.but(0, "input", tensor.as_strided(tensor.shape, torch.empty(tensor.shape, device="meta").stride()))
 
 
 SIGNAL = ("always", "one_unit", "one_row", "many", "faint")
@@ -364,8 +364,8 @@ FAULTS: dict[str, Fault] = {
     "not_a_number": Fault(
         lambda c: c.result() / c.result().clamp(max=0).sign().abs(), _is_signal, ("one_unit", "one_row", "long")
     ),
-    "view_of_the_input": Fault(
-        _view_of_the_input, lambda s: isinstance(s.call.args[0] if s.call.args else None, Tensor) and _is_signal(s)
+    "read_by_stride": Fault(
+        _read_by_stride, lambda s: isinstance(s.call.args[0] if s.call.args else None, Tensor) and _is_signal(s)
     ),
 }
 """Every fault by name."""

@@ -255,20 +255,22 @@ def _mask(node: ast.AST, scope: Scope) -> Iterator[str]:
 
 @rule("the mask that is given", 1)
 def _given_mask(node: ast.AST, scope: Scope) -> Iterator[str]:
-    made = isinstance(node, ast.Compare) or called(node) in ("ones_like", "zeros_like", "new_ones", "ones")
-    if made and isinstance(node, (ast.Compare, ast.Call)):
-        for mask in scope.masks:
-            if mask not in {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} or not isinstance(
-                node, ast.Compare
-            ):
-                yield mask
-                yield f"{mask}.bool()"
+    compared = isinstance(node, ast.Compare) and not _is_condition(node, scope)
+    if compared or called(node) in ("ones_like", "zeros_like", "new_ones", "ones"):
+        read = {each.id for each in ast.walk(node) if compared and isinstance(each, ast.Name)}
+        for mask in (each for each in scope.masks if each not in read):
+            yield mask
+            yield f"{mask}.bool()"
+
+
+def _is_condition(node: ast.AST, scope: Scope) -> bool:
+    """Whether a node decides which code runs."""
+    return isinstance(scope.source.parents.get(node), (ast.If, ast.IfExp, ast.BoolOp, ast.While))
 
 
 @rule("the other way round", 3)
 def _opposite(node: ast.AST, scope: Scope) -> Iterator[str]:
-    holder = scope.source.parents.get(node)
-    if isinstance(holder, (ast.If, ast.IfExp, ast.BoolOp, ast.While)):
+    if _is_condition(node, scope):
         return  # what never runs breaks nothing, and fixes nothing either
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
         left, right = scope.text(node.left), scope.text(node.comparators[0])

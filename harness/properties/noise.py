@@ -330,16 +330,20 @@ def _is_state(subject: Subject, compare: Comparison, found: _Compared) -> bool:
 
 
 def first_failure(findings: Iterable[Evidence]) -> Evidence:
-    """The first failure, or where nothing fails the finding that came closest to one."""
+    """The first failure; where nothing fails a warning, and else the finding that came closest to one."""
     closest: Evidence | None = None
     for evidence in findings:
         if evidence.status is Status.FAIL:
             return evidence
-        if closest is None or evidence.excess > closest.excess:
+        if closest is None or _nearness(evidence) > _nearness(closest):
             closest = evidence
     if closest is None:
         raise ValueError("nothing was compared")
     return closest
+
+
+def _nearness(evidence: Evidence) -> tuple[bool, float]:
+    return evidence.status is Status.WARN, evidence.excess
 
 
 def remembered(subject: Subject, run: Callable[[nn.Module], Result]) -> Callable[[nn.Module], Result]:

@@ -179,9 +179,12 @@ class Subject:
     def _uncalled_double(self) -> nn.Module | None:
         """The model in float64, of which the others are copies: they share its weights; ``None`` also where memory does not hold it.
 
-        A large model keeps its weights and is widened a module at a time, where nothing then computes in their dtype.
+        A large model keeps its weights and is widened a module at a time, where nothing then computes in their dtype; one without numbers
+        is marked to compute in float64, as its dtype does not say so.
         """
-        for widen in (widened, nn.Module.double) if self.is_large and not self.copies.fault else (nn.Module.double,):
+        has_numbers = any(tensor.is_floating_point() for tensor in chain(self.model.parameters(), self.model.buffers()))
+        first = (widened,) if (self.is_large and not self.copies.fault) or not has_numbers else ()
+        for widen in (*first, nn.Module.double):
             needed = sum(8 * parameter.numel() for parameter in self.copies.model.parameters() if not is_lazy(parameter))
             if widen is not widened and 0 < free_memory(self.device) < needed:
                 break

@@ -196,6 +196,12 @@ def test_a_rule_knows_what_was_meant(before: str, after: str) -> None:
         ast.parse(text)
 
 
+def test_a_mask_is_no_condition() -> None:
+    line = "x = m if x.dtype == torch.half else m + 1"
+    (scope,) = scopes_of(Source("model.py", f"class Model:\n    def forward(self, x, m, mask):\n        {line}\n"))
+    assert not [edit.new for edit in edits_of(scope, RULES) if "mask" in "".join(edit.new)]
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [

@@ -36,7 +36,7 @@ BROKEN = [
     ("Perceptron", "channel_dropped", "input_dependence"),
     ("Perceptron", "not_a_number@head", "finite_output"),
     ("Perceptron", "too_loud@head", "initialisation"),
-    ("Perceptron", "view_of_the_input", "memory_layout"),
+    ("Perceptron", "read_by_stride", "memory_layout"),
     ("Perceptron", "input_written", "inputs_unchanged"),
     ("Perceptron", "eval_in_forward", "mode_round_trip"),
     ("Perceptron", "hidden_from_registration", "registration"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.adapters import make_adapter
 from harness.analysis import Study, find_analysis
 from harness.catalogue import CATALOGUE
-from harness.evidence import Status
+from harness.evidence import Evidence, Status
 from harness.models.stubs import build_stub
 from harness.properties.model_variants import Draws
 from harness.properties.noise import FACTOR, difference, first_failure, judge_equal
@@ -113,6 +113,25 @@ def test_the_user_s_tolerance_takes_the_place_of_the_derived_bound() -> None:
 
     assert off_by(5e-3) is Status.OK
     assert off_by(2e-2) is Status.FAIL
+
+
+class WithoutNumbers(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(1)[:, -3:]
+
+
+def test_a_model_without_numbers_is_asked_in_float64_too() -> None:
+    subject = subject_of(WithoutNumbers(), TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=6, num_classes=3))
+    assert subject.double is not None
+    assert subject.logits(subject.batch(), subject.double).dtype is torch.float64
+    assert subject.logits(subject.batch()).dtype is torch.float32
+
+
+def test_a_warning_counts_more_than_what_holds() -> None:
+    holds = Evidence.ok("causal", "holds", (1.0, 2.0, ""))
+    warning = Evidence.warned("causal", "in doubt")
+    assert first_failure([holds, warning]) is warning
+    assert first_failure([holds, warning, Evidence.failed("causal", "broken")]).status is Status.FAIL
 
 
 def test_judging_no_finding_at_all_is_an_error() -> None:

@@ -621,6 +621,17 @@ def test_the_smallest_sizes_together_give_the_sizes_that_outputs_have() -> None:
     assert found.keys["axes"][first]["min"] == 5
 
 
+class OverEachMap(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / x.var(dim=(2, 3), keepdim=True).add(1e-5).sqrt()
+
+
+def test_sizes_that_only_together_are_too_small_for_finite_numbers() -> None:
+    found = signature_from_call(OverEachMap(), {"x": torch.randn(2, 3, 6, 7)}).keys
+    least = [found["axes"].get(name, {}).get("min", 1) for name in found["inputs"]["x"]["axes"][2:]]
+    assert sorted(least) == [1, 2]
+
+
 def test_entries_that_are_all_one_number_are_no_vectors_of_length_1() -> None:
     assert has_unit_vectors(torch.nn.functional.normalize(torch.randn(3, 4), dim=-1))
     assert not has_unit_vectors(torch.full((3, 4), 0.5))

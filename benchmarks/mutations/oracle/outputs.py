@@ -115,8 +115,7 @@ def layouts(side: Side) -> Iterator[str]:
         try:
             with torch.no_grad():
                 logits = side.adapter.logits(side.model(), relaid)
-        except Exception:
-            yield f"raises when {name}"
+        except Exception:  # it says so, and computes nothing wrong
             continue
         if differ(expected, logits):
             yield f"differs when {name}"

@@ -309,7 +309,7 @@ def sizes_of(size: int, takes: Takes, reads: Takes, likely_most: int | None = No
         step = next(rounded, 1) if takes(2 * size) else 1
     if step is None:
         return None
-    least = _least(size, step, takes)
+    least = least_of(size, step, takes)
     if likely_most is not None and likely_most >= size and takes(likely_most) and not takes(likely_most + step):
         return Found(least, likely_most, step)
     return Found(least, _most(size, step, least, takes), step)
@@ -325,8 +325,14 @@ def _steps(size: int) -> list[int]:
     return [step for step in dict.fromkeys((*_STEPS, size)) if size % step == 0 and step > 1]
 
 
-def _least(size: int, step: int, takes: Takes) -> int:
-    """The smallest size, as far as all above it work."""
+def least_of(size: int, step: int, takes: Takes) -> int:
+    """The smallest size, as far as all above it work.
+
+    Args:
+        size: One that works.
+        step: What sizes are multiples of.
+        takes: Tries one.
+    """
     if takes(step):
         return step
     low, high = 1, size // step

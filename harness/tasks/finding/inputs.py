@@ -14,7 +14,7 @@ from harness.tasks.axes import BATCH, Size
 from harness.tasks.declared import read_signature
 from harness.tasks.finding.calling import Call, Place, Tensors, resized
 from harness.tasks.finding.contents import content_of, index_axis, is_group_of_each
-from harness.tasks.finding.free_axes import Found, addressed_by, find_rows, find_ties, same, sizes_of
+from harness.tasks.finding.free_axes import Found, addressed_by, find_rows, find_ties, least_of, same, sizes_of
 from harness.tasks.finding.returned import is_there, names_of, tensors_in
 from harness.tasks.signature import Signature
 
@@ -371,20 +371,20 @@ class FoundInputs:
 
     def _check_smallest(self) -> None:
         """Raises the smallest sizes where they do not work together."""
-        free = [name for name in self.sizes if name != BATCH]
-        smallest = self._signature().smallest_sizes()
-        if not free or self.tried({**smallest, BATCH: self.sizes.get(BATCH, 1)}) is not None:
-            return
-        for name in free:
-            if self.tried({**smallest, BATCH: self.sizes.get(BATCH, 1), name: self.sizes[name]}) is not None:
-                self._raise_least(name)
-                return
-        for name in free:
-            self._raise_least(name)
+        smallest = {**self._signature().smallest_sizes(), BATCH: self.sizes.get(BATCH, 1)}
 
-    def _raise_least(self, name: str) -> None:
-        self.axes[name]["min"] = self.sizes[name]
-        self.reasons[f"axes.{name}"] += f"; smaller ones than {self.sizes[name]} do not work together with the smallest of others"
+        def works(**other: int) -> bool:
+            return self.call.is_as_finite(self.tried({**smallest, **other}))
+
+        free = [name for name in self.sizes if name != BATCH]
+        if not free or works():
+            return
+        alone = [name for name in free if works(**{name: self.sizes[name]})][:1]
+        for name in alone or free:
+            step = self.axes[name].get("multiple_of", 1)
+            least = least_of(self.sizes[name], step, lambda size, name=name: works(**{name: size})) if alone else self.sizes[name]
+            self.axes[name]["min"] = least
+            self.reasons[f"axes.{name}"] += f"; smaller ones than {least} do not work together with the smallest of others"
 
 
 def _as_called(tensor: Tensor, axes: Sequence[Size]) -> Tensor:

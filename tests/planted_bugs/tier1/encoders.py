@@ -302,7 +302,14 @@ class EmbeddingUnderNoGrad(TextClassifier):
         self.embed = _FrozenTable()
 
 
-@planted("memory_layout", task=TEXT, sound=TextClassifier, source=f"{PYTORCH}: view needs contiguous memory")
+@planted(
+    "memory_layout",
+    task=TEXT,
+    sound=TextClassifier,
+    status=Status.WARN,
+    code="raises_on_layout",
+    source=f"{PYTORCH}: view needs contiguous memory",
+)
 class ViewOfTheIds(TextClassifier):
     def encode(self, input_ids: Tensor, visible: Tensor) -> Tensor:
         return super().encode(input_ids.view(-1).view(input_ids.shape), visible)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from harness.evidence import Status
+
 from ..register import HUMBATOVA, ISLAM, PYTORCH, ZHANG, planted
 from ..tasks import CHANNELS, CLASSES, IMAGES, SIDE
 from .parts import WIDTH, Block
@@ -215,7 +217,13 @@ class ReluDead(ConvNet):
 
 
 @planted(
-    "memory_layout", task=IMAGES, sound=VisionTransformer, module="(model)", source=f"{PYTORCH}: view needs contiguous memory"
+    "memory_layout",
+    task=IMAGES,
+    sound=VisionTransformer,
+    module="(model)",
+    status=Status.WARN,
+    code="raises_on_layout",
+    source=f"{PYTORCH}: view needs contiguous memory",
 )
 class MeanByView(VisionTransformer):
     def standardise(self, pixels: Tensor) -> Tensor:
