@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from harness.properties.model_variants import calibrated
 from harness.properties.noise import difference
 from harness.properties.prerequisites import hidden_by
 from harness.properties.subject import Subject
-from harness.properties.tracing import hooked
+from harness.properties.tracing import calls_of, hooked, numbered
 from harness.runtime import seeded
 from harness.tasks.axes import BATCH, rows_first
 from harness.tasks.signature import Input
@@ -143,6 +144,9 @@ def flat_rows_are_taught(subject: Subject, seed: int = 0) -> Evidence:
     if worst > _SILENT:
         message = "a row whose numbers are all the same teaches the model"
         return Evidence.ok(NAME, message, (worst, _SILENT, "of the usual gradient"), counterexample=counterexample)
+    if worst <= _SILENT and not _is_multiplied_by_nothing(subject, batch, flat):
+        message = "what the layers do makes no difference where all numbers are the same, as of weights that add up to 1"
+        return Evidence.ok(NAME, message, counterexample=counterexample)
 
     def culprit() -> str:
         least, judge = _SILENT * max(alive.values()), subject.copies.of(model).eval()
@@ -157,6 +161,20 @@ def flat_rows_are_taught(subject: Subject, seed: int = 0) -> Evidence:
         investigate=culprit,
         code="flat_rows_teach_nothing",
     )
+
+
+def _is_multiplied_by_nothing(subject: Subject, usual: Batch, flat: Batch) -> bool:
+    """Whether a factor of a product is nothing in a flat batch, and something in a usual one."""
+    calls = [calls_of(subject.copies.of(calibrated(subject)).eval(), partial(subject.logits, batch)) for batch in (usual, flat)]
+    steps, flat_steps = ([step for call in each for step in call.steps] for each in calls)
+    same = dict(numbered(flat_steps, "place", "name"))
+    factors = [
+        pair
+        for key, step in numbered(steps, "place", "name")
+        if "mul" in step.name and key in same
+        for pair in zip(step.inputs, same[key].inputs, strict=False)
+    ]
+    return any(largest_absolute(there) <= _SILENT * largest_absolute(here) for here, there in factors if here.is_floating_point())
 
 
 def end_token(model: nn.Module, size: int) -> int | None:

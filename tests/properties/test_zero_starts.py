@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.evidence import Status
+from harness.properties.contents import flat_rows_are_taught
 from harness.properties.initialisation import signal_scale, symmetry
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
@@ -30,7 +31,7 @@ class Net(nn.Module):
         return self.head(product.relu() * (hidden > 0))
 
 
-def subject_of(net: Net) -> Subject:
+def subject_of(net: nn.Module) -> Subject:
     return Subject(net.eval(), make_adapter(TABLE), TABLE, pristine=net)
 
 
@@ -113,3 +114,24 @@ def test_scores_that_are_masked_are_no_activations_that_explode(factor: float, s
     net = Masked(factor)
     found = signal_scale(Subject(net.eval(), make_adapter(TABLE), TABLE, pristine=net))
     assert found.status is status, found.explain()
+
+
+class Weighted(nn.Module):
+    """Numbers weighted by what a layer says of them; the weights add up to 1, or are multiplied by the deviation of the row."""
+
+    def __init__(self, by_deviation: bool) -> None:
+        super().__init__()
+        self.by_deviation = by_deviation
+        self.weigh = nn.Linear(6, 24)
+
+    def forward(self, features: Tensor) -> Tensor:
+        weights = self.weigh(features).unflatten(1, (4, 6)).softmax(-1)
+        if self.by_deviation:
+            weights = weights * features.std(1, unbiased=False)[:, None, None]
+        return (features[:, None] * weights).sum(-1)
+
+
+@pytest.mark.parametrize(("by_deviation", "status"), [(False, Status.OK), (True, Status.FAIL)])
+def test_weights_that_add_up_to_1_make_no_difference_where_numbers_are_the_same(by_deviation: bool, status: Status) -> None:
+    torch.manual_seed(0)
+    assert flat_rows_are_taught(subject_of(Weighted(by_deviation))).status is status
