@@ -373,16 +373,16 @@ class FoundInputs:
         """Raises the smallest sizes where they do not work together."""
         smallest = {**self._signature().smallest_sizes(), BATCH: self.sizes.get(BATCH, 1)}
 
-        def works(**other: int) -> bool:
-            return self.call.is_as_finite(self.tried({**smallest, **other}))
+        def works(axis: str = BATCH, size: int = smallest[BATCH]) -> bool:
+            return self.call.is_as_finite(self.tried({**smallest, axis: size}))
 
         free = [name for name in self.sizes if name != BATCH]
         if not free or works():
             return
-        alone = [name for name in free if works(**{name: self.sizes[name]})][:1]
+        alone = [name for name in free if works(name, self.sizes[name])][:1]
         for name in alone or free:
             step = self.axes[name].get("multiple_of", 1)
-            least = least_of(self.sizes[name], step, lambda size, name=name: works(**{name: size})) if alone else self.sizes[name]
+            least = least_of(self.sizes[name], step, partial(works, name)) if alone else self.sizes[name]
             self.axes[name]["min"] = least
             self.reasons[f"axes.{name}"] += f"; smaller ones than {least} do not work together with the smallest of others"
 
