@@ -23,6 +23,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return WorkStealingScheduling(config, log) if config.option.dist == "load" else None
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_out() -> Iterator[None]:
+    """What one test's files left out or missed is not told of another test's files."""
+    from harness.partial_import import LEFT_OUT, MISSING
+
+    yield
+    LEFT_OUT.clear()
+    MISSING.clear()
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Torch on one thread, which is faster for small models, and the same on every machine."""

@@ -220,7 +220,7 @@ def memory_layout(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         base = subject.batch(sizes, seed)
         reference = remembered(subject, lambda model: subject.logits(base, model))
         found = first_failure(_layout(subject, sizes, layout, base, reference, seed) for layout in _layouts_of(base))
-    if found.status is not Status.FAIL or _inputs_kept(subject, sizes, False, seed).status is not Status.FAIL:
+    if found.status is Status.OK or _inputs_kept(subject, sizes, False, seed).status is not Status.FAIL:
         return found
     at, told = found.counterexample, "forward writes into its inputs"
     return left_to("memory_layout", "inputs_unchanged", told, counterexample=at, code="writes_into_inputs")

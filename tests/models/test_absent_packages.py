@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch
 from harness.cli import main
 from harness.errors import FactoryError, ModelSourceError
 from harness.models.loading import ModelSource
-from harness.partial_import import LEFT_OUT, MISSING
 from harness.scaffold import scaffold
 from harness.user_code import import_file
 
@@ -64,7 +63,7 @@ class Base(nn.Module):
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Path]]:
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def write(net: str = NET, parts: str = PARTS) -> Path:
@@ -74,9 +73,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             (folder / name).write_text(text)
         return folder / "net.py"
 
-    yield write
-    LEFT_OUT.clear()
-    MISSING.clear()
+    return write
 
 
 def test_a_model_runs_without_what_only_its_training_needs(

@@ -75,7 +75,6 @@ def clean() -> Iterator[None]:
     for name in {*sys.modules} - before[0]:
         del sys.modules[name]
     sys.path[:] = before[1]
-    LEFT_OUT.clear()
 
 
 def written(folder: Path, text: str, name: str = "script.py") -> Path:
