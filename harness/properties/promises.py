@@ -212,10 +212,11 @@ def _broken_promise(output: Output, value: Tensor, shape: tuple[int, ...], most:
             return f"adds up to {off:.4g} along its classes, promised 1", "wrong_sum", off, 1.0
     norm = getattr(output.kind, "norm", None)
     if norm is not None:
-        lengths = value.float().norm(dim=-1)
-        off = float(lengths.flatten()[(lengths - norm).abs().argmax()])
+        # Zeros have no direction and stay zeros when they are normalised; an output that is always zero is the matter of `input_dependence`.
+        norms = (found := value.float().norm(dim=-1))[found > 0]
+        off = float(norms[(norms - norm).abs().argmax()]) if norms.numel() else norm
         if abs(off - norm) > (most or max(1e-3, slack * value.shape[-1])) * norm:
-            return f"has length {off:.4g}, promised {norm:g}", "wrong_norm", off, norm
+            return f"has vectors of norm {off:.4g}, promised {norm:g}", "wrong_norm", off, norm
     return None
 
 

@@ -186,6 +186,29 @@ def test_an_output_that_is_not_there_is_one_problem() -> None:
     assert {label for label, each in found.items() if each.status is Status.FAIL and not owners_of(each)} == {"declared_outputs"}
 
 
+class Directions(nn.Module):
+    """Pairs of neighbours, averaged and normalised: of contents that alternate between 1 and -1 nothing is left."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__()
+        self.body, self.scale = nn.Linear(4, 4, bias=False), scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * nn.functional.normalize(self.body(x.unflatten(1, (4, 2)).mean(2)), dim=1)
+
+
+@pytest.mark.parametrize(("scale", "status"), [(1.0, Status.OK), (1.5, Status.FAIL)])
+def test_a_vector_of_zeros_keeps_the_promise_of_a_norm(scale: float, status: Status) -> None:
+    keys = {
+        "inputs": {"x": {"axes": ["batch", 8]}},
+        "outputs": {"direction": {"axes": ["batch", 4], "kind": "embedding", "norm": 1.0}},
+    }
+    found = judge_model(lambda: Directions(scale), task_of(keys), only=["declared_outputs"])["declared_outputs"]
+
+    assert found.status is status
+    assert found.code == ("" if status is Status.OK else "wrong_norm")
+
+
 def test_ids_beyond_a_table_are_said_with_the_table() -> None:
     keys = {**POINTED, "inputs": {"words": {"axes": ["batch", "time"], "values": {"ids": 40}}}}
     found = judge_model(Pointer, task_of(keys), only=["shape_contract", "full_vocabulary"])

@@ -312,9 +312,26 @@ class OneImage(nn.Module):
         return self.layer(image[None])[0]
 
 
+class Memory(nn.Module):
+    """Of [step, row, 8], four steps become one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv1d(8, 8, 4, stride=4)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        return self.squeeze(steps.permute(1, 2, 0)).permute(2, 0, 1)
+
+
 @pytest.mark.parametrize(
     ("model", "arguments", "inputs", "output"),
     [
+        (
+            Memory(),
+            {"steps": torch.randn(8, 3, 8)},
+            [["time", "batch", 8]],
+            {"axes": ["time_out", "batch", 8]},
+        ),
         (
             Neighbours(),
             {"x": torch.randn(9, 6), "adjacency": torch.eye(9)},

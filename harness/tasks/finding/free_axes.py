@@ -79,6 +79,8 @@ def find_rows(call: Call, indices: Collection[str], addressed: Collection[Place]
             continue
         count = next(call.inputs[name].shape[place] for name, place in places.items())
         whole = {name: at for name, at in twice.items() if at is not None and call.outputs[name].shape[at] == count}
+        if all(at is None or call.outputs[name].shape[at] < count for name, at in twice.items()):
+            continue  # several elements make one of the output, as steps of time do
         if is_random:
             return Rows(places, None, whole)
         alone = call.tried(others)

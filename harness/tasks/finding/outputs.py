@@ -267,7 +267,7 @@ def keys_of(name: str, value: Any, axes: Sequence[Size], promise: str) -> tuple[
     if promise in _RANGES:
         return {"range": _RANGES[promise]}, f"it comes from {promise}"
     if has_unit_vectors(value):
-        return {"kind": "embedding", "norm": 1.0}, "its vectors have length 1"
+        return {"kind": "embedding", "norm": 1.0}, "its vectors have norm 1"
     return {}, "numbers; if they are scores of classes, say `kind: class_scores`"
 
 
