@@ -112,7 +112,9 @@ class OutputKeys(_Keys):
     kind: str = Field("values", description=f"What it means: {', '.join(KINDS)}.")
     classes: int | None = Field(None, description="Position of the axis of the classes or symbols; the last one by default.")
     blank: NonNegative | None = Field(None, description="Of `ctc_scores`: the blank symbol.")
-    norm: Annotated[float, Field(gt=0)] | None = Field(None, description="Of an `embedding`: the promised norm of its vectors; a vector of zeros has none.")
+    norm: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Of an `embedding`: the promised norm of its vectors; a vector of zeros has none."
+    )
     of: str | None = Field(None, description="Of `lengths`: the axis they speak of.")
     at: NonNegative | None = Field(
         None,
