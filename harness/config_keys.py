@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -57,13 +58,19 @@ class TaskKeys(Keys):
     )
 
 
+_IMPORT = r"^\w+(\.\w+)*(:\w+(\.\w+)*)?$"
+_FILE = re.compile(r"(.*\.py)(?::(\w+(?:\.\w+)*))?", re.DOTALL)
+
+
 class ModelKeys(Keys):
     """Where the model comes from."""
 
     model_file: Name | None = Field(None, description="A .py file with a model factory.")
-    model_import: str | None = Field(None, description="pkg.mod:callable.", pattern=r"^\w+(\.\w+)*(:\w+(\.\w+)*)?$")
+    model_import: str | None = Field(None, description="pkg.mod:callable.", pattern=_IMPORT)
     model: Name | None = Field(
-        None, description="A folder of save_pretrained; or a Lightning .ckpt of the class that model_file or model_import names."
+        None,
+        description="The model in one key: FILE.py, FILE.py:Class, pkg.mod:Class, a folder of save_pretrained, or a Lightning .ckpt "
+        "of the class that model_file or model_import names.",
     )
     gist_id: Name | None = Field(None, description="A GitHub gist that holds the model.")
     gist_revision: Name | None = Field(None, description="The gist's revision.")
@@ -86,6 +93,18 @@ class ModelKeys(Keys):
     adapter: Name | None = Field(
         None, description="A built-in adapter's name (length_first: token ids as [length, batch]), or file.py:Class."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_model(cls, data: Any) -> Any:
+        """``model`` as the longer keys, where it is a file or an import; as ``--model`` takes them too."""
+        model = data.get("model") if isinstance(data, dict) else None
+        if not isinstance(model, str) or data.get("model_file") or data.get("model_import"):
+            return data
+        rest = {key: value for key, value in data.items() if key != "model"}
+        if file := _FILE.fullmatch(model):
+            return {**rest, "model_file": file[1], **({"model_factory": file[2]} if file[2] else {})}
+        return {**rest, "model_import": model} if ":" in model and re.match(_IMPORT, model) else data
 
 
 class RunKeys(Keys):

@@ -45,7 +45,7 @@ _SHA256 = "64 hexadecimal digits in lower case"
 _FUNCTION = "file.py:function; a built-in set is named by `dataset_id`"
 _PATTERNS = {
     "call": "the name of a method",
-    "example": "file.py:function, or :function of the model's file",
+    "example": "file.py:name, or :name of the model's file",
     "model_import": "pkg.mod:callable",
     "train.dataset": _FUNCTION,
     "eval.dataset": _FUNCTION,

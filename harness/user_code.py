@@ -8,6 +8,7 @@ import dis
 import importlib
 import importlib.util
 import json
+import os
 import re
 import sys
 import traceback
@@ -233,7 +234,7 @@ def import_dotted(name: str, folder: Path, key: str) -> ModuleType:
             return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         file = folder.joinpath(*name.split(".")).with_suffix(".py")
-        other = _root_wanted(file, error) if isinstance(error, ModuleNotFoundError) and file.is_file() else None
+        other = _root_wanted(file, error) if isinstance(error, ModuleNotFoundError) and os.path.isfile(file) else None
         if other is not None and str(other) not in sys.path:  # a file that imports from two folders, such as its root and `src`
             sys.path.append(str(other))
             FOLDERS_OF_CONFIGS.add(str(other))

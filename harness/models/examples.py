@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, product
 from types import ModuleType
@@ -116,7 +116,7 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 
 
 FUNCTION = "example_inputs"
-"""Name of the function in a model's file, or of the model, that gives an example."""
+"""What gives an example in a model's file, or of the model: a function, or the values themselves."""
 
 _ATTRIBUTES = (FUNCTION, "example_input_array", "dummy_inputs")
 """What a model has where its author or its library gives an example; those of Lightning and of Hugging Face too."""
@@ -128,8 +128,8 @@ _SAMPLES = 4000
 """Length of a sound, a quarter of a second at the usual rate."""
 
 WHERE_TO_GIVE = (
-    f"Declare `inputs` and `outputs`, or give an example of forward's arguments: a function {FUNCTION} in the model's file, "
-    "or `example` as file.py:function. `modeltiers init` searches for a call that works"
+    f"Declare `inputs` and `outputs`, or give an example of forward's arguments: {FUNCTION} in the model's file, values or a "
+    "function of them, or `example` as file.py:name. `modeltiers init` searches for a call that works"
 )
 
 
@@ -159,9 +159,9 @@ def find_example(model: nn.Module, module: ModuleType | None, seed: int = 0) -> 
     Raises:
         ExampleError: There is one that cannot be used.
     """
-    function = getattr(module, FUNCTION, None)
-    if module is not None and callable(function):
-        return called_example(function, f"{FUNCTION} in {_file_of(module)}", model, seed)
+    given = getattr(module, FUNCTION, None)
+    if module is not None and given is not None:
+        return given_example(given, f"{FUNCTION} in {_file_of(module)}", model, seed)
     if (made := _from_settings(model)) is not None:
         return made
     for name in _ATTRIBUTES:
@@ -172,10 +172,8 @@ def find_example(model: nn.Module, module: ModuleType | None, seed: int = 0) -> 
             raise ExampleError(f"{origin} raised {raised(error)}") from error
         if isinstance(found, Mapping) and getattr(model, "main_input_name", None) not in (None, *found):
             continue  # of any Hugging Face model: token ids, which this one, a forecaster perhaps, does not read
-        if callable(found):
-            return called_example(found, origin, model, seed)
         if found is not None:
-            return Example(arguments_of(found, model, origin), origin, axis_names(model))
+            return given_example(found, origin, model, seed)
     with seeded(seed):
         arguments = annotated_call(model)
     if arguments is None:
@@ -197,19 +195,20 @@ def _from_settings(model: nn.Module) -> Example | None:
     return Example({name: values}, f"{type(model).__name__}.main_input_name and its config")
 
 
-def called_example(function: Callable[..., Any], origin: str, model: nn.Module, seed: int = 0) -> Example:
-    """What an example function gives; one with a parameter gets the model.
+def given_example(given: Any, origin: str, model: nn.Module, seed: int = 0) -> Example:
+    """An example as its author gives it: the values themselves, or a function of them; one with a parameter gets the model.
 
     Raises:
-        ExampleError: It raises, or gives nothing that forward can be called with.
+        ExampleError: The function raises, or forward cannot be called with what is given.
     """
-    try:
-        parameters = inspect.signature(function).parameters.values()
-        needs_model = any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
-        with seeded(seed):
-            given = function(model) if needs_model else function()
-    except Exception as error:
-        raise ExampleError(f"{origin} raised {raised(error)}") from error
+    if callable(given):
+        try:
+            parameters = inspect.signature(given).parameters.values()
+            needs_model = any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+            with seeded(seed):
+                given = given(model) if needs_model else given()
+        except Exception as error:
+            raise ExampleError(f"{origin} raised {raised(error)}") from error
     return Example(arguments_of(given, model, origin), origin, axis_names(model))
 
 

@@ -90,7 +90,12 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
             if names
         ]
         raise WeightsError(f"`weights`: {source} does not fit {type(model).__name__}; " + "; ".join(parts))
-    model.load_state_dict(state, strict=False)
+    load_state(model, state, strict=state.keys() >= expected.keys())
+
+
+def load_state(model: nn.Module, state: dict[str, Any], *, strict: bool = True, assign: bool = False) -> Any:
+    """Calls a model's ``load_state_dict`` with the arguments that say something: one of its own may take a state dict only."""
+    return model.load_state_dict(state, **({} if strict else {"strict": False}), **({"assign": True} if assign else {}))
 
 
 _DENSE = {
@@ -343,7 +348,7 @@ def pretrained_factory(folder: Path) -> Callable[..., nn.Module]:
     if settings is None:
         what = "a folder without a readable config.json" if folder.is_dir() else "a file"
         raise ModelSourceError(
-            f"`model`: {folder} is {what}, expected a folder of save_pretrained, or a .ckpt of Lightning; a Python file is `model_file`"
+            f"`model`: {folder} is {what}, expected FILE.py, FILE.py:Class, pkg.mod:Class, a .ckpt of Lightning, or a folder of save_pretrained"
         )
     if "auto_map" in settings:
         raise ModelSourceError(

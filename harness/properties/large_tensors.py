@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from harness.compat import TorchDispatchMode, buffers_of, parameters_of, storage_key, without_compiler
 from harness.models.copies import is_large_tensor, value_of
+from harness.models.weights import load_state
 from harness.runtime import is_large
 
 _PIECE = 1 << 20
@@ -45,7 +46,8 @@ def largest_gap(left: Tensor, right: Tensor) -> float:
 
 def largest_absolute(tensor: Tensor) -> float:
     """Largest absolute value of a tensor, 0 of one without elements, as an expert has that was given no rows; NaN where one is met."""
-    return 0.0 if not tensor.numel() else float(torch.stack([piece.abs().max() for (piece,) in pieces(tensor.detach())]).max())
+    told = tensor.detach().byte() if tensor.dtype is torch.bool else tensor.detach()
+    return float(torch.stack([piece.abs().max() for (piece,) in pieces(told)]).max()) if tensor.numel() else 0.0
 
 
 def all_finite(tensor: Tensor) -> bool:
@@ -109,7 +111,7 @@ def keeping_state(model: nn.Module) -> Iterator[None]:
     for name in same:
         del before[name]
     with torch.no_grad():
-        model.load_state_dict(before, strict=not same)
+        load_state(model, before, strict=not same)
 
 
 @without_compiler

@@ -20,6 +20,7 @@ from harness.errors import ProbeUnsupportedError, UserError
 from harness.evidence import Blame, Evidence, Status
 from harness.models.copies import is_large_tensor
 from harness.models.structure import kept_beside, unsaved
+from harness.models.weights import load_state
 from harness.owners import failing_owner, owned_by
 from harness.properties.calling import ModelRaisedError
 from harness.properties.large_tensors import RepeatedDraws, is_widened, may_be_constant, saved_in_dtype, through_a_file, widened
@@ -33,7 +34,6 @@ from harness.user_code import raised
 NAME = "serialisation"
 
 State = dict[str, Tensor]
-"""A state dict."""
 
 Load = Callable[[nn.Module, nn.Module], nn.Module]
 """From the model that is saved and an untouched second instance to the model that is loaded."""
@@ -305,11 +305,11 @@ def load_into(model: nn.Module, state: State, assign: bool = False, strict: bool
         NotLoadedError: It does not fit; it names a weight that only the file has, or else one that only the model has.
     """
     try:
-        model.load_state_dict(state, **({"assign": True} if assign else {}), **({} if strict else {"strict": False}))
+        load_state(model, state, strict=strict, assign=assign)
     except RuntimeError as error:
-        extra, lacking = (set(state) - set(model.state_dict()), {name for name, _ in model.named_parameters()} - set(state))
+        lacking = {name for name, _ in model.named_parameters()} - set(state)
         told = f"the saved state dict does not load into a second instance: {_first_line(error)}"
-        raise NotLoadedError(told, min(extra or lacking, default="")) from error
+        raise NotLoadedError(told, min(set(state) - set(model.state_dict()) or lacking, default="")) from error
 
 
 def tie_again(model: nn.Module) -> None:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.evidence import WHOLE, Evidence, Status
+from harness.models.weights import load_state
 from harness.properties.loading import NAME, tied_groups, unless_owned
 from harness.properties.model_variants import move
 from harness.properties.noise import is_packed
@@ -300,4 +301,4 @@ def _load_without(subject: Subject, names: list[str], strict: bool = True) -> An
     model, state = subject.fresh(), subject.model.state_dict()
     for name in names:
         del state[name]
-    return model.load_state_dict(state) if strict else model.load_state_dict(state, strict=False)
+    return load_state(model, state, strict=strict)

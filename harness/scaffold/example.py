@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from harness.export.store import Cache
 from harness.export.store.identity import own_files, versions, with_imports
 from harness.export.store.object_hash import ObjectHash, never_again
 from harness.files import file_hash, json_hash
-from harness.models.examples import WHERE_TO_GIVE, Example, called_example, find_example
+from harness.models.examples import WHERE_TO_GIVE, Example, find_example, given_example
 from harness.models.loading import model_source
 from harness.scaffold.declared import with_near_classes
 from harness.tasks import finding
@@ -95,19 +95,14 @@ def _example(config: SuiteConfig, model: nn.Module) -> Example:
                     f"`example`: {source} is in the model's file, and no `model_file` is given; write file.py{source}"
                 )
             source = f"{config.model_file}{source}"
-        return called_example(_function(source, config), f"`example`: {config.example}", model, config.seed)
+        return given_example(
+            import_named(source, config.path.parent, "example"), f"`example`: {config.example}", model, config.seed
+        )
     module: ModuleType | None = import_file(config.resolve(config.model_file), "model_file") if config.model_file else None
     found = find_example(model, module, config.seed)
     if found is None:
         raise ExampleError(f"no `task_type`, no `inputs`, and the model gives no example of its inputs. {WHERE_TO_GIVE}")
     return found
-
-
-def _function(source: str, config: SuiteConfig) -> Callable[..., Any]:
-    function = import_named(source, config.path.parent, "example")
-    if not callable(function):
-        raise ExampleError(f"`example`: {source} is a {type(function).__name__}, expected a function")
-    return function  # type: ignore[no-any-return]
 
 
 def _found(config: SuiteConfig, model: nn.Module, example: Example) -> FoundSignature:

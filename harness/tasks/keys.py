@@ -177,8 +177,8 @@ class SignatureKeys(_Keys):
     loss: str | LossKeys | None = Field(None, description="The whole loss, as file.py:function, or :function of the model file.")
     example: Annotated[str, Field(pattern=r".*:\w+$")] | None = Field(
         None,
-        description="`file.py:function` (`:function` in the model's file) that returns forward's arguments, from which `inputs`, "
-        "and what else is not declared, are read.",
+        description="Forward's arguments, or a function that returns them, as `file.py:name` (`:name` in the model's file); `inputs`, "
+        "and what else is not declared, are read from them.",
     )
 
 

@@ -41,6 +41,8 @@ import torch
 def steps():
     return {"steps": torch.randn(2, 9, 4)}
 
+kept = torch.randn(2, 9, 4)
+
 def wide():
     return {"steps": torch.randn(2, 9, 6)}
 
@@ -79,7 +81,13 @@ def axes_of(found: SuiteConfig) -> tuple[tuple[object, ...], tuple[object, ...]]
 
 
 @pytest.mark.parametrize(
-    "keys", [{"model_file": "shown.py"}, {"example": "data.py:steps"}, {"model_file": "shown.py", "example": ":example_inputs"}]
+    "keys",
+    [
+        {"model_file": "shown.py"},
+        {"example": "data.py:steps"},
+        {"example": "data.py:kept"},
+        {"model_file": "shown.py", "example": ":example_inputs"},
+    ],
 )
 def test_the_signature_is_read_from_an_example(folder: Path, keys: dict[str, Any]) -> None:
     assert axes_of(config(folder, **keys)) == (("batch", "time", 4), ("batch", "time", 5))
@@ -151,7 +159,7 @@ def test_an_example_that_cannot_be_used_is_refused_in_one_line(folder: Path, key
 
 
 def test_a_name_of_another_form_is_refused_when_the_config_is_read(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r'`example`: got "data\.py", expected file\.py:function'):
+    with pytest.raises(ConfigError, match=r'`example`: got "data\.py", expected file\.py:name'):
         config(folder, example="data.py")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ExampleError
-from harness.models.examples import arguments_of, called_example, find_example
+from harness.models.examples import arguments_of, find_example, given_example
 
 
 class Two(nn.Module):
@@ -60,7 +60,7 @@ def test_a_function_that_raises_is_refused_with_its_line() -> None:
         return torch.zeros(2) @ torch.zeros(3)
 
     with pytest.raises(ExampleError, match=r"`example`: data.py:f raised RuntimeError: .*test_model_examples.py, line \d+"):
-        called_example(example, "`example`: data.py:f", Two())
+        given_example(example, "`example`: data.py:f", Two())
 
 
 def test_an_example_is_drawn_under_a_seed_and_may_take_the_model() -> None:
@@ -69,7 +69,7 @@ def test_an_example_is_drawn_under_a_seed_and_may_take_the_model() -> None:
         return torch.rand(2, 3), torch.rand(2, 3)
 
     state = torch.get_rng_state()
-    first, second = (called_example(example, "here", Two(), seed=7).arguments for _ in range(2))
+    first, second = (given_example(example, "here", Two(), seed=7).arguments for _ in range(2))
 
     assert torch.equal(first["left"], second["left"])
     assert torch.equal(torch.get_rng_state(), state)

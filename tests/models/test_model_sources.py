@@ -107,6 +107,13 @@ def test_a_model_comes_from_an_import(source: Any) -> None:
     assert type(built).__module__ == "zoo_pkg.nets"
 
 
+@pytest.mark.parametrize("model", ["nets.py", "nets.py:Net", "nets_to_import:Net"])
+def test_one_key_names_a_file_a_class_of_it_or_an_import(source: Any, model: str) -> None:
+    built = source({"nets.py": MODEL, "nets_to_import.py": MODEL}, model=model).build()
+
+    assert type(built).__name__ == "Net"
+
+
 def test_an_import_without_a_callable_takes_the_model_factory(source: Any) -> None:
     assert type(source({"zoo_nets.py": MODEL}, model_import="zoo_nets").build()).__name__ == "Net"
 

@@ -154,8 +154,12 @@ def test_the_task_of_an_architecture(settings: dict[str, Any], expected: dict[st
     ("files", "model", "message"),
     [
         ({}, "absent/", "`model`: no such folder .*absent; a model of the Hub is downloaded first"),
-        ({"empty/notes.txt": ""}, "empty", "is a folder without a readable config.json, expected a folder of save_pretrained"),
-        ({"model.py": ""}, "model.py", "is a file, expected a folder of save_pretrained, .*; a Python file is `model_file`"),
+        (
+            {"empty/notes.txt": ""},
+            "empty",
+            "is a folder without a readable config.json, expected .* or a folder of save_pretrained",
+        ),
+        ({"model.onnx": ""}, "model.onnx", r"is a file, expected FILE\.py, .*, or a folder of save_pretrained"),
         ({"own/config.json": '{"auto_map": {"AutoModel": "x.Y"}}'}, "own", "is made by code in the folder, which is not run"),
         ({"odd/config.json": '{"architectures": ["NoSuchModel"]}'}, "odd", "transformers .* has no NoSuchModel"),
     ],

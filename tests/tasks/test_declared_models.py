@@ -112,22 +112,24 @@ def test_classes_that_are_places_are_as_many_as_there_are_places() -> None:
 
 
 class Choosing(nn.Module):
-    """Returns which class it chose."""
+    """Returns which class it chose, or whether that is the first one."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_first: bool = False) -> None:
         super().__init__()
-        self.head = nn.Linear(8, 4)
+        self.head, self.is_first = nn.Linear(8, 4), is_first
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
-        return self.head(observation).argmax(-1)
+        chosen = self.head(observation).argmax(-1)
+        return chosen == 0 if self.is_first else chosen
 
 
-def test_whole_numbers_in_place_of_scores_are_told_by_their_dtype() -> None:
+@pytest.mark.parametrize(("is_first", "dtype"), [(False, "torch.int64"), (True, "torch.bool")])
+def test_whole_numbers_in_place_of_scores_are_told_by_their_dtype(is_first: bool, dtype: str) -> None:
     keys = {"inputs": {"observation": {"axes": ["batch", 8]}}, "outputs": {"action": {"axes": ["batch"]}}}
-    found = judged(Choosing, keys)["shape_contract"]
+    found = judged(lambda: Choosing(is_first), keys)["shape_contract"]
     assert found.status is Status.FAIL
     assert found.code == "wrong_dtype"
-    assert "logits are torch.int64" in found.message
+    assert f"logits are {dtype}" in found.message
     assert "expected floating point" in found.message
 
 
@@ -207,6 +209,28 @@ def test_a_vector_of_zeros_keeps_the_promise_of_a_norm(scale: float, status: Sta
 
     assert found.status is status
     assert found.code == ("" if status is Status.OK else "wrong_norm")
+
+
+class Own(nn.Module):
+    """Loads what it has of a state dict, and takes nothing else, as code from before ``strict`` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 4)
+
+    def load_state_dict(self, state_dict: Any) -> None:  # type: ignore[override]
+        super().load_state_dict({name: value for name, value in state_dict.items() if name in self.state_dict()})
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        return self.head(observation)
+
+
+def test_a_model_that_loads_its_state_by_itself_is_judged_as_any_other() -> None:
+    keys = {"inputs": {"observation": {"axes": ["batch", 8]}}, "outputs": {"action": {"axes": ["batch", 4]}}}
+    found = judge_model(Own, task_of(keys))
+
+    assert {label for label, each in found.items() if each.status is Status.FAIL} == set()
+    assert found["mode_round_trip"].status is Status.OK
 
 
 def test_ids_beyond_a_table_are_said_with_the_table() -> None:
