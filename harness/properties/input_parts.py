@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, other_batch
+from harness.compat import TorchDispatchMode, without_compiler
 from harness.errors import UserError
 from harness.evidence import Evidence
 from harness.properties.calling import ModelRaisedError
@@ -26,7 +27,7 @@ from harness.properties.optional_inputs import lacking, without
 from harness.properties.prerequisites import not_finite
 from harness.properties.subject import Subject
 from harness.runtime import seeded
-from harness.tasks.axes import BATCH, MEASURED, rows_first
+from harness.tasks.axes import BATCH, MEASURED, Size, rows_first
 from harness.tasks.signature import Input, Signature
 from harness.tasks.values import Ids, IndexOf, LengthsOf, Made, MaskOf, Uniform
 from harness.wording import and_others
@@ -109,6 +110,16 @@ def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
             investigate=lambda: _where_lost(subject, missing[0], seed),
             code="unread_end",
         )
+    if end := _picked_end(subject, model, missing, seed):
+        axis, name = _axis_of(missing[0]), missing[0].input.name
+        return Evidence.warned(
+            _NAME,
+            f"forward takes only the {end} element along `{axis}` of input `{name}`: right for a class token or a last state",
+            counterexample=counterexample,
+            cause="an index in place of a mean, a slice or a layer that reads all of them",
+            investigate=lambda: _where_lost(subject, missing[0], seed),
+            code="picked_element",
+        )
     return Evidence.failed(
         _NAME,
         f"no output depends on {missing[0].told}{and_others(len(missing) - 1, 'part')}",
@@ -120,12 +131,54 @@ def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
     )
 
 
+@without_compiler
+class _Picks(TorchDispatchMode):
+    """Notes which element along an axis of a tensor is taken out of it by its index."""
+
+    def __init__(self, value: Tensor, place: int) -> None:
+        super().__init__()
+        self._ends = {"first": value.select(place, 0), "last": value.select(place, -1)}
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operator, and compares what an index gave with both ends."""
+        found = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.select.int:
+            self.found |= {
+                end for end, value in self._ends.items() if found.shape == value.shape and bool((found == value).all())
+            }
+        return found
+
+
+def _picked_end(subject: Subject, model: nn.Module, missing: list[Part], seed: int) -> str:
+    """``first`` or ``last`` where forward indexes an input at that end of an axis, and nothing else of it is read; else empty."""
+    part = missing[0]
+    if part.place is None or any((other.input, other.place) != (part.input, part.place) for other in missing):
+        return ""
+    base = subject.batch(seed=seed)
+    value = base[part.input.name]
+    if not isinstance(_axis_of(part), str) or not value.is_floating_point():
+        return ""
+    size, unread = value.shape[part.place], {at for each in missing for at in range(each.start, each.stop)}
+    rest = [Part(part.input, part.place, at, at + 1) for at in range(size) if at not in unread]
+    read = [each.start for each in rest if each not in set(_unread(subject, model, rest, seed, _DRAWS))]
+    with _Picks(value.double() if _is_double(model) else value, part.place) as picks:
+        subject.outputs(base, model)
+    ends = {"first": [0], "last": [size - 1]}
+    return next((end for end in picks.found if ends[end] == read), "")
+
+
+def _axis_of(part: Part) -> Size:
+    """The axis along which a part lies."""
+    return part.input.axes[rows_first(part.input.axes)[part.place or 0]]
+
+
 def _is_last_and_causal(subject: Subject, part: Part, missing: list[Part]) -> bool:
     """Whether a part is the last element, and all that is not read, of an input along a causal axis."""
     signature = subject.task.signature
     if part.place is None or any(other.input is part.input and other is not part for other in missing):
         return False
-    axis = part.input.axes[rows_first(part.input.axes)[part.place]]
+    axis = _axis_of(part)
     size = signature.complete(subject.typical.by_axis(subject.task)).get(str(axis))
     is_causal = isinstance(axis, str) and axis in signature.axes and signature.axes[axis].order == "causal"
     return is_causal and part.stop == size
@@ -133,7 +186,7 @@ def _is_last_and_causal(subject: Subject, part: Part, missing: list[Part]) -> bo
 
 def _why_unread(subject: Subject, part: Part) -> str:
     """Why nothing may depend on the last element along an axis, by whether other inputs have the axis too."""
-    axis = part.input.axes[rows_first(part.input.axes)[part.place or 0]]
+    axis = _axis_of(part)
     others = (each for each in subject.task.signature.inputs if each is not part.input)
     if any(axis in each.axes and not isinstance(each.values, (LengthsOf, MaskOf)) for each in others):
         return "it acts on what comes later, as what ends an episode does"
