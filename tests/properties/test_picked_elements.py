@@ -48,4 +48,7 @@ def test_only_an_index_of_one_end_is_a_way_to_read_one_element(takes: str, statu
     found = judge_model(lambda: Head(takes), task_of(STATES), only=["input_dependence"])["input_dependence[inputs]"]
 
     assert (found.status, found.code) == (status, code)
-    assert takes not in ("first", "last") or f"forward takes only the {takes} element along `time` of input `states`" in found.message
+    assert (
+        takes not in ("first", "last")
+        or f"forward takes only the {takes} element along `time` of input `states`" in found.message
+    )
