@@ -115,7 +115,7 @@ class ExportedFile:
             return CleanRun(error="there is no batch to run it on")
         asked = {
             "config": str(config.resolve()) if builds and config is not None else None,
-            "expected": _expected(expected or {}) if only_compared else {},
+            "expected": _expected(expected) if only_compared and expected is not None else None,
             "run_in": str(Path.cwd()) if builds else None,  # only the user's own model may need the user's files
         }
         with tempfile.TemporaryDirectory(prefix="modeltiers-clean-", ignore_cleanup_errors=True) as name:

@@ -132,6 +132,8 @@ def _with_weights(exporter: Exporter, request: dict[str, Any]) -> Run | None:
     torch.set_num_threads(request["threads"])
     state = exporter.read_weights(Path(request["artifact"]))
     if not request["config"]:
+        if request["expected"] is None:
+            raise MisfitError("there is nothing to compare its weights with, and no config says how to build the model")
         _check(state, {name: TensorFacts.from_json(entry) for name, entry in request["expected"].items()})
         return None
     from harness.adapters import make_adapter
@@ -159,8 +161,6 @@ def _build(config: Any) -> nn.Module:
 def _check(state: dict[str, Any], expected: Mapping[str, TensorFacts]) -> None:
     from harness.export.formats.weights_files import misfits
 
-    if not expected:
-        raise MisfitError("there is nothing to compare its weights with: the model has none, and no config says how to build it")
     wrong = misfits(state, expected)
     if wrong:
         raise MisfitError("its weights do not fit: " + "; ".join(f"{what}: {_shown(names)}" for what, names in wrong.items()))

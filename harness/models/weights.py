@@ -133,7 +133,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     content = _safe_tensors(path) if path.suffix == ".safetensors" else read_pickled(path, "weights", _KEEP_WEIGHTS)
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
-    if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):
+    if not (isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values())):
         raise WeightsError(f"`weights`: {path} holds no state dict: expected names with tensors, got {type(content).__name__}")
     odd = next((name for name in content if not isinstance(name, str)), None)
     if odd is not None or None in content:

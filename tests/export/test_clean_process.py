@@ -199,6 +199,17 @@ def test_weights_held_to_nothing_are_no_pass(artifacts: dict[str, Path]) -> None
     assert "nothing to compare its weights with" in run("pytorch", artifacts["pytorch"]).error
 
 
+@pytest.mark.usefixtures("forked")
+@pytest.mark.parametrize("format", ["pytorch", "safetensors"])
+def test_a_file_without_weights_fits_a_model_without_weights(format: str, tmp_path: Path) -> None:
+    save: Callable[..., object] = torch.save if format == "pytorch" else save_file
+    save({}, tmp_path / "weights")
+    expected = nn.Linear(4, 4).state_dict()
+
+    assert not run(format, tmp_path / "weights", expected={}).error
+    assert "missing: weight, bias" in run(format, tmp_path / "weights", expected=expected).error
+
+
 def test_no_batch_is_no_pass(artifacts: dict[str, Path]) -> None:
     assert (
         ExportedFile(exporter_class("onnx"), artifacts["onnx"], ("input_ids",)).run([]).error == "there is no batch to run it on"

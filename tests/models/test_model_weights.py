@@ -193,7 +193,7 @@ def test_a_long_list_of_names_is_cut(tmp_path: Path) -> None:
     [
         ({"epoch": 3}, "no state dict"),
         ([torch.zeros(2)], "no state dict"),
-        ({}, "no state dict"),
+        ({}, "does not fit Net; missing: "),
         (torch.zeros(2), "no state dict"),
     ],
 )
@@ -202,6 +202,12 @@ def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any, sa
 
     with pytest.raises(WeightsError, match=said):
         load_weights(Net(), tmp_path / "w.pt")
+
+
+def test_a_model_without_weights_takes_a_file_without_weights(tmp_path: Path) -> None:
+    torch.save(torch.nn.ReLU().state_dict(), tmp_path / "w.pt")
+
+    load_weights(torch.nn.ReLU(), tmp_path / "w.pt")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
