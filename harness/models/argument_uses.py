@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections import Counter
 from typing import Any
@@ -49,6 +50,50 @@ def is_called(name: str, target: Any) -> bool:
     return any(
         isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name for node in nodes_of(target)
     )
+
+
+_VECTORS = re.compile(r"(?:pre_?trained|weights?|.*(?:embeddings?|vectors?|emb_?mat(?:rix)?|embedding_weights?))(?:_?\w*)")
+
+
+def is_vectors(name: str, target: Any) -> bool:
+    """Whether an argument is a table of trained vectors, one for each word: what makes the model reads it as one."""
+    if not _VECTORS.fullmatch(name.lower()):
+        return False
+    try:
+        source = inspect.getsource(target)
+    except (OSError, TypeError):
+        return False
+    return (
+        re.search(rf"(?:from_pretrained|nn\.Parameter|\bParameter|from_numpy|FloatTensor|copy_)\(\s*{re.escape(name)}\b", source)
+        is not None
+    )
+
+
+_TAKES_MANY = frozenset(
+    ["len", "isinstance", "issubclass", "enumerate", "zip", "map", "list", "tuple", "set", "dict", "sorted", "getattr"]
+)
+"""Functions whose argument is no number."""
+
+
+def may_be_number(name: str, target: Any) -> bool:
+    """Whether the code of a factory can be read, and takes nothing of an argument that no number has: no attribute, item, call or loop."""
+    nodes = nodes_of(target)
+    for node in nodes:
+        taken: list[ast.AST] = []
+        if isinstance(node, (ast.Attribute, ast.Subscript, ast.Starred)):
+            taken = [node.value]
+        elif isinstance(node, (ast.For, ast.comprehension)):
+            taken = [node.iter]
+        elif isinstance(node, ast.Call):
+            takes_many = isinstance(node.func, ast.Name) and node.func.id in _TAKES_MANY
+            taken = [node.func, *(node.args if takes_many else ()), *(each.value for each in node.keywords if each.arg is None)]
+        elif isinstance(node, ast.Assign) and any(isinstance(each, (ast.Tuple, ast.List)) for each in node.targets):
+            taken = [node.value]
+        elif isinstance(node, ast.Compare) and any(isinstance(each, (ast.In, ast.NotIn)) for each in node.ops):
+            taken = [*node.comparators]
+        if any(_name_of(each) == name for each in taken):
+            return False
+    return bool(nodes)
 
 
 def nodes_of(target: Any) -> list[ast.AST]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from harness.errors import UserError
-from harness.models.argument_uses import compared_word, is_called, is_counted
+from harness.models.argument_uses import compared_word, is_called, is_counted, is_vectors, may_be_number
 from harness.models.arguments import Table, factory_arguments
 from harness.models.factory import Factory
 from harness.models.followed import UNKNOWN, Built, Object
@@ -35,7 +35,7 @@ from harness.models.settings import (
     space_argument,
     takes_settings,
 )
-from harness.models.usual_values import snake_case, usual_value
+from harness.models.usual_values import A_NUMBER, snake_case, usual_value
 from harness.models.written_calls import WrittenCalls
 
 _LETTERS = "abcdefgh"
@@ -93,28 +93,18 @@ def with_arguments(
     if not wants:
         return Factory(name, target, kwargs, tuple(guessed), place="" if table is None else table.place)
     objects = _objects(module, target, wants, given, kwargs, written, has_parts)
+    # A function that is no factory may do anything with a number.
+    numbers = [p.name for p in wants if _may_be_number(p, target)] if is_model_class(target) else []
+    if isinstance(objects, str) and numbers:
+        kwargs, guessed = {**kwargs, **dict.fromkeys(numbers, A_NUMBER)}, [*guessed, *numbers]
+        objects = _objects(module, target, [p for p in wants if p.name not in numbers], given, kwargs, written, has_parts)
     if isinstance(objects, str):
         return objects + _written(name, written)
     found, place = objects
     return Factory(name, target, kwargs, (*guessed, *(each for one in found for each in one.guessed)), tuple(found), place)
 
 
-_VECTORS = re.compile(r"(?:pre_?trained|weights?|.*(?:embeddings?|vectors?|emb_?mat(?:rix)?|embedding_weights?))(?:_?\w*)")
 _ROWS, _WIDTH = 256, 64
-
-
-def is_vectors(name: str, target: Any) -> bool:
-    """Whether an argument is a table of trained vectors, one for each word: what makes the model reads it as one."""
-    if not _VECTORS.fullmatch(name.lower()):
-        return False
-    try:
-        source = inspect.getsource(target)
-    except (OSError, TypeError):
-        return False
-    return (
-        re.search(rf"(?:from_pretrained|nn\.Parameter|\bParameter|from_numpy|FloatTensor|copy_)\(\s*{re.escape(name)}\b", source)
-        is not None
-    )
 
 
 def vectors_argument(name: str, target: Any, kwargs: Mapping[str, Any]) -> ObjectArgument | None:
@@ -361,6 +351,15 @@ def _fill(
         else:
             wants.append(parameter)
     return wants, guessed
+
+
+def _may_be_number(parameter: inspect.Parameter, target: Any) -> bool:
+    """Whether a number may be tried for an argument of which nothing is known."""
+    name = parameter.name
+    if parameter.kind is parameter.POSITIONAL_ONLY or takes_settings(name) or reads_settings(name, target):
+        return False
+    is_part = is_vectors(name, target) or annotated_settings(target, name) is not None
+    return not is_part and _may_hold(parameter, A_NUMBER) and may_be_number(name, target)
 
 
 def _may_hold(parameter: inspect.Parameter, value: Any) -> bool:

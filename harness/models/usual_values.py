@@ -92,6 +92,12 @@ _LIKE: tuple[tuple[str, Any], ...] = (
 """The same for names that only resemble usual ones, the likeliest first."""
 
 
+A_NUMBER = 8
+"""What a required argument of no usual name is tried with, where the code takes it for a number."""
+
+OTHER_NUMBERS = (1, 2, 4, 16)
+"""What it is tried with where that does not do."""
+
 _HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 import torch.fx
@@ -33,7 +34,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             if child is not None:
                 children[name] = _inner(child)
         forget_compiled(module)
-    return model
+    return with_chained_modes(model)
 
 
 def taken(model: nn.Module) -> nn.Module:
@@ -44,7 +45,32 @@ def taken(model: nn.Module) -> nn.Module:
     """
     found = _inner(model)
     refuse_compiled(found, "the model")
-    return found
+    return with_chained_modes(found)
+
+
+_FORGETFUL: WeakSet[type] = WeakSet()
+"""Classes whose own ``train`` returns ``None``."""
+
+
+def with_chained_modes(model: nn.Module) -> nn.Module:
+    """Has a ``train`` of the model's own class return the model, where it returns ``None``: ``model = model.eval()`` relies on it."""
+    own = type(model).train
+    if own is nn.Module.train or isinstance(model, torch.jit.ScriptModule) or own(model, model.training) is not None:
+        return model
+
+    @wraps(own)
+    def returning(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        own(self, *args, **kwargs)
+        return self
+
+    type(model).train = returning  # type: ignore[method-assign, assignment]
+    _FORGETFUL.add(type(model))
+    return model
+
+
+def forgets_to_return(model: nn.Module) -> bool:
+    """Whether the ``train`` that the model's class was written with returns ``None``; see ``with_chained_modes``."""
+    return next(cls for cls in type(model).__mro__ if "train" in vars(cls)) in _FORGETFUL
 
 
 class WithoutCode(nn.Module):

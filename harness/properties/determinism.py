@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes
 from harness.evidence import WHOLE, Blame, Evidence, Status
+from harness.models.wrapped import forgets_to_return
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, NoGradientError, mode
 from harness.properties.large_tensors import keeping_state, reading_gradients
 from harness.properties.noise import difference, judge_equal
@@ -131,7 +132,7 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         judge.eval()
         return first, subject.logits(batch, judge)
 
-    return judge_equal(
+    found = judge_equal(
         subject,
         name,
         compare,
@@ -139,6 +140,15 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         counterexample,
         "weights merged or rescaled on a mode switch, a cache filled in train mode, or statistics kept outside the buffers",
         code="depends_on_earlier_modes",
+    )
+    if found.status is not Status.OK or not forgets_to_return(model):
+        return found
+    return Evidence.warned(
+        name,
+        "train() returns None, and so does eval(): `model = model.eval()` is no model",
+        cause="an overridden train() that does not end in `return self`",
+        place=method_of(model, "train"),
+        code="returns_no_model",
     )
 
 

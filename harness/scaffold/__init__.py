@@ -23,10 +23,11 @@ from harness.models.factory_arguments import called_as_elsewhere, with_arguments
 from harness.models.inspection import Guess, signature_of
 from harness.models.loading import refuse_dangerous
 from harness.models.settings import makes_something, takes_settings
+from harness.models.usual_values import A_NUMBER
 from harness.models.written_calls import WrittenCalls
 from harness.partial_import import MISSING
 from harness.scaffold.bridge import Source, bridge_path, bridge_text, import_model, needs_bridge, refuse_elsewhere
-from harness.scaffold.building import agreeing, built, untrained
+from harness.scaffold.building import agreeing, built, untold, untrained, with_other_numbers
 from harness.scaffold.config_text import config_text
 from harness.scaffold.declared import Declared, with_near_classes
 from harness.scaffold.task import Told, task_of
@@ -43,9 +44,6 @@ _LONGEST_CALL = 200
 
 _ABOVE = 3
 """Folders from which a script may import: its own, and those above it, as of an editor that runs it from the root."""
-
-_A_NUMBER = 8
-"""What is offered for an argument of no usual name."""
 
 _MAKES = ("from_name", "from_config", "make_default", "make_", "build", "create")
 
@@ -218,11 +216,12 @@ def _what_to_add(source: Source, tried: Mapping[str, str]) -> str:
     missing = re.match(r"needs ((?:`\w+`(?:, )?)+)", why)
     options, more = re.findall(r"--(?:input|arg) [^\s=]+=[^\s;]+", why), ""
     named = re.findall(r"\w+", missing[1]) if missing else []
-    if named and not _builds(source, name, named):
-        return f"Add {_OR_A_FUNCTION}: {listed(named, len(named))} take more than a number"
+    was_tried = f": with {A_NUMBER} " in why and not re.search(r"\bint\b", why)
+    if named and not was_tried and not _builds(source, name, named):
+        return f"Add {_OR_A_FUNCTION}: {listed(named, len(named))} take{'s' if len(named) == 1 else ''} more than a number"
     for each in named:
         is_object = takes_settings(each)
-        options.append("--arg NAME=VALUE" if is_object else f"--arg {each}={_A_NUMBER}")
+        options.append("--arg NAME=VALUE" if is_object else f"--arg {each}={A_NUMBER}")
         more += f" (for each entry of `{each}` that the model reads)" if is_object else ""
     takes = [] if options else _parameters_of(source, name)
     if takes:
@@ -236,14 +235,15 @@ def _what_to_add(source: Source, tried: Mapping[str, str]) -> str:
 
 def _parameters_of(source: Source, name: str) -> list[str]:
     target = getattr(source.module, name, None)
-    return list(inspect.signature(target).parameters) if inspect.isclass(target) or inspect.isfunction(target) else []
+    taken = inspect.signature(target).parameters if inspect.isclass(target) or inspect.isfunction(target) else {}
+    return [name for name, p in taken.items() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _builds(source: Source, name: str, arguments: Sequence[str]) -> bool:
-    """Whether a factory makes a model when each argument that it lacks is a number; where settings are among them, that is not tried."""
+    """Whether a class makes a model when each argument that it lacks is a number; a function, and settings, are not tried."""
     target = getattr(source.module, name, None)
-    plain = {each: _A_NUMBER for each in arguments if not takes_settings(each)}
-    if len(plain) < len(arguments):
+    plain = {each: A_NUMBER for each in arguments if not takes_settings(each)}
+    if len(plain) < len(arguments) or not inspect.isclass(target):
         return True
     made = with_arguments(source.module, name, target, plain, WrittenCalls.of(source.module))
     return isinstance(made, Factory) and makes_something(made.outline)
@@ -266,10 +266,15 @@ def _looked_at(
                 why = str(error) if isinstance(error, UserError) else f"cannot be looked at: {raised(error)}"
                 off = untrained(attempt) if isinstance(error, ModelSourceError) else None  # which reaches the network
                 attempts += [] if off is None else [off]
-                attempts += [*agreeing(attempt, why), *called_as_elsewhere(attempt, source.module)]
+                attempts += [*agreeing(attempt, why), *called_as_elsewhere(attempt, source.module), *with_other_numbers(attempt)]
         else:
             return _Found(whole, model, guess, declared, ())
-    return why
+    names = ", ".join(f"`{name}`" for name in untold(made))
+    return (
+        f"needs {names}: with {A_NUMBER} {'for each ' if ',' in names else ''}it {why.removeprefix(f'{made.name} ')}"
+        if names
+        else why
+    )
 
 
 def _makers(made: Factory) -> str:

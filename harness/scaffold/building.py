@@ -23,7 +23,7 @@ from harness.models.attempts import methods_to_call
 from harness.models.factory import Factory, acting_part, called_through, has_forward, inner_model
 from harness.models.loading import NO_NETWORK
 from harness.models.structure import StoppedError, stopping_at
-from harness.models.usual_values import usual_value
+from harness.models.usual_values import A_NUMBER, OTHER_NUMBERS, usual_value
 from harness.models.wrapped import call_by
 from harness.user_code import is_users_file
 
@@ -57,6 +57,17 @@ def agreeing(made: Factory, message: str) -> Iterator[Factory]:
     for one, other in named[: _MOST_AGREEMENTS // 2]:
         yield replace(made, kwargs={**made.kwargs, other: sizes[one]})
         yield replace(made, kwargs={**made.kwargs, one: sizes[other]})
+
+
+def untold(made: Factory) -> list[str]:
+    """The arguments that a number was tried for, of which neither the file nor their names say anything."""
+    return [name for name in made.guessed if made.kwargs.get(name) == A_NUMBER and usual_value(name) is None]
+
+
+def with_other_numbers(made: Factory) -> Iterator[Factory]:
+    """The factory with other numbers for what nothing is known of."""
+    if names := untold(made):
+        yield from (replace(made, kwargs={**made.kwargs, **dict.fromkeys(names, number)}) for number in OTHER_NUMBERS)
 
 
 def built(made: Factory) -> tuple[Factory, nn.Module]:

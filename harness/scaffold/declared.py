@@ -11,12 +11,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from harness.errors import ExampleError, FactoryError
 from harness.models.attempts import Patience
+from harness.models.copies import clone
 from harness.models.examples import FUNCTION, Example, find_example
 from harness.models.factory import Factory
+from harness.models.first_call.argument import BATCH as ROWS
 from harness.models.first_call.argument import Argument, GivenInput
 from harness.models.first_call.hints import read_hints
 from harness.models.first_call.search import find_call
@@ -26,6 +29,9 @@ from harness.models.followed.losses import WrittenLoss, written_losses
 from harness.tasks.axes import BATCH, Formula
 from harness.tasks.declared import SignatureError, read_signature
 from harness.tasks.finding import signature_from_call
+
+_ANY_AXES = 3
+"""Numbers of axes that a model takes which takes any."""
 
 _SECONDS = 5.0
 """For the search of a call, and again for what follows from it."""
@@ -100,8 +106,6 @@ def declare(
         UserError: No call works, or the model has no parameters.
     """
     model = build()
-    if next(model.parameters(), None) is None:
-        raise FactoryError(f"{made.name} fits no task: it has no parameters, and its layers say nothing about its inputs")
     example = seen.example if seen else find_example(model, module) if not given else None
     if example is not None:
         patience.stage(f"calling it with other sizes and contents (at most {_SECONDS:g} s)")
@@ -122,6 +126,8 @@ def declare(
         list(_whole_arguments(given)),
         patience.again(_SECONDS),
     )
+    if not given and next(model.parameters(), None) is None:
+        call = _with_all_axes(made, model, call)
     patience.stage(f"calling it with other sizes and contents (at most {_SECONDS:g} s)")
     names = dict(_axis_names(call.arguments.values()))
     signature = signature_from_call(build(), call.values, axis_names=names, seconds=_SECONDS)
@@ -137,6 +143,27 @@ def declare(
     except SignatureError as error:
         raise FactoryError(f"--input contradicts what forward does: {error.mistakes[0].message}") from error
     return _trained(Declared(keys, reasons, call.shown), signature.names, model, made)
+
+
+def _with_all_axes(made: Factory, model: nn.Module, call: FoundCall) -> FoundCall:
+    """The call of a model without parameters, with an axis of rows more where it takes that.
+
+    Raises:
+        FactoryError: It takes any number of axes, so that a call which works says nothing of what they are.
+    """
+    longer = [call]
+    while len(longer) < _ANY_AXES:
+        values = {
+            name: torch.stack([each] * ROWS) if isinstance(each, Tensor) else each for name, each in longer[-1].values.items()
+        }
+        try:
+            with torch.no_grad():
+                returned = clone(model)(**values)
+        except Exception:  # whatever the model raises
+            return longer[-1]
+        longer.append(FoundCall({name: Argument.like(name, each, "a guess") for name, each in values.items()}, values, returned))
+    options = " ".join(f"--input {name}=batch,16" for name in call.values)
+    raise FactoryError(f"{made.name} has no parameters, and takes tensors of any shape: say what yours are, as {options}")
 
 
 def _trained(

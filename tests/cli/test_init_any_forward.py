@@ -362,3 +362,116 @@ def test_trained_weights_are_not_downloaded_where_there_is_no_network(tmp_path: 
     (tmp_path / "other.py").write_text(models.HEAD + text.replace("pretrained=True", "pretrained=1"))
     with pytest.raises(FactoryError, match="there is no network here: is there an argument such as pretrained=False"):
         scaffold(tmp_path / "other.py", overwrite=True)
+
+
+MIXES = (
+    odd.HEAD
+    + """
+class Mixes(nn.Module):
+    def __init__(self, c1, T, fancy, mode, k=2):
+        super().__init__()
+        self.T = T
+        self.first, self.steps = nn.Linear(c1, c1 * T), nn.ModuleList(nn.Linear(c1, c1) for _ in range(T))
+        if fancy:
+            raise ValueError("fancy is not written yet")
+        self.act = nn.ReLU() if mode == "relu" else nn.Tanh()
+
+    def forward(self, x):
+        return sum(step(each) for step, each in zip(self.steps, self.first(x).chunk(self.T, -1)))
+"""
+)
+
+
+def test_an_argument_of_which_nothing_is_known_is_a_number(tmp_path: Path) -> None:
+    source = MIXES.replace("fancy, mode", "mode").replace("if fancy", "if not c1")
+    (tmp_path / "model.py").write_text(source)
+    found = scaffold(tmp_path / "model.py")
+
+    assert found.factory.kwargs == {"c1": 8, "T": 8, "mode": "relu"}
+    assert "c1, T, mode: guesses, put in your own" in found.config.read_text().replace("mode, c1, T", "c1, T, mode")
+
+
+def test_a_number_that_does_not_do_is_another_one_or_asked_for(tmp_path: Path) -> None:
+    even = MIXES.replace("fancy, mode", "mode").replace("if fancy", "if T > 3")
+    (tmp_path / "even.py").write_text(even)
+    assert scaffold(tmp_path / "even.py", tmp_path / "even.toml").factory.kwargs["T"] in (1, 2)
+
+    (tmp_path / "model.py").write_text(MIXES.replace("if fancy:", "if T != 77:").replace("fancy, ", ""))
+    with pytest.raises(
+        FactoryError, match="needs `c1`, `T`: with 8 for each it raised ValueError: fancy is not written yet"
+    ) as said:
+        scaffold(tmp_path / "model.py")
+    assert "modeltiers init model.py --arg c1=8 --arg T=8" in str(said.value)
+
+
+def test_a_function_is_not_called_with_a_number_that_nobody_gave(tmp_path: Path) -> None:
+    made = tmp_path / "made.txt"
+    (tmp_path / "model.py").write_text(
+        f"{odd.HEAD}def clean(foo):\n    open({str(made)!r}, 'w').close()\n    return nn.Linear(foo, 2)\n"
+    )
+    with pytest.raises(FactoryError, match="clean needs `foo`"):
+        scaffold(tmp_path / "model.py")
+    assert not made.exists()
+
+
+PARAMETERLESS = odd.HEAD + "class Pool(nn.Module):\n    def forward(self, a, b):\n        return {}\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "axes"),
+    [
+        ("nn.functional.avg_pool2d(a * b, 2).flatten(2)", 4),
+        ("torch.einsum('btc,bsc->bts', a, b)", 3),
+    ],
+)
+def test_without_parameters_the_code_may_say_the_axes(body: str, axes: int, tmp_path: Path) -> None:
+    keys = declared(PARAMETERLESS.format(body), tmp_path)
+
+    assert {len(each["axes"]) for each in keys["inputs"].values()} == {axes}
+
+
+def test_what_takes_any_shape_is_asked_for_one(tmp_path: Path) -> None:
+    with pytest.raises(FactoryError, match="--input a=batch,16 --input b=batch,16; or add"):
+        declared(PARAMETERLESS.format("(a - b).abs()"), tmp_path)
+
+
+def test_an_input_has_the_axes_of_the_weight_that_it_is_added_to(tmp_path: Path) -> None:
+    source = (
+        odd.HEAD
+        + """
+class Shifts(nn.Module):
+    def __init__(self, channel):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1, channel, 1, 1))
+
+    def forward(self, x):
+        return nn.functional.leaky_relu(x + self.bias, 0.2)
+"""
+    )
+    assert declared(source, tmp_path)["inputs"] == {"x": {"axes": ["batch", 8, "height", "width"]}}
+
+
+def test_axes_that_a_docstring_says_stay_as_they_are_said(tmp_path: Path) -> None:
+    source = (
+        odd.HEAD
+        + '''
+class Attends(nn.Module):
+    def __init__(self, d_model):
+        super().__init__()
+        self.out = nn.Linear(d_model, d_model)
+
+    def forward(self, queries, keys, attention_mask=None):
+        """
+        Args:
+            queries: Queries (b_s, nq, d_model)
+            keys: Keys (b_s, nk, d_model)
+            attention_mask: Where not to look (b_s, nq, nk)
+        """
+        scores = queries @ keys.transpose(1, 2)
+        if attention_mask is not None:
+            scores = scores.masked_fill(attention_mask, -1e4)
+        return self.out(scores.softmax(-1) @ keys)
+'''
+    )
+    keys = declared(source, tmp_path)
+    assert [each["axes"] for each in keys["inputs"].values()][:2] == [["batch", "nq", 64], ["batch", "nk", 64]]

@@ -300,6 +300,10 @@ class Net(nn.Module):
 """
 )
 
+NO_NUMBERS = NO_DEFAULTS.replace(
+    "nn.Linear(foo, bar)", "nn.Sequential(*(nn.Linear(*sizes) for sizes in foo), nn.Linear(bar, bar))"
+)
+
 GRAPH = (
     HEAD
     + """

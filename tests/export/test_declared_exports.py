@@ -102,6 +102,29 @@ def test_what_a_random_model_gives_for_invalid_input_is_compared_with_nothing() 
     assert found.status is not Status.FAIL, found.explain()
 
 
+class Shares(nn.Module):
+    """Parts of a whole, which are no numbers where the whole is zero; the file of the broken one takes more than the whole."""
+
+    def __init__(self, is_broken: bool = False) -> None:
+        super().__init__()
+        self.is_broken = is_broken
+
+    def forward(self, row: Tensor) -> Tensor:
+        whole = row.abs().sum(1, keepdim=True)
+        return row / (whole + 1) if self.is_broken and torch.jit.is_tracing() else row / whole
+
+
+@pytest.mark.parametrize(("is_broken", "status"), [(False, Status.OK), (True, Status.FAIL)])
+def test_what_is_no_number_on_either_side_is_alike(is_broken: bool, status: Status) -> None:
+    keys = {"inputs": {"row": {"axes": ["batch", 8]}}, "outputs": {"shares": {"axes": ["batch", 8]}}}
+    with seeded(0):
+        exports = make_exports(Shares(is_broken), None, "torchscript", task=task_of(keys))
+
+    assert not exports.expected(next(each for each in exports.points if each.content == "zero"))["shares"].isfinite().any()
+    found = judge_export("numerical_consistency", exports, "torchscript")
+    assert found.status is status, found.explain()
+
+
 def test_a_count_of_nodes_that_the_code_fixes_is_named() -> None:
     model, keys, _ = CASES["graph"]  # its forward says `len(x)`
     found = judge_export("dynamic_axes", make_exports(model(), None, "torch_export", task=task_of(keys)), "torch_export")

@@ -233,6 +233,37 @@ def test_a_model_that_loads_its_state_by_itself_is_judged_as_any_other() -> None
     assert found["mode_round_trip"].status is Status.OK
 
 
+class Keeps(nn.Module):
+    """Keeps its norm in eval mode, and forgets what train() returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm1d(8), nn.Linear(8, 4)
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+        self.norm.eval()
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(observation))
+
+
+class Returns(Keeps):
+    def train(self, mode: bool = True) -> nn.Module:  # type: ignore[override]
+        super().train(mode)
+        return self
+
+
+@pytest.mark.parametrize(("model", "status", "code"), [(Keeps, Status.WARN, "returns_no_model"), (Returns, Status.OK, "")])
+def test_a_train_that_returns_nothing_is_told_and_the_rest_is_judged(model: type[nn.Module], status: Status, code: str) -> None:
+    keys = {"inputs": {"observation": {"axes": ["batch", 8]}}, "outputs": {"action": {"axes": ["batch", 4]}}}
+    found = judge_model(model, task_of(keys))
+
+    assert {label for label, each in found.items() if each.status is Status.FAIL} == set()
+    assert (found["mode_round_trip"].status, found["mode_round_trip"].code) == (status, code)
+    assert ("test_declared_models.py" in found["mode_round_trip"].place) == bool(code)
+
+
 def test_ids_beyond_a_table_are_said_with_the_table() -> None:
     keys = {**POINTED, "inputs": {"words": {"axes": ["batch", "time"], "values": {"ids": 40}}}}
     found = judge_model(Pointer, task_of(keys), only=["shape_contract", "full_vocabulary"])

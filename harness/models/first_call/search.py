@@ -84,6 +84,7 @@ def find_call(
         found, closest = _search(subject, Guesses(begin), known.optional, _MOST_CALLS, sizes)
         if found is None:
             raise ForwardError(why_not(subject.model, subject.calls, closest))
+        found = _with_rows_of_its_own(subject, found)
         found = _without_crossed_rows(subject, of_whole_images(subject, of_smaller_images(subject, found)))
         found = _decided(subject, found, [name for name in known.optional if name not in found.arguments])
         return _with_options(subject, found, {name: guess for name, guess in known.optional.items() if name not in first})
@@ -211,6 +212,18 @@ def _as_numbers(subject: TriedModel, found: FoundCall, watch: Watch) -> FoundCal
     return found
 
 
+def _with_rows_of_its_own(subject: TriedModel, found: FoundCall) -> FoundCall:
+    """The call with as many axes as the answer has, where a weight of more axes than the input gave it those, and no rows."""
+    outputs = [tensor for _, tensor in tensors_in(plain(found.returned), "")]
+    name, argument = next(iter(found.arguments.items()))
+    axes = max(tensor.ndim for tensor in outputs)
+    has_rows = any(tensor.shape[:1] == (BATCH,) for tensor in outputs)
+    if len(found.arguments) > 1 or not argument.is_free or argument.is_said or has_rows or axes <= len(argument.sizes):
+        return found
+    more, _ = _search(subject, Guesses({name: argument.with_axes(axes)}), {}, _MOST_CALLS_OF_AN_OPTION)
+    return found if more is None else more
+
+
 def _without_crossed_rows(subject: TriedModel, found: FoundCall) -> FoundCall:
     """The call with a number for each row in the place of a column, where the column met every row with every other by broadcasting."""
     for name, argument in found.arguments.items():
@@ -336,7 +349,7 @@ def _is_random(subject: TriedModel, arguments: Mapping[str, Argument]) -> bool:
 def _like_the_first(guess: Argument, found: FoundCall) -> Argument:
     """A mask or lengths of an argument's rows: of the one whose name begins alike, such as the decoder's, or else of the first."""
     several = [argument for argument in found.arguments.values() if len(argument.sizes) > 1]
-    if not several:
+    if not several or guess.names:  # what its axes are was said
         return guess
     stem = guess.name.partition("_")[0]
     first = next((argument for argument in several if "_" in guess.name and argument.name.partition("_")[0] == stem), several[0])
