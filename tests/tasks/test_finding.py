@@ -323,6 +323,25 @@ class Memory(nn.Module):
         return self.squeeze(steps.permute(1, 2, 0)).permute(2, 0, 1)
 
 
+class Attending(nn.Module):
+    """Called ``hidden`` is what asks: it has a length of its own, and is no state that a next call goes on with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.join = nn.Linear(8, 4)
+
+    def forward(self, hidden: Tensor, encoder_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        weights = (hidden @ encoder_outputs.transpose(1, 2)).softmax(-1)
+        return self.join(torch.cat([weights @ encoder_outputs, hidden], 2)).tanh(), weights
+
+
+def test_a_query_with_a_length_of_its_own_is_no_state() -> None:
+    found = signature_from_call(Attending(), {"hidden": torch.randn(4, 5, 4), "encoder_outputs": torch.randn(4, 7, 4)})
+
+    assert found.keys["inputs"]["hidden"] == {"axes": ["batch", "time", 4]}
+    assert all(each.get("kind") != "state" for each in found.keys["outputs"].values())
+
+
 @pytest.mark.parametrize(
     ("model", "arguments", "inputs", "output"),
     [

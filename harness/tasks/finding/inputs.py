@@ -349,11 +349,12 @@ class FoundInputs:
         self.reasons[f"inputs.{argument}"] = "left out: labels, of which only the loss that forward returns depends"
 
     def _state_of(self, argument: str, own: Sequence[str]) -> str:
-        """The output that an argument continues: one of its shapes, where the argument has a name that says so."""
-        if not any(word in argument.lower() for word in _STATES) or "mask" in argument.lower():
+        """The output that an argument continues: one of its shapes, where its name says so; with a length of its own it is a query."""
+        others = {axis for name, keys in self.keys.items() if name not in own for axis in (BATCH, *keys["axes"])}
+        has_length = any(isinstance(axis, str) and axis not in others for name in own for axis in self.keys[name]["axes"])
+        if has_length or not any(word in argument.lower() for word in _STATES) or "mask" in argument.lower():
             return ""
-        shapes = [self.call.inputs[name].shape for name in own]
-        outputs = self.call.outputs.items()
+        shapes, outputs = [self.call.inputs[name].shape for name in own], self.call.outputs.items()
         return next((name for name, value in outputs if [tensor.shape for tensor in tensors_in(value)] == shapes), "")
 
     def _continue(self, argument: str, own: Sequence[str], output: str, initial: str = "absent") -> None:
@@ -362,12 +363,11 @@ class FoundInputs:
         for name in own:
             del self.keys[name], self._shapes[name], self.call.inputs[name]
             self.reasons.pop(f"inputs.{name}", None)
-        named = names_of(self.call.forward, list(self.call.outputs))[output]
-        zeros = initial == "zeros"
+        named, zeros = names_of(self.call.forward, list(self.call.outputs))[output], initial == "zeros"
         self.keys[argument] = {"axes": axes, "state": {"from": named} | ({"initial": initial} if zeros else {})}
         self.states.append(output)
-        first = "a call needs it: zeros at first" if zeros else "forward works without it"
-        self.reasons[f"inputs.{argument}"] = f"its name, and an output of its shape; {first}"
+        first = "; a call needs it: zeros at first" if zeros else "; forward works without it"
+        self.reasons[f"inputs.{argument}"] = f"its name, and an output of its shape{first}"
 
     def _check_smallest(self) -> None:
         """Raises the smallest sizes where they do not work together."""
