@@ -74,10 +74,11 @@ def applied(subject: Subject, seed: int = 0) -> Evidence:
 @contextmanager
 def _unwritten_is_nan() -> Iterator[None]:
     """Memory that is asked for, and written by nothing, holds NaN inside; a build that would raise in this mode warns."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before = torch.get_deterministic_debug_mode()
     settings: Any = deterministic
     fills = settings.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # `use_deterministic_algorithms` does the same and imports the compiler, which takes as long as torch itself.
+    torch.set_deterministic_debug_mode("warn")
     settings.fill_uninitialized_memory = True
     try:
         with warnings.catch_warnings():
@@ -85,7 +86,7 @@ def _unwritten_is_nan() -> Iterator[None]:
             yield
     finally:
         settings.fill_uninitialized_memory = fills
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.set_deterministic_debug_mode(before)
 
 
 def _holds_nan(parameter: Tensor) -> bool:
