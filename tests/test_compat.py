@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import compat
-from pytest_modeltiers.compat import fixtures_by_name
+from pytest_modeltiers.compat import fixtures_by_name, modules_may_raise
 
 ROOT = Path(__file__).parent.parent
 OTHERS = ("torch", "lightning", "pytest", "_pytest", "hypothesis")
@@ -274,3 +274,23 @@ def test_lightning() -> None:
 
 def test_pytest(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     assert fixtures_by_name(request.node)["tmp_path"][-1].func.__module__ == "_pytest.tmpdir"
+
+
+def test_constants_for_draws_are_read_from_the_modules_of_the_model_and_not_from_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hypothesis.internal.conjecture import providers
+
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "harness_of_somebody"
+    folder.mkdir()
+    (folder / "net.py").write_text("LIMIT = 918273\n", encoding="utf-8")
+    importlib.import_module("harness_of_somebody.net")
+    read: list[str] = []
+    monkeypatch.setattr(providers, "constants_from_module", lambda module: read.append(module.__name__) or providers.Constants())
+    monkeypatch.setattr(providers, "_seen_modules", set())
+    monkeypatch.setattr(providers, "_sys_modules_len", None)
+    with modules_may_raise():
+        providers._get_local_constants()
+    assert "harness_of_somebody.net" in read
+    assert not [name for name in read if name.partition(".")[0] in ("harness", "pytest_modeltiers")]
