@@ -69,7 +69,7 @@ _LIKE: tuple[tuple[str, Any], ...] = (
     (r"(?:im(?:g|age)?|input)_?(?:h|w|height|width)", 32),
     (r"(?:img|image|input|in)_?shape", [3, 32, 32]),
     (r"(?:obs|observation|state)_?(?:space_)?shape", [8]),
-    (r"act(?:ion)?_?(?:space_)?shape", [4]),
+    (r"(?:act(?:ion)?|out(?:put)?)_?(?:space_)?shape", [4]),
     (r"nc|in_?ch(?:annels?)?|input_nc|n_?channels?|(?:img|image|input)_channels?", 3),
     (r"out(?:put)?_?ch(?:annels?)?|output_nc", 4),
     (r".*kernel_?size", 3),

@@ -284,7 +284,7 @@ def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: 
             name, f"forward raises {where}: {error}", counterexample=counterexample, module=error.module, code="raises"
         )
     bad = int((~torch.isfinite(logits)).sum())
-    if not bad and logits.numel():
+    if not bad:
         return _all_finite(counterexample)
     kind = "NaN" if bool(logits.isnan().any()) else "infinite"
 

@@ -288,7 +288,7 @@ class Signature:
         """The field of a batch that holds an output's labels."""
         if output.name in self.declared_labels:
             return output.name
-        return "labels" if output is self.main else f"labels.{output.name}"
+        return "labels" if output is self.main and all(each.name != "labels" for each in self.inputs) else f"labels.{output.name}"
 
     def has_labels(self, output: Output) -> bool:
         """Whether a batch has labels for an output, in the shape that its loss needs."""

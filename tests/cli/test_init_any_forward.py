@@ -475,3 +475,23 @@ class Attends(nn.Module):
     )
     keys = declared(source, tmp_path)
     assert [each["axes"] for each in keys["inputs"].values()][:2] == [["batch", "nq", 64], ["batch", "nk", 64]]
+
+
+def test_queries_keys_and_values_are_alike(tmp_path: Path) -> None:
+    source = (
+        odd.HEAD
+        + """
+class Attends(nn.Module):
+    def __init__(self, n_head, d_model, d_k):
+        super().__init__()
+        self.shape, self.norm = (n_head, d_k), nn.LayerNorm(d_model)
+        self.w_q, self.w_k, self.w_v = (nn.Linear(d_model, n_head * d_k) for _ in range(3))
+
+    def forward(self, q, k, v, mask=None):
+        q, k, v = self.norm(q.transpose(0, 1)), k.transpose(0, 1), v.transpose(0, 1)
+        q, k, v = (each(x).unflatten(-1, self.shape).transpose(1, 2) for each, x in ((self.w_q, q), (self.w_k, k), (self.w_v, v)))
+        return ((q @ k.transpose(2, 3)).softmax(-1) @ v).transpose(1, 2).flatten(2).transpose(0, 1)
+"""
+    )
+    keys = declared(source, tmp_path)
+    assert [len(each["axes"]) for each in keys["inputs"].values()][:3] == [3, 3, 3]

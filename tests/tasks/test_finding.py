@@ -654,7 +654,7 @@ def test_the_smallest_sizes_together_give_the_sizes_that_outputs_have() -> None:
     found = signature_from_call(FirstThree(), {"kinds": torch.randn(2, 5, 4), "numbers": torch.randn(2, 6, 4)})
     first = found.keys["inputs"]["kinds"]["axes"][1]
     assert found.keys["outputs"]["0"]["axes"] == ["batch", 3, 2]
-    assert found.keys["axes"][first]["min"] == 5
+    assert found.keys["axes"][first]["min"] == 3
 
 
 class OverEachMap(nn.Module):
@@ -735,3 +735,49 @@ class Aligned(nn.Module):
 def test_an_output_that_is_constant_by_how_fresh_weights_begin_has_labels() -> None:
     keys = signature_from_call(Aligned(), {"x": torch.randn(3, 6)}).keys["outputs"]
     assert [each.get("constant", False) for each in keys.values()] == [False, False, True]
+
+
+class Scales(nn.Module):
+    """Begins as the identity, and returns the logarithm of its determinant beside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1, 6))
+
+    def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        return self.scale * h, self.scale.abs().log().sum()
+
+
+def test_what_begins_as_the_identity_is_an_output_all_the_same() -> None:
+    found = signature_from_call(Scales(), {"h": torch.randn(4, 6)})
+
+    assert next(iter(found.keys["outputs"].values()))["axes"] == ["batch", 6]
+
+
+class Crops(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        return F.max_pool2d(F.pad(image, (1, 0, 1, 0)), 2, ceil_mode=True)[..., 1:, 1:]
+
+
+def test_a_size_of_which_nothing_is_left_does_not_work() -> None:
+    found = signature_from_call(Crops(), {"image": torch.randn(3, 2, 9, 11)})
+
+    assert {found.keys["axes"][name]["min"] for name in ("height", "width")} == {2}
+
+
+class Smooth(nn.Module):
+    """An input may be called as the labels of a batch are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return (self.table(x) - labels).square().mean(-1)
+
+
+def test_an_input_called_labels_is_no_label_of_the_output() -> None:
+    keys = signature_from_call(Smooth(), {"x": torch.randn(3, 4), "labels": torch.randn(3, 4)}).keys
+    found = judge_model(Smooth, TaskSpec(TaskType.DECLARED, declared=read_signature(keys)), share=1.0)
+
+    assert {label: each.message for label, each in found.items() if each.status is Status.FAIL} == {}

@@ -233,7 +233,7 @@ Repairs = Iterator[tuple[int, Guesses]]
 
 
 _ONE_OF_SEVERAL = re.compile(
-    r"(?P<stem>.*?)_?(?:\d|(?<=_)[abc]|one|two|first|second|left|right|anchor|pos|positive|neg|negative)|[ab]|"
+    r"(?P<stem>.*?)_?(?:\d|(?<=_)[abc]|one|two|first|second|left|right|anchor|pos|positive|neg|negative)|[ab]|[qkv]|query|key|value|queries|keys|values|"
     r"(?:first|second|left|right|anchor|pos|positive|neg|negative)_(?P<rest>.+)"
 )
 
@@ -242,7 +242,7 @@ _ALONE_COST = 2
 
 
 def names_alike(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Names that differ by a number, a letter or a word only: ``x1`` and ``x2``, ``img_a`` and ``img_b``, ``anchor`` and ``positive``."""
+    """Names that differ by a number, a letter or a word only: ``x1`` and ``x2``, ``anchor`` and ``positive``, ``q`` and ``k``."""
     groups: dict[str, list[str]] = {}
     for name in names:
         found = _ONE_OF_SEVERAL.fullmatch(name.lower())

@@ -163,9 +163,9 @@ class Call:
             self._model = kept
 
     def is_as_finite(self, found: Mapping[str, Any] | None) -> bool:
-        """Whether there are outputs, finite where the usual ones are; a deviation over a single element, for one, is NaN."""
+        """Whether there are outputs, finite and not empty where the usual ones are; a deviation over a single element, for one, is NaN."""
         return found is not None and all(
-            bool(tensor.isfinite().all()) or not bool(before.isfinite().all())
+            (bool(tensor.isfinite().all()) or not bool(before.isfinite().all())) and bool(tensor.numel() or not before.numel())
             for tensor, before in zip(tensors_in(found), tensors_in(self.usual), strict=False)
         )
 

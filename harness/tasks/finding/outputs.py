@@ -68,7 +68,7 @@ class FoundOutputs:
         self._left = {axis: self._see_more(axis, typical, found) for axis, found in seen.items()}
         names = self.names = names_of(self._call.forward, list(self._call.outputs))
         present = [name for name, value in self._call.outputs.items() if is_there(value)]
-        present = [name for name in present if not self._is_input(self._call.outputs[name])] or present
+        present = [name for name in present if not self._is_input(name, self._call.outputs[name])] or present
         shapes = {raw: self._output_axes(raw, base[raw], typical, seen) for raw in present if isinstance(base[raw], Tensor)}
         lengths = {raw: axis for raw in shapes if (axis := self._lengths_of(raw, shapes, seen))}
         constant = self._constant(typical, shapes)
@@ -121,9 +121,13 @@ class FoundOutputs:
             if isinstance(axis, int)
         )
 
-    def _is_input(self, value: Any) -> bool:
-        """Whether an output is an input as it came, as where forward returns the dict that it was given with more in it."""
-        return isinstance(value, Tensor) and any(torch.equal(value, each) for each in self._call.inputs.values())
+    def _is_input(self, name: str, value: Any) -> bool:
+        """Whether an output is an input as it came, whatever the weights are, as where forward returns the dict that it was given."""
+        if not isinstance(value, Tensor) or not any(torch.equal(value, each) for each in self._call.inputs.values()):
+            return False
+        with self._call.with_other_weights():
+            other = (self._call.tried(self._call.inputs) or {}).get(name)
+        return not isinstance(other, Tensor) or torch.equal(value, other)
 
     def _seen(self, axis: str, typical: Mapping[str, int]) -> dict[int, dict[str, Any]]:
         """What is returned for several sizes of one axis."""
