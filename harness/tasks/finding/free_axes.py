@@ -72,8 +72,7 @@ def find_rows(call: Call, indices: Collection[str], addressed: Collection[Place]
         if nodes & places.keys():
             continue
         others = _other_rows(call, places)
-        doubled = {name: torch.cat((t, others[name]), places[name]) if name in places else t for name, t in call.inputs.items()}
-        found = call.tried(doubled)
+        found = call.tried(_with_rows(call.inputs, others, places))
         twice = {name: _axis_doubled(value, (found or {}).get(name)) for name, value in call.outputs.items()}
         if found is None or all(axis is None for axis in twice.values()):
             continue
@@ -83,13 +82,26 @@ def find_rows(call: Call, indices: Collection[str], addressed: Collection[Place]
             continue  # several elements make one of the output, as steps of time do
         if is_random:
             return Rows(places, None, whole)
-        alone = call.tried(others)
-        inside = None if alone is None else _rows_inside(call.outputs, alone, found, count)
+        inside = _inside_of(call, others, found, count)
         if inside is not None:
-            return Rows(places, True, whole, frozenset(inside))
+            smaller = {name: 0.5 * t if name in places and t.is_floating_point() else t for name, t in others.items()}
+            found = call.tried(_with_rows(call.inputs, smaller, places))  # a largest value of all rows is another one now
+            if found is None or _inside_of(call, smaller, found, count) is not None:
+                return Rows(places, True, whole, frozenset(inside))
         if not any(places.values()):  # further in, it is rather an axis of space or time
             mixed = mixed or Rows(places, False, whole)
     return None if mixed is None or indices or _has_square(call.inputs, mixed.places) else mixed
+
+
+def _with_rows(inputs: Tensors, others: Tensors, places: Mapping[str, int]) -> Tensors:
+    """The inputs with the rows of others behind their own."""
+    return {name: torch.cat((t, others[name]), places[name]) if name in places else t for name, t in inputs.items()}
+
+
+def _inside_of(call: Call, others: Tensors, both: Mapping[str, Any], count: int) -> list[str] | None:
+    """See ``_rows_inside``, of the usual rows and others; also ``None`` where the model does not take these alone."""
+    alone = call.tried(others)
+    return None if alone is None else _rows_inside(call.outputs, alone, both, count)
 
 
 def find_ties(call: Call, rows: Mapping[str, int], addressed: Collection[Place]) -> list[list[Place]]:
