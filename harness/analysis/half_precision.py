@@ -98,14 +98,16 @@ def _judge(study: Study, precision: _Precision) -> Evidence:
     subject = study.subject
     if subject.dtype not in (torch.float32, torch.float64):
         return Evidence.skipped(_NAME, f"the model is already in {str(subject.dtype).removeprefix('torch.')}")
-    half, closest = precision.model(subject), None
+    closest = None
     for number, (content, batch) in enumerate(_contents(subject)):
+        half = precision.model(subject)
         shown = f"{subject.typical.describe(subject.task)}, {content}"
         try:
             with recording(half) as coarse, precision.context(subject):
                 logits = subject.logits(batch, half)
         except ModelRaisedError as error:
             return _raised(error, precision, shown)
+        del half  # before another copy is rounded at random
         exact = _exact(study, number, batch)
         if not finite(exact):
             continue  # said by ``finite_output``

@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from harness.compat import memory_key, shared_until_written
+from harness.runtime import give_back_memory, is_large
 
 
 class Copies:
@@ -177,6 +178,28 @@ def is_large_tensor(tensor: Tensor) -> bool:
         return False
     size = tensor.nbytes
     return type(tensor) in (Tensor, nn.Parameter) and size >= _LARGE and tensor.untyped_storage().nbytes() == size
+
+
+@torch.no_grad()
+def share_again(model: nn.Module, other: nn.Module) -> nn.Module:
+    """Has the large parameters of a model share memory with equal ones of another, until either is written to; returns the model.
+
+    Saving and loading make a second set of weights, which is let go here; so is a file that stays mapped as long as one weight is a part of it.
+    """
+    if not is_large(model):
+        return model
+    theirs = dict(other.named_parameters())
+    for name, own in model.named_parameters():
+        same = theirs.get(name)
+        is_plain = type(own) is type(same) is nn.Parameter and own.layout is same.layout is torch.strided and own is not same
+        # Small ones, too, are given other memory: theirs may keep all of a mapped file. On a GPU they may have to lie side by side.
+        if same is None or not is_plain or not (is_large_tensor(own) or own.device.type == "cpu"):
+            continue
+        facts = [(each.shape, each.stride(), each.dtype, each.device) for each in (own, same)]
+        if facts[0] == facts[1] and torch.equal(own, same):
+            own.data = value_of(same)
+    give_back_memory()
+    return model
 
 
 def clone_with_classes(model: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harness.compat import is_shared_until_written, storage_key
 from harness.errors import ProbeUnsupportedError, UserError
 from harness.evidence import Blame, Evidence, Status
-from harness.models.copies import is_large_tensor
+from harness.models.copies import is_large_tensor, share_again
 from harness.models.structure import kept_beside, unsaved
 from harness.models.weights import load_state
 from harness.owners import failing_owner, owned_by
@@ -247,9 +247,9 @@ class _Pairs:
         for is_moved in (True, False):  # some that were moved cannot compute
             other = self._second()
             source = _to_be_saved(self._subject, other) if is_moved else self._subject.fresh()
-            loaded, logits = self._load(source, other).eval(), self._call(source)
+            loaded = share_again(self._load(source, other).eval(), share_again(source, self._subject.model))
             try:
-                pair = Loaded(source, loaded, logits, self._call(loaded))
+                pair = Loaded(source, loaded, self._call(source), self._call(loaded))
             except ModelRaisedError as error:
                 told = f"what was saved is loaded, and then forward raises: {error}"
                 raise NotLoadedError(told, kept_beside(source, loaded) or error.module) from error

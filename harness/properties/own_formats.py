@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from harness.compat import lightning_of, tree_leaves
 from harness.errors import ProbeUnsupportedError, UserError
 from harness.evidence import WHOLE, Evidence, Status
+from harness.models.copies import share_again
 from harness.models.wrapped import called_like
 from harness.properties.calling import ModelRaisedError
 from harness.properties.loading import NAME, Load, NotLoadedError, judge_loading, tied_groups, unless_owned
@@ -94,7 +95,7 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
     if found.status is Status.OK and load is _pretrained:
         found = judge_loading(
             subject,
-            lambda source, other: load(load(source, other), other),
+            lambda source, other: load(share_again(load(source, other), share_again(source, subject.model)), other),
             f"a model that was loaded by {_LOAD}, saved and loaded again gives different logits",
             "what is saved depends on something that only a new model or a training has: a flag, a trainer, a folder to copy from",
             "second_save_incomplete",

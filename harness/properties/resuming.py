@@ -117,7 +117,7 @@ def _stepped_as_gradients_come(subject: Subject, model: nn.Module, batch: Batch,
     @torch.no_grad()
     def step(name: str, gradient: Tensor) -> None:
         if name in parameters:
-            parameters[name].sub_(gradient.sgn(), alpha=_STEP)
+            parameters[name].sub_(gradient.sgn_(), alpha=_STEP)  # the gradient is needed no more
 
     with mode(model, train=True), seeded(seed), reading_gradients(model, step):
         try:

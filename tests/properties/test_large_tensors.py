@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.adapters import make_adapter
 from harness.compat import is_shared_until_written
 from harness.evidence import Status
-from harness.models.copies import clone
+from harness.models.copies import clone, share_again
 from harness.properties.large_tensors import (
     GradientGap,
     RepeatedDraws,
@@ -134,6 +134,25 @@ def test_what_is_saved_and_loaded_keeps_ties_and_shares_nothing_that_is_written(
         state["head.weight"].zero_()
         copied.embedding.weight.zero_()
     assert torch.equal(model.embedding.weight, before)
+
+
+def test_equal_weights_are_shared_until_one_is_written_and_others_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.runtime._LARGE", 1)
+    monkeypatch.setattr("harness.models.copies._LARGE", 1)
+    model, other = Tied(), Tied()
+    whole = torch.cat([model.layer.weight.detach().flatten(), torch.zeros(3)])  # as in a mapped file
+    other.layer.weight.data = whole[:64].view(8, 8)
+    embedding, parameter = other.embedding.weight.detach().clone(), other.layer.weight
+    assert share_again(other, model) is other
+    assert other.layer.weight is parameter
+    assert is_shared_until_written(other.layer.weight)
+    assert other.layer.weight.untyped_storage().nbytes() == 64 * 4
+    assert torch.equal(other.embedding.weight, embedding)
+    assert other.head.weight is other.embedding.weight
+    before = model.layer.weight.detach().clone()
+    with torch.no_grad():
+        other.layer.weight.zero_()
+    assert torch.equal(model.layer.weight, before)
 
 
 class DrawsWhatIsNotSaved(Tied):
