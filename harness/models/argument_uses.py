@@ -96,6 +96,15 @@ def may_be_number(name: str, target: Any) -> bool:
     return bool(nodes)
 
 
+def is_number_read(name: str, target: Any) -> bool:
+    """Whether the code of a factory reads a setting by its name, ``args.atoms`` or ``args["atoms"]``, and takes it for what may be a number."""
+    nodes = nodes_of(target)
+    as_key = any(isinstance(node, ast.Subscript) and ast.unparse(node.slice) == repr(name) for node in nodes)
+    return (as_key or any(isinstance(node, ast.Attribute) and node.attr == name for node in nodes)) and may_be_number(
+        name, target
+    )
+
+
 def nodes_of(target: Any) -> list[ast.AST]:
     """The syntax tree of a factory's code as a list; empty where it cannot be read."""
     try:

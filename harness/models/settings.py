@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.models.argument_uses import compared_word, is_switch, nodes_of
+from harness.models.argument_uses import compared_word, is_number_read, is_switch, nodes_of
 from harness.models.arguments import Table
-from harness.models.usual_values import SIZES, usual_value
+from harness.models.usual_values import A_NUMBER, SIZES, usual_value
 from harness.user_code import raised
 
 _WORDS = ("config", "cfg", "args", "hparams", "hps", "params", "settings", "opt", "conf")
@@ -101,6 +101,8 @@ class Wanted:
         found = default if found is None or (is_usual and (self._as_by_default or isinstance(found, list))) else found
         if found is None and is_switch(name, self._target):
             found = False
+        if found is None and is_number_read(name, self._target):
+            found = A_NUMBER
         if name == "device" and str(found).startswith("cuda"):
             found = SIZES["device"]
         if found is None:
