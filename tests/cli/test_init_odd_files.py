@@ -96,8 +96,8 @@ def test_a_setting_that_is_only_asked_whether_it_holds_is_off(tmp_path: Path) ->
 
 
 def test_a_setting_of_no_usual_name_is_a_number_or_named(tmp_path: Path) -> None:
-    numbers = written(odd.READS_SETTINGS.replace("config.num_features", "config.foo"), tmp_path, "numbers.py")
-    assert "foo=8" in scaffold(numbers, tmp_path / "numbers.toml").factory.call
+    numbers = written(odd.READS_SETTINGS.replace("config.num_features", "config.foo"), tmp_path, "of_numbers.py")
+    assert "foo=8" in scaffold(numbers, tmp_path / "of_numbers.toml").factory.call
     model = written(odd.READS_SETTINGS.replace("config.num_features", "len(config.foo)"), tmp_path)
     with pytest.raises(Exception, match="reads its settings from `config`; give `foo` as --arg foo=VALUE"):
         scaffold(model)
