@@ -95,9 +95,12 @@ def test_a_setting_that_is_only_asked_whether_it_holds_is_off(tmp_path: Path) ->
     assert "frozen=False" in scaffold(written(asked, tmp_path)).factory.objects[0].expression
 
 
-def test_a_setting_of_no_usual_name_is_a_number_or_named(tmp_path: Path) -> None:
-    numbers = written(odd.READS_SETTINGS.replace("config.num_features", "config.foo"), tmp_path, "of_numbers.py")
-    assert "foo=8" in scaffold(numbers, tmp_path / "of_numbers.toml").factory.call
+def test_a_setting_of_no_usual_name_is_a_number(tmp_path: Path) -> None:
+    found = scaffold(written(odd.READS_SETTINGS.replace("config.num_features", "config.foo"), tmp_path))
+    assert "foo=8" in found.factory.call
+
+
+def test_a_setting_that_is_no_number_is_named(tmp_path: Path) -> None:
     model = written(odd.READS_SETTINGS.replace("config.num_features", "len(config.foo)"), tmp_path)
     with pytest.raises(Exception, match="reads its settings from `config`; give `foo` as --arg foo=VALUE"):
         scaffold(model)
