@@ -30,6 +30,9 @@ from harness.tasks.axes import BATCH, Formula
 from harness.tasks.declared import SignatureError, read_signature
 from harness.tasks.finding import signature_from_call
 
+_FEWEST_AXES = 2
+"""Axes of the inputs that are tried first."""
+
 _ANY_AXES = 3
 """Numbers of axes that a model takes which takes any."""
 
@@ -149,7 +152,7 @@ def _with_all_axes(made: Factory, model: nn.Module, call: FoundCall) -> FoundCal
     """The call of a model without parameters, with an axis of rows more where it takes that.
 
     Raises:
-        FactoryError: It takes any number of axes, so that a call which works says nothing of what they are.
+        FactoryError: It takes any number of axes, few as well, so that a call which works says nothing of what they are.
     """
     longer = [call]
     while len(longer) < _ANY_AXES:
@@ -162,6 +165,8 @@ def _with_all_axes(made: Factory, model: nn.Module, call: FoundCall) -> FoundCal
         except Exception:  # whatever the model raises
             return longer[-1]
         longer.append(FoundCall({name: Argument.like(name, each, "a guess") for name, each in values.items()}, values, returned))
+    if any(isinstance(each, Tensor) and each.ndim > _FEWEST_AXES for each in call.values.values()):  # with fewer it was refused
+        return call
     options = " ".join(f"--input {name}=batch,16" for name in call.values)
     raise FactoryError(f"{made.name} has no parameters, and takes tensors of any shape: say what yours are, as {options}")
 

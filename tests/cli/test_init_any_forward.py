@@ -422,6 +422,7 @@ PARAMETERLESS = odd.HEAD + "class Pool(nn.Module):\n    def forward(self, a, b):
     [
         ("nn.functional.avg_pool2d(a * b, 2).flatten(2)", 4),
         ("torch.einsum('btc,bsc->bts', a, b)", 3),
+        ("(a * b).sum(2).sum(2)", 4),
     ],
 )
 def test_without_parameters_the_code_may_say_the_axes(body: str, axes: int, tmp_path: Path) -> None:
