@@ -183,7 +183,7 @@ TRAINING = (
         "Gradients accumulated over several small batches equal those of one large batch",
         "harness.training.checks.accumulation:accumulation",
         needs=_shares_rows,
-        owned_by=("training_loss[reduction]",),
+        owned_by=("training_loss[reduction]", "batch_independence"),
     ),
     Property(
         "seeded_repeat",

@@ -50,6 +50,9 @@ def build_model():
 """
 """Reads token ids as [length, batch]."""
 
+MIXES = GOOD.replace("x + self.before(x))", "x + self.before(x) - x.mean(0))")
+"""Takes the mean of all rows from each."""
+
 SHIFTS_TWICE = """\
 import torch.nn.functional as F
 from harness.adapters import CausalLMAdapter
@@ -87,6 +90,7 @@ MODELS = {
     "shifts": (GOOD, ("training_loss",)),
     "two": (TWO_BUGS, ("causal", "padding_ignored")),
     "turned": (TURNED, ("batch_independence", "training_loss")),
+    "mixes": (MIXES, ("batch_independence", "accumulation")),
 }
 """By name: a model's file, and the properties that are judged."""
 
@@ -96,9 +100,11 @@ def run(project: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
     """All of them in one run."""
     project.write("shift.py", SHIFTS_TWICE)
     for name, (model, only) in MODELS.items():
-        more: dict[str, Any] = {"shifts": {"tier": "3", "adapter": "shift.py:Adapter"}, "turned": {"tier": ["1", "3"]}}.get(
-            name, {"tier": "1"}
-        )
+        more: dict[str, Any] = {
+            "shifts": {"tier": "3", "adapter": "shift.py:Adapter"},
+            "turned": {"tier": ["1", "3"]},
+            "mixes": {"tier": ["1", "3"]},
+        }.get(name, {"tier": "1"})
         project.config(f"{name}.json", only=only, model=model, pad_token_id=0, **more)
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("COLUMNS", "80")
@@ -131,6 +137,7 @@ def test_each_bug_is_one_card_everywhere(run: Run) -> None:
         "shifts": [["training_loss[targets]", "training_loss[reduction]"]],
         "two": [["causal"], ["padding_ignored"]],
         "turned": [["batch_independence[forward]", "training_loss[ignored_labels]", "training_loss[reduction]"]],
+        "mixes": [["batch_independence[forward]", "batch_independence[gradient]", "accumulation"]],
     }, json.dumps({name: run.reports[name]["checks"] for name in MODELS}, indent=1)
     for name in MODELS:
         told = [line for line in run.lines if f"({name}.json): {2 if name == 'two' else 1} problem" in line]
