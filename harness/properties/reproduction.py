@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import inspect
 import io
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -23,12 +24,19 @@ from harness.excerpts import from_here
 from harness.models.arguments import factory_arguments
 from harness.models.loading import ModelSource
 from harness.partial_import import LEFT_OUT
+from harness.properties.numerics import extreme_batch
 from harness.properties.reproduction_lines import Shown, ways_to_show
 from harness.properties.subject import Subject
 from harness.user_code import is_written_here
 
 _MOST_WRITTEN = 32
 """Numbers of a tensor that are written out; longer ones are drawn."""
+
+_FEW_VALUES = 3
+"""Numbers that a tensor is made of which is no random one."""
+
+_CONTENT = re.compile(r"\bcontent=(\w+)")
+"""What the inputs of a counterexample hold, where that is not the usual."""
 
 _LOGITS = ("{}", "{}.logits", '{}["logits"]', "{}[0]")
 """Where the logits are in what a model returns."""
@@ -90,7 +98,11 @@ def script_of(evidence: Evidence, subject: Subject, example: Mapping[str, Any], 
     sizes = example.get("sizes") or subject.typical
     try:
         ast.literal_eval(repr(dict(building.kwargs)))
-        given, logits = _recorded(subject, subject.batch(sizes, int(example.get("seed", 0))))
+        content = _CONTENT.search(evidence.counterexample)
+        seed = int(example.get("seed", 0))
+        given, logits = _recorded(
+            subject, extreme_batch(subject, sizes, content[1], seed) if content else subject.batch(sizes, seed)
+        )
         shown = Shown(
             evidence,
             given,
@@ -157,9 +169,11 @@ def _written(value: Any) -> str:
         ast.literal_eval(repr(value))
         return repr(value)
     shape = tuple(value.shape)
-    if value.numel() > 1 and bool((value == value.flatten()[0]).all()):
+    if value.numel() and bool((value == value.flatten()[0]).all()):
         return f"torch.full({shape}, {value.flatten()[0].item()!r})"
     if not value.is_floating_point() and value.numel() <= _MOST_WRITTEN:
+        return f"torch.tensor({value.tolist()})"
+    if value.is_floating_point() and len(value.unique()) <= _FEW_VALUES < value.numel() <= _MOST_WRITTEN:
         return f"torch.tensor({value.tolist()})"
     if value.is_floating_point():
         return f"torch.randn({shape})" if bool((value < 0).any()) else f"torch.rand({shape})"
@@ -180,7 +194,7 @@ def _fails(text: str, module: str) -> bool:
     except AssertionError:
         return True
     except Exception:
-        return text.rstrip().endswith(")") and "assert" not in text.splitlines()[-1]  # a call that is to raise
+        return not text.splitlines()[-1].lstrip().startswith("assert")  # a call that is to raise
     finally:
         sys.path[:] = path
         for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:

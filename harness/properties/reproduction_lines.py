@@ -15,6 +15,9 @@ _WITHOUT_GRADIENTS = "with torch.no_grad():"
 _SAME = 'assert torch.allclose(left, right, atol=1e-5), f"differs by {(left - right).abs().max().item():.2g}"'
 _BACKWARD = ".float().square().mean().backward()"
 
+_SHORT = 16
+"""Places of an axis that are tried one by one."""
+
 Body = list[str]
 """Lines of code that know ``model`` and ``given``, its arguments by name."""
 
@@ -58,6 +61,8 @@ class Shown:
     def another(self, value: str, name: str) -> str:
         """The code of a value of an input that is not the one at hand, element by element."""
         held = self.given[name]
+        if held.is_floating_point() and float(held.min()) >= 0 and float(held.max()) <= 1:  # what has this range keeps it
+            return f"1 - {value}"
         return f"{value} + 1" if held.is_floating_point() else f"torch.where({value} == {int(held.max())}, 0, {value} + 1)"
 
 
@@ -68,7 +73,7 @@ def ways_to_show(shown: Shown) -> Iterator[Body]:
     """
     if shown.evidence.code == "raises":
         yield [shown.call()]
-    elif ways := _WAYS.get(shown.evidence.name):
+    if ways := _WAYS.get(shown.evidence.name):
         yield from ways(shown)
 
 
@@ -133,13 +138,40 @@ def _ignored_inputs(shown: Shown) -> Iterator[Body]:
     for name, value in shown.given.items():
         if isinstance(value, Tensor) and value.numel() and (value.is_floating_point() or int(value.max()) > 1):
             others = f"other = {{**given, {name!r}: {shown.another(f'given[{name!r}]', name)}}}"
-            differs = f'assert not torch.equal(left, right), "another {name} changes nothing"'
-            yield [*_compared(shown.call(), shown.call("other"), others)[:-1], differs]
+            yield _alike(shown, others, f"another {name} changes nothing")
+            for part in _parts_of(value):
+                place = f"other[{name!r}][{part}]"
+                changed = f"{place} = {shown.another(place, name)}"
+                yield _alike(shown, f"{_copy_of(name)}; {changed}", f"another {name}[{part}] changes nothing")
+
+
+def _alike(shown: Shown, others: str, told: str) -> Body:
+    """Two results that should differ."""
+    return [*_compared(shown.call(), shown.call("other"), others)[:-1], f'assert not torch.equal(left, right), "{told}"']
+
+
+def _parts_of(value: Tensor) -> Iterator[str]:
+    """The halves of a tensor along each axis behind the first, and the places of a short one."""
+    for axis in range(1, value.ndim):
+        before, size = ":, " * axis, value.shape[axis]
+        yield from (f"{before}{half}" for half in (f":{size // 2}", f"{size // 2}:") if size > 1)
+        yield from (f"{before}{place}" for place in range(size if size <= _SHORT else 0))
+
+
+def _vanishes(shown: Shown) -> Iterator[Body]:
+    tensors = {name: each for name, each in shown.given.items() if isinstance(each, Tensor)}
+    varied = [name for name, each in tensors.items() if name == shown.main or len(each.unique()) > 1]
+    others = [f"{name!r}: {shown.another(f'given[{name!r}]', name)}" for name in varied]
+    near = 'assert (left - right).abs().max() > 1e-6 * left.abs().max(), "other inputs change nothing"'
+    yield [*_compared(shown.call(), shown.call("other"), f"other = {{**given, {', '.join(others)}}}")[:-1], near]
 
 
 def _gradients(shown: Shown) -> Iterator[Body]:
     backward = f"{shown.call()}{_BACKWARD}"
-    if shown.evidence.code == "gradient_not_finite":
+    if shown.evidence.code == "backward_raises":
+        yield [backward]
+        yield ["model.train()", backward]
+    elif shown.evidence.code == "gradient_not_finite":
         bad = "bad = [name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]"
         yield [backward, bad, "assert not bad, bad"]
     elif unreached := shown.evidence.details.get("unreached"):
@@ -189,6 +221,7 @@ def _refuses_dtype(shown: Shown) -> Iterator[Body]:
         moved = f"value.to(torch.{shown.dtype}) if getattr(value, 'is_floating_point', bool)() else value"
         given = f"given = {{name: {moved} for name, value in given.items()}}"
         yield [f"model.to(torch.{shown.dtype})", given, shown.call()]
+        yield [f"model.to(torch.{shown.dtype})", given, *next(_not_finite(shown))]
 
 
 def _lost_by_saving(shown: Shown) -> Iterator[Body]:
@@ -209,6 +242,7 @@ _WAYS: dict[str, Callable[[Shown], Iterator[Body]]] = {
     "padding_ignored": _padding,
     "input_dependence": _ignored_inputs,
     "gradient_flow": _gradients,
+    "initialisation": _vanishes,
     "logit_range": _bounded_scores,
     "mode_round_trip": _depends_on_modes,
     "stateless": _depends_on_calls,

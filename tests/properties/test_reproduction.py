@@ -58,6 +58,12 @@ BUGS: list[tuple[str, dict[str, Any], str, str]] = [
     ("inputs_unchanged", {}, "self.embed(input_ids)", "self.embed(input_ids.fill_(1))"),
     ("memory_layout", {"code": "raises_on_layout"}, "self.embed(input_ids)", "self.embed(input_ids.view(-1)).view(*input_ids.shape, 8)"),
     ("dtype_move", {}, LAST, "self.head((x * self.scale).float())"),
+    ("dtype_move", {"code": "raises"}, LAST, "self.head((x * self.scale).float())"),
+    ("dtype_move", {}, LAST, f"{LAST} * (float('inf') if x.dtype is torch.float64 else 1)"),
+    ("gradient_flow", {"code": "backward_raises"}, LAST, f"{LAST}.exp().mul_(2)"),
+    ("initialisation", {}, LAST, "self.head(1e-9 * x * self.scale)"),
+    ("input_dependence", {}, "self.embed(input_ids)", "self.embed(input_ids * (torch.arange(input_ids.shape[1]) != 1))"),
+    ("finite_output", {"at": "content=first_id"}, LAST, f"{LAST} / input_ids.sum()"),
     ("serialisation", {}, "torch.ones(8)", "torch.rand(8)"),
 ]  # fmt: skip
 """The property, its finding, and the code without the bug and with it."""
@@ -73,7 +79,8 @@ def test_a_script_fails_with_the_bug_and_passes_without(
     source = source_of_file(file, "model_file", "Pooled")
     building = Building.of(source)
     assert building is not None
-    evidence = Evidence.failed(name, facts.get("says", "it fails"), code=facts.get("code", ""), details=facts.get("details", {}))
+    told = {key: facts[key] for key in ("code", "details") if key in facts}
+    evidence = Evidence.failed(name, facts.get("says", "it fails"), counterexample=facts.get("at", ""), **told)
     subject = Subject(source.build(0), make_adapter(TASK), TASK)
 
     text = script_of(evidence, subject, {"dtype": "float64"}, building)
