@@ -94,7 +94,7 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
 
 
 def load_state(model: nn.Module, state: dict[str, Any], *, strict: bool = True, assign: bool = False) -> Any:
-    """Calls a model's ``load_state_dict`` with the arguments that say something: one of its own may take a state dict only."""
+    """Calls a model's ``load_state_dict`` without the arguments that say nothing: an overridden one may take a state dict only."""
     return model.load_state_dict(state, **({} if strict else {"strict": False}), **({"assign": True} if assign else {}))
 
 

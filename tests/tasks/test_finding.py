@@ -324,7 +324,7 @@ class Memory(nn.Module):
 
 
 class Attending(nn.Module):
-    """Called ``hidden`` is what asks: it has a length of its own, and is no state that a next call goes on with."""
+    """``hidden`` holds queries here: no other input has their length, and no later call continues from them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -335,7 +335,7 @@ class Attending(nn.Module):
         return self.join(torch.cat([weights @ encoder_outputs, hidden], 2)).tanh(), weights
 
 
-def test_a_query_with_a_length_of_its_own_is_no_state() -> None:
+def test_a_query_whose_length_no_other_input_has_is_no_state() -> None:
     found = signature_from_call(Attending(), {"hidden": torch.randn(4, 5, 4), "encoder_outputs": torch.randn(4, 7, 4)})
 
     assert found.keys["inputs"]["hidden"] == {"axes": ["batch", "time", 4]}
