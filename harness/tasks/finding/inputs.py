@@ -349,7 +349,7 @@ class FoundInputs:
         self.reasons[f"inputs.{argument}"] = "left out: labels, of which only the loss that forward returns depends"
 
     def _state_of(self, argument: str, own: Sequence[str]) -> str:
-        """The output that an argument continues: one of its shapes, where its name says so; an argument whose length no other input has is a query."""
+        """The output that an argument continues: one of its shapes; an argument whose length no other input has is a query."""
         others = {axis for name, keys in self.keys.items() if name not in own for axis in (BATCH, *keys["axes"])}
         has_length = any(isinstance(axis, str) and axis not in others for name in own for axis in self.keys[name]["axes"])
         if has_length or not any(word in argument.lower() for word in _STATES) or "mask" in argument.lower():
